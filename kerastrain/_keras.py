@@ -1,0 +1,605 @@
+"""Every private Keras and TensorFlow name that kerastrain touches, one function each.
+
+Written against Keras 3.15.1 and TensorFlow 2.21.0. Nothing else in the package
+imports from ``keras.src`` or ``tensorflow.python``, or reads an attribute whose
+name starts with an underscore from a Keras object, so a new Keras release is
+checked by reading this file.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src import backend as keras_backend
+from keras.src import tree
+from keras.src.losses import loss as keras_loss
+from keras.src.models import functional as keras_functional
+from keras.src.models.model import functional_init_arguments
+from keras.src.saving import object_registration
+from keras.src.trainers.data_adapters import array_data_adapter
+from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters import is_grain_dataset
+from keras.src.trainers.data_adapters import is_torch_dataloader
+from keras.src.trainers.data_adapters import tf_dataset_adapter
+from keras.src.utils.python_utils import pythonify_logs
+
+# What `compile` sets on a model (trainers/trainer.py, `Trainer.compile`), and
+# what `fit` caches there. Plain entries of `model.__dict__`, one set a model.
+_COMPILE_ATTRIBUTES = (
+    "optimizer",
+    "_compile_loss",
+    "loss",
+    "_compile_metrics",
+    "_jit_compile",
+    "_run_eagerly",
+    "stop_training",
+    "_compiled_trainable_state",
+    "compiled",
+    "_loss_tracker",
+    "steps_per_execution",
+    "_compile_config",
+    "train_function",
+    "test_function",
+    "predict_function",
+    "_initial_epoch",
+)
+
+
+# Models -----------------------------------------------------------------------
+
+
+def forward(model: keras.Model, x: Any, training: bool) -> Any:
+    """Calls the model, with ``training`` only where its ``call`` takes it."""
+    if model._call_has_training_arg:
+        return model(x, training=training)
+    return model(x)
+
+
+def overrides(model: keras.Model, method: str, *bases: type) -> bool:
+    """Whether the model defines ``method`` beyond ``keras.Model`` and ``bases``."""
+    if method in model.__dict__:
+        return True
+    defined = getattr(type(model), method)
+    return all(
+        defined is not getattr(base, method) for base in (keras.Model, *bases)
+    )
+
+
+def compute_loss(model, x, y, y_pred, sample_weight, training):
+    """Calls ``model.compute_loss``, with ``training`` where its signature has it."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=training)
+
+
+def regularization_losses(model: keras.Model) -> list:
+    """The losses of the weight regularisers: functions of the weights alone."""
+    return model._get_regularization_losses()
+
+
+def added_losses(model: keras.Model) -> list:
+    """The values of ``add_loss`` and of activity regularisers in the last call."""
+    losses = []
+    for layer in model._flatten_layers():
+        losses.extend(layer._get_own_losses())
+    return losses
+
+
+def defines_losses(layer) -> bool:
+    """Whether the layer's code may call ``add_loss``: it is not one of Keras's own."""
+    return not type(layer).__module__.startswith("keras.")
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
+    """The metric that is logged as ``"loss"``."""
+    return model._loss_tracker
+
+
+def all_layers(model: keras.Model) -> list:
+    """The model itself and every layer below it."""
+    return list(model._flatten_layers())
+
+
+def is_functional_call(args: tuple, kwargs: dict) -> bool:
+    """Whether these are the arguments ``(inputs, outputs)`` of a functional model."""
+    return functional_init_arguments(args, kwargs)
+
+
+def functional_class(cls: type) -> type:
+    """A class of the same name that is ``cls`` and a functional model.
+
+    Keras inserts ``Functional`` into the bases of the *named* class, for all
+    later instances too; a class beside it leaves ``cls`` as it was.
+    """
+    if issubclass(cls, keras_functional.Functional):
+        return cls
+    made = cls.__dict__.get("_kerastrain_functional_class")
+    if made is None:
+        made = type(cls.__name__, (cls, keras_functional.Functional), {})
+        made.__module__ = cls.__module__
+        made.__qualname__ = cls.__qualname__
+        made.__doc__ = cls.__doc__
+        registered = object_registration.GLOBAL_CUSTOM_NAMES.get(cls)
+        if registered is not None:
+            object_registration.GLOBAL_CUSTOM_NAMES[made] = registered
+        cls._kerastrain_functional_class = made
+    return made
+
+
+def functional_init(model: keras.Model, args: tuple, kwargs: dict) -> None:
+    """Initialises an instance of `functional_class`."""
+    keras_functional.Functional.__init__(model, *args, **kwargs)
+
+
+def initial_epoch(model: keras.Model) -> int | None:
+    """The first epoch, as a callback such as ``BackupAndRestore`` sets it."""
+    return model._initial_epoch
+
+
+# Compile state ----------------------------------------------------------------
+
+
+def compile_state(model: keras.Model) -> dict[str, Any]:
+    """A copy of what ``compile`` and ``fit`` have set on the model."""
+    state = model.__dict__
+    return {name: state[name] for name in _COMPILE_ATTRIBUTES if name in state}
+
+
+def set_compile_state(model: keras.Model, state: dict[str, Any]) -> None:
+    """Puts a `compile_state` back, past attribute tracking."""
+    for name in _COMPILE_ATTRIBUTES:
+        if name in state:
+            model.__dict__[name] = state[name]
+        else:
+            model.__dict__.pop(name, None)
+
+
+def clear_compile_state(model: keras.Model) -> None:
+    """Makes the model as it is before ``compile``."""
+    empty = dict.fromkeys(
+        ("_compile_loss", "_compile_metrics", "_loss_tracker", "loss", "_initial_epoch")
+    )
+    set_compile_state(model, {**empty, "compiled": False, "steps_per_execution": 1})
+
+
+def base_compile(model: keras.Model, **arguments) -> None:
+    """``keras.Model.compile``, whatever the model's own ``compile`` takes."""
+    keras.Model.compile(model, **arguments)
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """The arguments that the model was compiled with, as the user's own objects."""
+    loss, metrics = model._compile_loss, model._compile_metrics
+    return {
+        "optimizer": model.optimizer,
+        "loss": model.loss,
+        "loss_weights": loss._user_loss_weights if loss is not None else None,
+        "metrics": metrics._user_metrics if metrics is not None else None,
+        "weighted_metrics": (
+            metrics._user_weighted_metrics if metrics is not None else None
+        ),
+    }
+
+
+def output_spec(function: Callable, *args, **kwargs) -> Any:
+    """The shapes and dtypes of ``function(...)``; no number is computed.
+
+    Variables that ``function`` creates are created for good.
+    """
+    return keras_backend.compute_output_spec(function, *args, **kwargs)
+
+
+def as_symbolic(structure: Any) -> Any:
+    """Tensors or arrays as ``KerasTensor`` of the same shape and dtype."""
+    return tree.map_structure(
+        lambda t: None
+        if t is None
+        else keras.KerasTensor(t.shape, keras_backend.standardize_dtype(t.dtype)),
+        structure,
+    )
+
+
+# Losses -----------------------------------------------------------------------
+
+
+class OutputLoss(NamedTuple):
+    """One compiled loss with the tensors of its own output.
+
+    Attributes:
+        loss: a ``keras.losses.Loss``.
+        weight: the entry of ``loss_weights``, or None.
+        y_true, y_pred, sample_weight: this output's, unreduced.
+    """
+
+    loss: Any
+    weight: Any
+    y_true: Any
+    y_pred: Any
+    sample_weight: Any
+
+
+def loss_names(model: keras.Model) -> list[str]:
+    """The names under which the losses of several outputs are logged."""
+    compiled = model._compile_loss
+    return [m.name for m in compiled.metrics] if compiled is not None else []
+
+
+def output_loss_trackers(model: keras.Model) -> list[keras.metrics.Mean]:
+    """The metrics that log each output's loss; empty for a single output."""
+    compiled = model._compile_loss
+    return list(compiled.metrics) if compiled is not None else []
+
+
+def output_losses(model, y, y_pred, sample_weight) -> list[OutputLoss]:
+    """Pairs each compiled loss with its output, as ``CompileLoss`` would.
+
+    Runs Keras's own matching of nested structures with losses that only note
+    what they were given.
+    """
+    compiled = model._compile_loss
+    if compiled is None:
+        return []
+    build_output_losses(model, y, y_pred, sample_weight)
+    found: list[OutputLoss] = []
+
+    def note(entry):
+        def noting_loss(y_true, y_pred, sample_weight=None):
+            found.append(
+                OutputLoss(
+                    entry.loss, entry.loss_weights, y_true, y_pred, sample_weight
+                )
+            )
+            return tf.zeros((), tf.float32)
+
+        return entry._replace(loss=noting_loss)
+
+    with output_trackers_held_back(model):
+        flat, compiled._flat_losses = (
+            compiled._flat_losses,
+            [note(entry) for entry in compiled._flat_losses],
+        )
+        try:
+            compiled(y, y_pred, sample_weight)
+        finally:
+            compiled._flat_losses = flat
+    return found
+
+
+def build_output_losses(model, y, y_pred, sample_weight) -> None:
+    """Resolves the names of the compiled losses, once, without computing any."""
+    compiled = model._compile_loss
+    if compiled is None or compiled.built:
+        return
+    keras_backend.compute_output_spec(
+        compiled, *as_symbolic((y, y_pred)), as_symbolic(sample_weight)
+    )
+
+
+class _HeldBack:
+    """Stands in for the metric of one output's loss and keeps what it is given."""
+
+    def __init__(self):
+        self.values = []
+
+    def update_state(self, value, sample_weight=None):
+        del sample_weight
+        self.values.append(value)
+
+
+@contextlib.contextmanager
+def output_trackers_held_back(model) -> Iterator[list[_HeldBack]]:
+    """Keeps ``CompileLoss`` from updating the metrics of the single outputs.
+
+    It weighs a batch by its *static* size, which is None in a graph: the logged
+    ``<output>_loss`` is a mean of batch means (compile_utils.py, 3.15.1).
+    """
+    compiled = model._compile_loss
+    if compiled is None:
+        yield []
+        return
+    trackers = compiled._metrics
+    stands_in = [_HeldBack() for _ in trackers]
+    compiled._metrics = stands_in
+    try:
+        yield stands_in
+    finally:
+        compiled._metrics = trackers
+
+
+@contextlib.contextmanager
+def losses_not_scaled() -> Iterator[None]:
+    """Keeps Keras from dividing each replica's loss by the number of replicas."""
+    scale = keras_loss.scale_loss_for_distribution
+    keras_loss.scale_loss_for_distribution = lambda value: value
+    try:
+        yield
+    finally:
+        keras_loss.scale_loss_for_distribution = scale
+
+
+def unreduced_loss(loss, y_true, y_pred) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """``loss.call`` and the Keras mask that goes with its values, if any.
+
+    Follows ``keras.losses.Loss.__call__`` up to its reduction.
+    """
+    in_mask = keras_backend.get_keras_mask(y_pred)
+    y_pred = tree.map_structure(
+        lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_pred
+    )
+    y_true = tree.map_structure(
+        lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_true
+    )
+    values = loss.call(y_true, y_pred)
+    out_mask = keras_backend.get_keras_mask(values)
+    masks = [mask for mask in (in_mask, out_mask) if mask is not None]
+    if len(masks) == 2:
+        return values, masks[0] & masks[1]
+    return values, masks[0] if masks else None
+
+
+def same_rank(values, weights):
+    """Squeezes or expands the last axis where two ranks differ by one."""
+    return keras_loss.squeeze_or_expand_to_same_rank(values, weights)
+
+
+def get_mask(tensor):
+    """The Keras mask of a tensor, or None."""
+    return keras_backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor, mask) -> None:
+    """Attaches a Keras mask to a tensor."""
+    keras_backend.set_keras_mask(tensor, mask)
+
+
+# Metrics ----------------------------------------------------------------------
+
+
+def metric_names_by_output(model: keras.Model) -> list[tuple[str, str | None, list]]:
+    """``(argument, output name, metric names)`` of the compiled metrics.
+
+    The names are those that the metrics were given, before Keras renames equal
+    ones.
+    """
+    compiled = model._compile_metrics
+    if compiled is None or not compiled.built:
+        return []
+    groups = (
+        ("metrics", compiled._flat_metrics),
+        ("weighted_metrics", compiled._flat_weighted_metrics),
+    )
+    return [
+        (argument, entry.output_name, [m.name for m in entry.metrics])
+        for argument, entries in groups
+        for entry in entries
+        if entry is not None
+    ]
+
+
+def weighted_twins(model: keras.Model) -> list[str]:
+    """Logged names of weighted metrics whose unweighted twin has the same name.
+
+    Keras logs them as ``weighted_<name>``.
+    """
+    names = {"metrics": [], "weighted_metrics": []}
+    for argument, output, group in metric_names_by_output(model):
+        names[argument] += [f"{output}_{n}" if output else n for n in group]
+    return [name for name in names["weighted_metrics"] if name in names["metrics"]]
+
+
+def own_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """The loss trackers and the metrics that the model and its layers own."""
+    return [m for m in model.metrics if m is not model._compile_metrics]
+
+
+def sparse_classes(model: keras.Model, function: Callable) -> int | None:
+    """The number of classes where a single output has the loss ``function``.
+
+    None for other losses, for one that ignores a class, or another axis.
+    """
+    compiled = model._compile_loss
+    if compiled is None or not compiled.built or len(compiled._flat_losses) != 1:
+        return None
+    loss = compiled._flat_losses[0].loss
+    if getattr(loss, "fn", None) is not function:
+        return None
+    arguments = getattr(loss, "_fn_kwargs", {})
+    if arguments.get("ignore_class") is not None or arguments.get("axis", -1) != -1:
+        return None
+    try:
+        shape = model.output_shape
+    except (AttributeError, ValueError):
+        return None
+    return shape[-1] if isinstance(shape, tuple) and isinstance(shape[-1], int) else None
+
+
+def leaf_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Every metric of the model, the compiled ones unpacked, once each."""
+    found = {}
+    for metric in model.metrics:
+        for leaf in getattr(metric, "metrics", None) or [metric]:
+            found[id(leaf)] = leaf
+    return list(found.values())
+
+
+def metrics_or_logs(model: keras.Model, logs: dict) -> dict:
+    """The metrics' results, or ``logs`` where a custom step returned other names."""
+    return model._get_metrics_result_or_logs(logs)
+
+
+def flatten_results(model: keras.Model, logs: dict) -> Any:
+    """Results as ``evaluate(return_dict=False)`` returns them: a number or a list."""
+    return model._flatten_metrics_in_order(logs)
+
+
+def python_logs(logs: dict | None) -> dict:
+    """Results as Python floats."""
+    return pythonify_logs(logs)
+
+
+# Optimizers -------------------------------------------------------------------
+
+
+def _inner(optimizer):
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@contextlib.contextmanager
+def gradients_already_summed(optimizer) -> Iterator[None]:
+    """Inside, ``optimizer.apply`` takes gradients that are summed over replicas.
+
+    Must surround ``strategy.run``: the replicas' threads take turns inside it.
+    """
+    inner = _inner(optimizer)
+    if inner is None or not hasattr(inner, "_all_reduce_sum_gradients"):
+        yield
+        return
+    inner.__dict__["_all_reduce_sum_gradients"] = list
+    try:
+        yield
+    finally:
+        inner.__dict__.pop("_all_reduce_sum_gradients", None)
+
+
+def expects_summed_gradients(optimizer) -> bool:
+    """Whether `gradients_already_summed` is in force for the optimizer."""
+    return "_all_reduce_sum_gradients" in _inner(optimizer).__dict__
+
+
+def optimizer_strategy(optimizer):
+    """The strategy in whose scope the optimizer was made."""
+    return getattr(_inner(optimizer), "_distribution_strategy", None)
+
+
+# Variables and strategies -----------------------------------------------------
+
+
+def model_strategy(model: keras.Model):
+    """The strategy in whose scope the model was made, or None."""
+    return model._distribute_strategy
+
+
+def set_model_strategy(model: keras.Model, strategy) -> None:
+    """Tells Keras's own ``predict`` which strategy the model runs under."""
+    model._distribute_strategy = strategy
+
+
+def tf_variable(variable):
+    """The TensorFlow variable inside a ``keras.Variable``."""
+    return getattr(variable, "value", variable)
+
+
+def read_local(variable) -> list[tf.Tensor]:
+    """A copy of the value on each replica (one entry without replicas)."""
+    value = tf_variable(variable)
+    if isinstance(value, tf.distribute.DistributedValues):
+        return [tf.identity(part) for part in value.values]
+    return [tf.identity(value)]
+
+
+def assign_local(variable, parts: list[tf.Tensor]) -> None:
+    """Gives each replica the value that `read_local` read."""
+    value = tf_variable(variable)
+    if isinstance(value, tf.distribute.DistributedValues):
+        for component, part in zip(value.values, parts, strict=True):
+            component.assign(part)
+    else:
+        value.assign(parts[0])
+
+
+# Data -------------------------------------------------------------------------
+
+
+def data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight):
+    """Keras's adapter for any of its data sources."""
+    return get_data_adapter(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        shuffle=shuffle,
+        class_weight=class_weight,
+    )
+
+
+def are_arrays(structure: Any) -> bool:
+    """Whether every leaf can be sliced by rows (NumPy, tensors, pandas, ...)."""
+    return array_data_adapter.can_convert_arrays(structure)
+
+
+def dense_arrays(adapter) -> tuple | None:
+    """The rows of an array adapter as NumPy arrays, or None.
+
+    None where the adapter holds no arrays, or arrays that NumPy cannot hold
+    (ragged, sparse).
+    """
+    if not isinstance(adapter, array_data_adapter.ArrayDataAdapter):
+        return None
+    sliceables = array_slicing.convert_to_sliceable(
+        adapter._inputs, target_backend="numpy"
+    )
+    try:
+        arrays = tree.map_structure(
+            lambda s: None if s is None else s.convert_to_numpy(s[:]),
+            sliceables,
+        )
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
+    dense = all(
+        isinstance(a, np.ndarray) and a.dtype != object
+        for a in tree.flatten(arrays)
+        if a is not None
+    )
+    return arrays if dense else None
+
+
+def yields_tensors(adapter) -> bool:
+    """Whether the adapter's own form is a ``tf.data`` pipeline."""
+    return isinstance(
+        adapter, tf_dataset_adapter.TFDatasetAdapter | array_data_adapter.ArrayDataAdapter
+    )
+
+
+def split_rows(arrays: tuple, validation_split: float) -> tuple[tuple, tuple]:
+    """``(train, validation)``: the last share of the rows is for validation."""
+    return array_slicing.train_validation_split(arrays, validation_split)
+
+
+def is_stream(data: Any) -> bool:
+    """Whether the object itself yields batches (a loader, a grain data set)."""
+    return is_torch_dataloader(data) or is_grain_dataset(data)
+
+
+def list_to_tuple(batch: Any) -> Any:
+    """A batch's outer list as a tuple, which is what Keras unpacks."""
+    return data_adapter_utils.list_to_tuple(batch)
+
+
+# Callbacks --------------------------------------------------------------------
+
+_BATCH_EVENTS = {
+    "train": ("on_train_batch_begin", "on_train_batch_end"),
+    "test": ("on_test_batch_begin", "on_test_batch_end"),
+}
+
+
+def listens_to_batches(callback, kind: str) -> bool:
+    """Whether a callback does anything in the batch events of ``kind``.
+
+    Args:
+        callback: a ``keras.callbacks.Callback``.
+        kind: ``"train"`` or ``"test"``.
+    """
+    names = _BATCH_EVENTS[kind]
+    if kind == "train":
+        names += ("on_batch_begin", "on_batch_end")
+    for name in names:
+        method = inspect.getattr_static(callback, name, None)
+        if method is not inspect.getattr_static(keras.callbacks.Callback, name):
+            return True
+    return False

@@ -1,0 +1,359 @@
+"""Any data set as global batches, epoch by epoch, in an order that is known.
+
+::
+
+    source = Source(x, y, batch_size=32, shuffle=True, seed=7)
+    for batch in source.epoch(0):      # (x, y), tensors with the batch's rows
+        ...
+
+Rows that can be held as NumPy arrays (NumPy, tensors, pandas) are shuffled and
+cut here: the order of pass ``p`` over them is a function of ``(seed, p)`` alone.
+All else comes through Keras's own adapters and keeps their order: ``tf.data``,
+``keras.utils.PyDataset``, generators, torch ``DataLoader``, Grain, ragged and
+sparse tensors.
+
+With ``steps_per_epoch`` an epoch takes that many batches and the next goes on
+where it stopped, as in Keras; otherwise an epoch is one pass.
+"""
+
+import math
+import random
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain.errors import ArgumentError
+from kerastrain.errors import DataError
+from kerastrain.errors import UnsupportedTypeError
+
+# Rows that the check for NaN looks at first; further ones only if all are NaN.
+_NAN_ROWS = 1024
+
+
+class Source:
+    """A data set as batches of ``x``, ``(x, y)`` or ``(x, y, sample_weight)``.
+
+    Args:
+        x, y, sample_weight, batch_size, shuffle, class_weight: as for
+            ``keras.Model.fit``.
+        steps: batches per epoch (``steps_per_epoch``), or None for one pass.
+        seed: an integer that the order of shuffled arrays follows. None draws
+            one from Python's ``random``, which ``keras.utils.set_random_seed``
+            seeds.
+        first_pass: the number of the first pass: ``initial_epoch``.
+        name: what the messages call the data, such as ``"validation_data"``.
+
+    Attributes:
+        num_batches: batches per epoch, or None where unknown or endless.
+
+    Raises:
+        DataError: no rows, unequal lengths, or nothing but NaN.
+        UnsupportedTypeError: an object that yields no batches.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        shuffle: bool | str = False,
+        class_weight: dict | None = None,
+        seed: int | None = None,
+        first_pass: int = 0,
+        name: str = "x",
+    ):
+        _check_positive("batch_size", batch_size)
+        _check_positive("steps", steps)
+        self.name, self.steps = name, steps
+        _check_lengths(name, x, y, sample_weight)
+        if not _is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
+            raise UnsupportedTypeError(
+                f"`{name}` is of type {type(x).__name__}, or holds one that cannot be "
+                "cut into rows. Use NumPy arrays, tensors, pandas, tf.data, "
+                "keras.utils.PyDataset, a generator, a torch DataLoader or Grain."
+            )
+        try:
+            adapter = _keras.data_adapter(
+                x,
+                y,
+                sample_weight,
+                batch_size,
+                steps,
+                shuffle if _keras.are_arrays(x) or isinstance(x, keras.utils.PyDataset) else False,
+                class_weight,
+            )
+        except ValueError as error:
+            raise DataError(f"`{name}` cannot be used as data: {error}") from error
+        arrays = _keras.dense_arrays(adapter)
+        if arrays is None:
+            self._passes = _AdapterPasses(adapter)
+            self.arrays = None
+        else:
+            size = batch_size or (math.ceil(_rows(arrays) / steps) if steps else 32)
+            seed = random.randrange(2**31) if seed is None else seed
+            self._passes = _ArrayPasses(arrays, size, shuffle, seed)
+            self.arrays = arrays
+            _check_not_all_nan(name, arrays)
+        self.num_batches = steps or self._passes.num_batches
+        if self._passes.num_batches == 0:
+            raise DataError(f"`{name}` has no batches. Pass at least one row.")
+        self._current: Iterator | None = None
+        self._peeked: list = []
+        self._next_pass = first_pass
+        self._drawn = 0
+
+    def peek(self) -> Any:
+        """The first batch; the next epoch still begins with it.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not self._peeked:
+            batch = next(self._draw(), None)
+            if batch is None:
+                raise DataError(
+                    f"`{self.name}` has no batches: it ended before the first one. "
+                    "Pass at least one row, or a new generator."
+                )
+            self._peeked.append(batch)
+        return self._peeked[0]
+
+    def epoch(self) -> Iterator[Any]:
+        """Yields the batches of the next epoch.
+
+        Warns where the data end before ``steps`` batches were drawn.
+        """
+        if self.steps is None and not self._peeked:
+            self.close()
+        count = 0
+        for batch in self._draw():
+            yield batch
+            count += 1
+            if self.steps is not None and count == self.steps:
+                self._finish_pass()
+                return
+        self.close()
+        if (self.steps is not None and count < self.steps) or count == 0:
+            warnings.warn(
+                f"`{self.name}` ran out of data after {count} batches of this epoch"
+                + (f" (wanted: {self.steps})" if self.steps else "")
+                + ". Use `.repeat()`, fewer steps_per_epoch or epochs, or pass an "
+                "object that can be iterated again instead of a generator.",
+                stacklevel=2,
+            )
+
+    def _draw(self) -> Iterator[Any]:
+        """The batches of the current pass, the peeked one first."""
+        if self._current is None:
+            self._current = self._passes.batches(self._next_pass)
+            self._next_pass += 1
+            self._drawn = 0
+        while True:
+            if self._peeked:
+                batch = self._peeked.pop()
+            else:
+                batch = next(self._current, None)
+                if batch is None:
+                    return
+                self._drawn += 1
+            yield batch
+
+    def _finish_pass(self):
+        """Starts the next pass with the next epoch if this one is used up."""
+        total = self._passes.num_batches
+        if total is not None and self._drawn >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the current pass and what runs in the background for it."""
+        self._peeked.clear()
+        if self._current is not None:
+            self._current.close()
+            self._current = None
+
+
+class _ArrayPasses:
+    """Passes over NumPy arrays, shuffled by ``(seed, pass)``."""
+
+    def __init__(self, arrays, batch_size, shuffle, seed):
+        self._arrays, self._batch_size = arrays, batch_size
+        self._shuffle, self._seed = shuffle, seed
+        self._count = _rows(arrays)
+        self.num_batches = math.ceil(self._count / batch_size)
+
+    def batches(self, number: int) -> Iterator[Any]:
+        order = np.random.default_rng([self._seed, number])
+        rows = None
+        if self._shuffle and self._shuffle != "batch":
+            rows = order.permutation(self._count)
+        for start in range(0, self._count, self._batch_size):
+            stop = min(start + self._batch_size, self._count)
+            if rows is not None:
+                taken = rows[start:stop]
+            elif self._shuffle == "batch":
+                taken = start + order.permutation(stop - start)
+            else:
+                taken = slice(start, stop)
+            yield _map(lambda a, taken=taken: tf.convert_to_tensor(a[taken]), self._arrays)
+
+
+class _AdapterPasses:
+    """Passes over what a Keras adapter yields, in its order."""
+
+    def __init__(self, adapter):
+        self._adapter = adapter
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._adapter.num_batches
+
+    def batches(self, number: int) -> Iterator[Any]:
+        del number
+        self._adapter.on_epoch_begin()
+        try:
+            if _keras.yields_tensors(self._adapter):
+                yield from self._adapter.get_tf_dataset()
+            else:
+                for batch in self._adapter.get_numpy_iterator():
+                    yield _map(tf.convert_to_tensor, _keras.list_to_tuple(batch))
+        finally:
+            self._adapter.on_epoch_end()
+
+
+# Named sets and splits --------------------------------------------------------
+
+
+def named_sets(data: Any) -> dict[str, Any] | None:
+    """``data`` if it is a dict of data sets by name, else None.
+
+    A dict of arrays is one ``x``; a dict whose values are ``(x, y)`` tuples or
+    data sets is several sets.
+    """
+    if not isinstance(data, dict) or not data:
+        return None
+    if all(isinstance(value, tuple) or _is_streamed(value) for value in data.values()):
+        return data
+    return None
+
+
+def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
+    """``((x, y, sample_weight), validation)``; the last rows are for validation.
+
+    Raises:
+        ArgumentError: the share is not between 0 and 1, leaves a side empty, or
+            the data cannot be cut by rows.
+    """
+    if not 0 < validation_split < 1:
+        raise ArgumentError(
+            "`validation_split` must lie between 0 and 1. "
+            f"Received: validation_split={validation_split!r}."
+        )
+    if _is_streamed(x):
+        raise ArgumentError(
+            "`validation_split` needs arrays that can be cut by rows. Received: x of "
+            f"type {type(x).__name__}. Pass `validation_data` instead."
+        )
+    _check_lengths("x", x, y, sample_weight)
+    try:
+        return _keras.split_rows((x, y, sample_weight), validation_split)
+    except ValueError as error:
+        raise ArgumentError(
+            f"validation_split={validation_split!r} cannot be used: {error}"
+        ) from error
+
+
+# Checks -----------------------------------------------------------------------
+
+
+def check_batch(name: str, batch: Any) -> None:
+    """Refuses a first batch whose rows do not fit, or that is NaN throughout.
+
+    Raises:
+        DataError: as said.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    leaves = [t for t in tf.nest.flatten((x, y, sample_weight)) if isinstance(t, tf.Tensor)]
+    if any(t.shape.rank == 0 for t in leaves):
+        raise DataError(
+            f"A batch of `{name}` holds a scalar. Each array of a batch needs the "
+            "rows as its first axis; with tf.data, call `.batch(size)`."
+        )
+    lengths = {int(t.shape[0]) for t in leaves if t.shape.rank}
+    if len(lengths) > 1:
+        raise DataError(
+            f"A batch of `{name}` has arrays of different lengths: {sorted(lengths)}. "
+            "All of x, y and sample_weight need the same number of rows."
+        )
+    _check_not_all_nan(name, _map(lambda t: t.numpy() if isinstance(t, tf.Tensor) else None, (x, y)))
+
+
+def _check_not_all_nan(name: str, arrays: Any) -> None:
+    for array in keras.tree.flatten(arrays):
+        if array is None or not np.issubdtype(array.dtype, np.floating) or not array.size:
+            continue
+        if np.isnan(array[:_NAN_ROWS]).all() and np.isnan(array).all():
+            raise DataError(
+                f"`{name}` holds an array of shape {array.shape} that is NaN "
+                "throughout. Check how the data were read."
+            )
+
+
+def _check_lengths(name, x, y, sample_weight) -> None:
+    if x is None:
+        raise DataError(f"`{name}` is None. Pass the input data.")
+    lengths = {}
+    for part, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        if data is None or _is_streamed(data):
+            continue
+        for leaf in keras.tree.flatten(data):
+            shape = getattr(leaf, "shape", None)
+            if shape is not None and len(shape) == 0:
+                raise DataError(
+                    f"`{part}` of `{name}` holds a scalar, {leaf!r}. Each array needs "
+                    "the rows as its first axis."
+                )
+            if shape is not None and shape[0] is not None:
+                lengths.setdefault(part, []).append(int(shape[0]))
+    counts = {count for group in lengths.values() for count in group}
+    if len(counts) > 1:
+        listed = ", ".join(f"{part}: {group}" for part, group in lengths.items())
+        raise DataError(
+            f"The arrays of `{name}` have different lengths ({listed}). All need the "
+            "same number of rows."
+        )
+    if counts == {0}:
+        raise DataError(f"`{name}` has no rows. Pass at least one.")
+
+
+def _check_positive(argument: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+        raise ArgumentError(
+            f"`{argument}` must be a whole number, 1 or more. "
+            f"Received: {argument}={value!r}."
+        )
+
+
+def _is_streamed(data: Any) -> bool:
+    return (
+        isinstance(data, tf.data.Dataset | keras.utils.PyDataset | Iterator)
+        or _keras.is_stream(data)
+        or isinstance(data, tf.distribute.DistributedDataset)
+    )
+
+
+def _rows(arrays: Any) -> int:
+    return next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None)
+
+
+def _map(function, structure):
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else function(leaf), structure
+    )

@@ -1,0 +1,62 @@
+"""The exceptions of kerastrain; each docstring is the advice.
+
+Every one of them is also a ``ValueError`` or a ``TypeError``, as Python users
+expect, and is raised before any weight has changed unless it says otherwise::
+
+    try:
+        trainer.fit(x, y)
+    except kerastrain.KerastrainError as error:
+        print(error)
+"""
+
+
+class KerastrainError(Exception):
+    """Base of all errors that kerastrain raises itself."""
+
+
+class ArgumentError(KerastrainError, ValueError):
+    """An argument has a value that cannot work.
+
+    The message names the argument, the value received and a value that works.
+    """
+
+
+class DataError(KerastrainError, ValueError):
+    """The data cannot be trained on: empty, of unequal lengths, all NaN, misshaped.
+
+    Check the shapes named in the message against the model's inputs and
+    outputs. Files that are missing, truncated or of the wrong layout raise
+    this error too.
+    """
+
+
+class ModelError(KerastrainError, ValueError):
+    """The model cannot be trained as it is: no loss, not buildable, not rebuildable.
+
+    The message names the model's class and what to add: a ``loss``, an
+    ``optimizer``, a ``get_config`` method, or a call of the model on a batch
+    that builds it.
+    """
+
+
+class ShapeError(DataError):
+    """``y`` and the model's outputs do not fit together.
+
+    Give ``y`` the shape of the output, or for sparse class indices the shape
+    of the output without its last axis, or change the last layer.
+    """
+
+
+class MetricError(KerastrainError, ValueError):
+    """A metric or a loss is unknown, or two would be logged under one name.
+
+    Use a ``keras.metrics.Metric``, a name that ``keras.metrics.get`` knows,
+    or a function of ``(y_true, y_pred)``, and give each a name of its own.
+    """
+
+
+class UnsupportedTypeError(KerastrainError, TypeError):
+    """An argument is of a type that kerastrain cannot use.
+
+    The message names the argument, the type received and the types that work.
+    """

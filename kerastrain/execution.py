@@ -1,0 +1,222 @@
+"""How steps run: each step compiled once, whatever the number of rows.
+
+::
+
+    steps = Steps(model, strategy=None, options=StepOptions(), execution=Execution())
+    steps.train(batch)                 # one update, nothing computed for logs
+    logs = steps.train_and_report(batch)
+
+A batch is always the global batch. Under a strategy each replica takes its
+own consecutive rows of it: replica ``r`` of ``R`` has the rows from
+``rows * r // R`` to ``rows * (r + 1) // R``, so shares differ by at most one
+row and the order of rows is kept.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import step
+from kerastrain.model import TrainableModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the step is compiled.
+
+    Attributes:
+        eager: run the step without compiling it, for debugging. Default
+            False.
+        jit_compile: compile the step with XLA. Default False. Not with
+            several replicas.
+    """
+
+    eager: bool = False
+    jit_compile: bool = False
+
+
+class Steps:
+    """The compiled steps of one model, traced on their first batch.
+
+    Args:
+        model: a compiled model.
+        strategy: the strategy that the model was built under, or None.
+        options: the step's options.
+        execution: how to compile.
+
+    Attributes:
+        traces: how often each step has been traced, ``{name: count}``.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy | None,
+        options: step.StepOptions,
+        execution: Execution,
+    ):
+        self._model, self._strategy, self._execution = model, strategy, execution
+        if _keras.overrides(model, "train_step", TrainableModel):
+            train = model.train_step
+        else:
+            train = lambda data: step.train_step(model, data, options)  # noqa: E731
+        if _keras.overrides(model, "test_step", TrainableModel):
+            test = model.test_step
+        else:
+            test = lambda data: step.test_step(model, data)  # noqa: E731
+        self.traces = {}
+        self.train = self._compiled("train", train, report=False)
+        self.train_and_report = self._compiled("train", train, report=True)
+        self.test = self._compiled("test", test, report=False)
+        self.test_and_report = self._compiled("test", test, report=True)
+
+    def _compiled(self, name, function, report):
+        def run(batch):
+            self.traces[name] = self.traces.get(name, 0) + 1
+            logs = self._on_replicas(function, batch)
+            return logs if report else None
+
+        if self._execution.eager:
+            compiled = run
+        else:
+            compiled = OpenRows(run, self._execution.jit_compile)
+        if self._replicas == 1:
+            return compiled
+
+        def run_with_summed_gradients(batch):
+            with _keras.gradients_already_summed(self._model.optimizer):
+                return compiled(batch)
+
+        return run_with_summed_gradients
+
+    @property
+    def _replicas(self):
+        return self._strategy.num_replicas_in_sync if self._strategy else 1
+
+    def _on_replicas(self, function, batch):
+        if self._strategy is None:
+            return function(batch)
+        if self._replicas == 1:
+            return self._strategy.run(function, args=(batch,))
+        outputs = self._strategy.run(lambda data: function(_own_rows(data)), args=(batch,))
+        results = self._model.get_metrics_result()
+        return {
+            name: results[name] if name in results else self._mean(value)
+            for name, value in outputs.items()
+        }
+
+    def _mean(self, per_replica):
+        values = self._strategy.experimental_local_results(per_replica)
+        return tf.reduce_mean(tf.stack(values), axis=0)
+
+
+def _own_rows(batch: Any) -> Any:
+    """This replica's rows of the global batch, sliced on the host."""
+    context = tf.distribute.get_replica_context()
+    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+    with tf.device("/CPU:0"):
+        rows = step.count_rows(batch)
+        start = rows * replica // replicas
+        return step.slice_rows(batch, start, rows * (replica + 1) // replicas - start)
+
+
+class OpenRows:
+    """A compiled function of a batch, traced with the number of rows left open.
+
+    Batches of other sizes, a shorter last one for example, run the same trace.
+    Where the lengths of further axes differ between batches, one more trace
+    leaves them open too.
+    """
+
+    def __init__(self, function: Callable, jit_compile: bool):
+        self._function = tf.function(
+            function, jit_compile=jit_compile or None, autograph=False
+        )
+        self._traced: list[tuple[Any, list, Callable]] = []
+
+    def __call__(self, batch: Any) -> Any:
+        # Calling the concrete function costs about half of tf.function's own
+        # dispatch, which compares types by hash on every call.
+        skeleton, leaves = _skeleton(batch), tf.nest.flatten(batch)
+        for nesting, signature, concrete in self._traced:
+            if skeleton == nesting and _fits(leaves, signature):
+                return concrete(batch)
+        signature = [_Open.of(leaf) for leaf in leaves]
+        for nesting, other, _ in self._traced:
+            if skeleton == nesting:
+                signature = _joined(signature, other) or signature
+        specs = [None if entry is None else entry.spec() for entry in signature]
+        concrete = self._function.get_concrete_function(
+            tf.nest.pack_sequence_as(batch, specs)
+        )
+        self._traced.insert(0, (skeleton, signature, concrete))
+        return concrete(batch)
+
+
+def _skeleton(structure: Any) -> Any:
+    """The nesting of a structure, to compare."""
+    if isinstance(structure, dict):
+        return {key: _skeleton(value) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        return [type(structure), *map(_skeleton, structure)]
+    return None
+
+
+class _Open(NamedTuple):
+    """The type of one leaf of a batch; the rows, and axes that are None, are open."""
+
+    dtype: tf.DType
+    axes: tuple | None
+    composite: tf.TypeSpec | None = None
+
+    @classmethod
+    def of(cls, leaf) -> "_Open | None":
+        if leaf is None:
+            return None
+        if isinstance(leaf, tf.Tensor):
+            return cls(leaf.dtype, tuple(leaf.shape[1:]) if leaf.shape.rank else None)
+        return cls(leaf.dtype, None, tf.type_spec_from_value(leaf))
+
+    def spec(self) -> tf.TypeSpec:
+        if self.composite is not None:
+            return self.composite
+        return tf.TensorSpec(None if self.axes is None else (None, *self.axes), self.dtype)
+
+    def accepts(self, leaf) -> bool:
+        if self.composite is not None:
+            return self.composite.is_compatible_with(leaf)
+        if not isinstance(leaf, tf.Tensor) or leaf.dtype != self.dtype:
+            return False
+        axes = tuple(leaf.shape)[1:]
+        return axes == self.axes or (
+            self.axes is not None
+            and len(axes) == len(self.axes)
+            and all(a in (None, b) for a, b in zip(self.axes, axes, strict=True))
+        )
+
+
+def _fits(leaves, signature) -> bool:
+    return all(
+        leaf is None if entry is None else leaf is not None and entry.accepts(leaf)
+        for leaf, entry in zip(leaves, signature, strict=True)
+    )
+
+
+def _joined(one, other):
+    """The signature that accepts both, or None if they differ in more than lengths."""
+    joined = []
+    for a, b in zip(one, other, strict=True):
+        if a == b:
+            joined.append(a)
+        elif a is None or b is None or a.dtype != b.dtype or a.axes is None or b.axes is None:
+            return None
+        elif len(a.axes) != len(b.axes):
+            return None
+        else:
+            axes = tuple(m if m == n else None for m, n in zip(a.axes, b.axes, strict=True))
+            joined.append(_Open(a.dtype, axes))
+    return joined

@@ -1,0 +1,184 @@
+"""The loss of a batch that is cut into parts, equal to the loss of the whole batch.
+
+A Keras loss of one output is ``L = N / D``. The numerator ``N`` sums the
+weighted values over the rows; the denominator ``D`` is, by the reduction:
+
+=========================== ==================================================
+``sum_over_batch_size``,    the number of values, or with a mask the number
+``mean``                    that the mask lets through
+``mean_with_sample_weight`` the sum of the sample weights (times the mask)
+``sum``, None               1
+=========================== ==================================================
+
+Both sums add over parts of the batch (replicas, micro-batches), so with local
+``N_s`` and ``D_s`` of part ``s``::
+
+    L = sum_s N_s / sum_s D_s = sum_s (D_s / D) L_s        D = sum_s D_s
+
+and the gradient of the whole is ``sum_s (D_s / D) grad L_s``: each part's mean
+is multiplied by its own denominator, and divided by the global one. Weight
+regularisers depend on no row and are added once.
+
+Rules for what is not a Keras loss:
+
+- a loss function that returns one number, an overridden ``compute_loss``,
+  ``add_loss`` and activity regularisers (Keras divides those by the rows) are
+  taken as *means over the rows*: ``D_s`` is the number of rows. A sum over the
+  rows in ``add_loss`` is thereby not exact when the batch is cut; divide it by
+  the rows, or use a compiled loss with ``reduction="sum"``.
+- ``reduction=None`` of a single output trains on the sum of its values, as
+  TensorFlow differentiates a vector, and logs their mean.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain.errors import ModelError
+
+# The group of all terms whose denominator is the number of rows.
+ROWS = "rows"
+# The group of all terms that are sums: their denominator is 1.
+SUM = "sum"
+
+
+class Term(NamedTuple):
+    """One summand of the loss on one part of the batch.
+
+    Attributes:
+        group: terms of one group share their denominator.
+        value: the part's ``L_s``, a scalar; a sum for the group `SUM`.
+        denominator: the part's ``D_s``, a scalar; the number of rows for
+            the group `ROWS`, and 1 for `SUM`.
+        weight: the factor of ``value`` in the total loss.
+        reported: ``(numerator, denominator)`` of the logged value, scalars.
+    """
+
+    group: str
+    value: tf.Tensor
+    denominator: tf.Tensor
+    weight: Any
+    reported: tuple[tf.Tensor, tf.Tensor]
+
+
+def local_terms(
+    model: keras.Model, x, y, y_pred, sample_weight, rows: tf.Tensor, training: bool
+) -> list[Term]:
+    """The terms of the loss on one part of a batch.
+
+    Args:
+        model: a compiled model whose forward pass has just run on ``x``.
+        x, y, y_pred, sample_weight: the part, with ``rows`` rows.
+        rows: scalar integer; how many rows of the part are real. Zero for a
+            stand-in row, which then weighs nothing.
+        training: passed to an overridden ``compute_loss``.
+
+    Returns:
+        The compiled losses in the order of their trackers, then the others.
+
+    Raises:
+        ModelError: there is nothing to minimise, or ``reduction=None`` stands
+            beside other losses.
+    """
+    if _keras.overrides(model, "compute_loss"):
+        with _keras.output_trackers_held_back(model), _keras.losses_not_scaled():
+            value = _keras.compute_loss(model, x, y, y_pred, sample_weight, training)
+        return [_row_mean(tf.reduce_mean(value), rows)]
+    outputs = _keras.output_losses(model, y, y_pred, sample_weight)
+    added = _keras.added_losses(model)
+    terms = [_output_term(i, output, rows) for i, output in enumerate(outputs)]
+    unreduced = [o for o in outputs if o.loss.reduction in (None, "none")]
+    if unreduced and len(outputs) + len(added) > 1:
+        raise ModelError(
+            f"The loss {unreduced[0].loss.name!r} has reduction=None beside other "
+            'losses, which Keras adds by broadcasting. Give it reduction="sum" or '
+            '"sum_over_batch_size" to train with micro-batches or replicas.'
+        )
+    terms += [_row_mean(tf.reduce_sum(_as_float(v)), rows) for v in added]
+    if not terms and not _keras.regularization_losses(model):
+        raise ModelError(
+            f"{type(model).__name__} has no loss to minimise. Pass `loss` (for "
+            'example loss="mse"), or call `add_loss` in the model.'
+        )
+    return terms
+
+
+def _row_mean(value: tf.Tensor, rows: tf.Tensor) -> Term:
+    denominator = tf.cast(rows, value.dtype)
+    return Term(ROWS, value, denominator, None, (value * denominator, denominator))
+
+
+def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term:
+    loss, reduction = output.loss, output.loss.reduction
+    if type(loss).__call__ is not keras.losses.Loss.__call__:
+        with _keras.losses_not_scaled():
+            value = loss(output.y_true, output.y_pred, output.sample_weight)
+        return _row_mean(tf.reduce_mean(value), rows)._replace(weight=output.weight)
+    values, mask = _keras.unreduced_loss(loss, output.y_true, output.y_pred)
+    values = tf.convert_to_tensor(values)
+    if values.shape.rank == 0:
+        return _row_mean(values, rows)._replace(weight=output.weight)
+    weights = _weights(values, mask, output.sample_weight)
+    if weights is not None:
+        values, weights = _keras.same_rank(values, weights)
+        values = values * weights
+    numerator = tf.reduce_sum(values)
+    count = tf.cast(tf.size(values), numerator.dtype)
+    real = tf.cast(rows > 0, numerator.dtype)
+    if reduction in ("sum", None, "none"):
+        one = tf.ones_like(numerator)
+        numerator = numerator * real
+        logged = (numerator, one if reduction == "sum" else count * real)
+        return Term(SUM, numerator, one, output.weight, logged)
+    if reduction == "mean_with_sample_weight" and weights is not None:
+        group, denominator = f"output {index}", tf.reduce_sum(weights) * real
+    elif mask is not None:
+        mask = tf.cast(mask, numerator.dtype)
+        total = tf.cast(tf.size(mask), numerator.dtype)
+        group = f"output {index}"
+        denominator = tf.math.divide_no_nan(count * tf.reduce_sum(mask), total) * real
+    else:
+        # values per row are constant: the mean of the values is weighed by rows
+        value = tf.math.divide_no_nan(numerator, count)
+        return _row_mean(value, rows)._replace(weight=output.weight)
+    value = tf.math.divide_no_nan(numerator, denominator)
+    return Term(
+        group, value, denominator, output.weight, (value * denominator, denominator)
+    )
+
+
+def _weights(values, mask, sample_weight):
+    """Sample weights times mask, or None where there is neither."""
+    if sample_weight is not None:
+        sample_weight = tf.cast(sample_weight, values.dtype)
+    if mask is None:
+        return sample_weight
+    mask = tf.cast(mask, values.dtype)
+    if sample_weight is None:
+        return mask
+    mask, sample_weight = _keras.same_rank(mask, sample_weight)
+    return mask * sample_weight
+
+
+def means_by_group(terms: list[Term]) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    """``{group: (weighted sum of the terms' values, their denominator)}``."""
+    groups = {}
+    for term in terms:
+        value = term.value if term.weight is None else term.value * term.weight
+        if term.group in groups:
+            groups[term.group] = (groups[term.group][0] + value, term.denominator)
+        else:
+            groups[term.group] = (value, term.denominator)
+    return groups
+
+
+def regularization(model: keras.Model) -> tf.Tensor | None:
+    """The sum of the weight regularisers, a scalar, or None without any."""
+    losses = _keras.regularization_losses(model)
+    return tf.add_n([tf.reduce_sum(_as_float(v)) for v in losses]) if losses else None
+
+
+def _as_float(value):
+    return value if value.dtype.is_floating else tf.cast(value, keras.config.floatx())

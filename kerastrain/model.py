@@ -1,0 +1,150 @@
+"""`TrainableModel`: a Keras model whose steps are kerastrain's, under plain ``fit``.
+
+Subclass it, or build it from inputs and outputs::
+
+    inputs = keras.Input((4,))
+    model = TrainableModel(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("adam", "mse", micro_batches=2, global_clipnorm=1.0)
+    model.fit(x, y)
+
+``compile``, ``fit``, ``evaluate``, ``predict``, ``save``, ``load_model`` and
+cloning are Keras's. To add behaviour, override a hook instead of the step:
+
+- ``compute_loss(x, y, y_pred, sample_weight, training)``: the loss, a mean
+  over the rows
+- ``transform_gradients(gradients, variables)``: the gradients of the global
+  batch, before clipping
+- ``compute_metrics(x, y, y_pred, sample_weight)``: updates metrics, returns
+  their results
+"""
+
+import keras
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import step
+
+
+@keras.saving.register_keras_serializable(package="kerastrain")
+class TrainableModel(keras.Model):
+    """A ``keras.Model`` that trains with kerastrain's step.
+
+    Args:
+        *args, **kwargs: as for ``keras.Model``: nothing but ``name`` and the
+            like for a subclass with a ``call``, or ``inputs`` and
+            ``outputs`` for a functional model.
+
+    Example:
+        >>> inputs = keras.Input((3,))
+        >>> model = TrainableModel(inputs, keras.layers.Dense(1)(inputs))
+        >>> model.compile("sgd", "mse", micro_batches=2)
+        >>> model.step_options.micro_batches
+        2
+    """
+
+    def __init__(self, *args, **kwargs):
+        if _keras.is_functional_call(args, kwargs):
+            self.__class__ = _keras.functional_class(type(self))
+            _keras.functional_init(self, args, kwargs)
+        else:
+            keras.Model.__init__(self, *args, **kwargs)
+
+    # Compiling ----------------------------------------------------------------
+
+    def compile(
+        self,
+        *args,
+        micro_batches: int = 1,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        **kwargs,
+    ) -> None:
+        """Configures the model for training.
+
+        Args:
+            *args, **kwargs: as for ``keras.Model.compile``.
+            micro_batches, clipvalue, clipnorm, global_clipnorm: as for
+                `StepOptions`.
+
+        Raises:
+            ArgumentError: a value that cannot work, or clipping that is set
+                here and on the optimizer.
+        """
+        options = step.StepOptions(
+            micro_batches=micro_batches,
+            clipvalue=clipvalue,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+        )
+        super().compile(*args, **kwargs)
+        step.check_clips_once(options, self.optimizer)
+        self.__dict__["_step_options"] = options
+
+    @property
+    def step_options(self) -> step.StepOptions:
+        """The options of the step that ``compile`` was given."""
+        return self.__dict__.get("_step_options") or step.StepOptions()
+
+    def get_compile_config(self) -> dict:
+        """The arguments of ``compile``, the step's among them."""
+        config = super().get_compile_config()
+        return {**config, **self.step_options.changed()} if config else config
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles the model from `get_compile_config`."""
+        if _keras.overrides(self, "compile", TrainableModel):
+            super().compile_from_config(config)  # warns: it cannot know how
+            return
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    # Steps --------------------------------------------------------------------
+
+    def train_step(self, data):
+        """One update on one batch: `kerastrain.step.train_step`."""
+        return step.train_step(self, data, self.step_options)
+
+    def test_step(self, data):
+        """Loss and metrics of one batch: `kerastrain.step.test_step`."""
+        return step.test_step(self, data)
+
+    def transform_gradients(
+        self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
+    ) -> list[tf.Tensor | None]:
+        """A hook for the gradients; override it to change or inspect them.
+
+        Args:
+            gradients: of the global batch's loss, one for each of
+                ``variables`` and of its shape, None where the loss does not
+                depend on it. Not yet clipped, and not scaled by a loss scale.
+            variables: the trainable weights.
+
+        Returns:
+            The gradients to use, in the same order.
+
+        Example:
+            >>> class Frozen(TrainableModel):
+            ...     def transform_gradients(self, gradients, variables):
+            ...         return [g * 0.0 for g in gradients]
+        """
+        del variables
+        return gradients
+
+    transform_gradients.does_nothing = True
+
+    def make_train_function(self, force=False):
+        """Keras's function that trains on a batch, told who sums the gradients."""
+        made = self.train_function is None or force
+        super().make_train_function(force)
+        if made and self.distribute_strategy.num_replicas_in_sync > 1:
+            if not _keras.overrides(self, "train_step", TrainableModel):
+                self.train_function = self._summing(self.train_function)
+
+    def _summing(self, train_function):
+        def train(iterator):
+            with _keras.gradients_already_summed(self.optimizer):
+                return train_function(iterator)
+
+        return train

@@ -1,0 +1,546 @@
+"""`Trainer`: a training loop around any Keras model.
+
+::
+
+    trainer = Trainer(model, optimizer="adam", loss="mse", metrics=["mae"], seed=0)
+    history = trainer.fit(x, y, epochs=3, validation_data=(x_val, y_val))
+    results = trainer.evaluate({"clean": (x1, y1), "noisy": (x2, y2)}, return_dict=True)
+
+The loop, whose order a test holds::
+
+    on_train_begin
+    for epoch in range(initial_epoch, epochs):
+        reset the train metrics
+        on_epoch_begin
+        for each batch:
+            on_train_batch_begin; run the step; on_train_batch_end
+            leave where a callback has set `stop_training`
+        where due, for each validation set, with metric state of its own:
+            on_test_begin
+            for each batch: on_test_batch_begin; evaluate; on_test_batch_end
+            on_test_end
+        on_epoch_end
+        leave where a callback has set `stop_training`
+    on_train_end
+
+These are Keras's events in Keras's order, with its names in ``logs``. With no
+callback that listens to batches, no result is computed for a batch and nothing
+is copied to the host.
+
+While ``fit`` or ``evaluate`` runs, the model carries the trainer's optimizer,
+loss and metrics, so callbacks find them where Keras has them
+(``self.model.optimizer``). Afterwards the model is compiled as it was.
+"""
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kerastrain import _keras
+from kerastrain import checks
+from kerastrain import data as data_lib
+from kerastrain import metrics as metrics_lib
+from kerastrain import strategy as strategy_lib
+from kerastrain.errors import ModelError
+from kerastrain.errors import UnsupportedTypeError
+from kerastrain.execution import Execution
+from kerastrain.execution import Steps
+from kerastrain.model import TrainableModel
+from kerastrain.progress import Progress
+from kerastrain.step import StepOptions
+from kerastrain.step import check_clips_once
+
+
+class Trainer:
+    """Trains, evaluates and predicts with a Keras model.
+
+    Args:
+        model: any ``keras.Model``, compiled or not, built or not; or a
+            function without arguments that returns one, called inside the
+            strategy's scope.
+        optimizer, loss, loss_weights, metrics, weighted_metrics: as for
+            ``keras.Model.compile``. What is None is taken from the compiled
+            model; pass ``metrics=[]`` for none.
+        strategy: a ``tf.distribute.Strategy``, ``"mirrored"``,
+            ``"mirrored:2"``, ``"auto"`` or None (`kerastrain.strategy`). A
+            model built outside its scope is built again inside it; after
+            ``fit`` your model has the trained weights.
+        seed: an integer that the order of shuffled arrays follows, with the
+            epoch; None draws one from Python's ``random``.
+        step: micro-batches and clipping, `StepOptions`. None takes those of
+            a compiled `TrainableModel`, else the defaults.
+        execution: how to compile the step, `Execution`.
+
+    Raises:
+        ModelError: no optimizer or loss is given or compiled, or the model
+            cannot be rebuilt in the strategy's scope.
+        MetricError: an unknown metric.
+        ArgumentError: an unknown loss, optimizer or strategy, or clipping
+            that is set twice.
+        UnsupportedTypeError: ``model`` is no model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> trainer = Trainer(model, optimizer="sgd", loss="mse", seed=0)
+        >>> history = trainer.fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0)
+        >>> sorted(history.history)
+        ['loss']
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | Callable[[], keras.Model],
+        *,
+        optimizer: Any = None,
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        strategy: Any = None,
+        seed: int | None = None,
+        step: StepOptions | None = None,
+        execution: Execution | None = None,
+    ):
+        self._strategy = strategy_lib.resolve(strategy)
+        self._users_model, self._model = self._place(model)
+        self._seed = seed
+        self._options = step or getattr(self._users_model, "step_options", StepOptions())
+        self._execution = execution or Execution()
+        given = {
+            "optimizer": optimizer,
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+        }
+        self._optimizer_source = None
+        self._state = self._compiled_state(given)
+        check_clips_once(self._options, self._state.get("optimizer"))
+        self._steps: Steps | None = None
+        self._steps_for: tuple = ()
+        self._states: metrics_lib.MetricStates | None = None
+
+    def _place(self, model):
+        """``(the user's model, the model that trains)``: in the scope, if any."""
+        if not isinstance(model, keras.Model):
+            if not callable(model) or isinstance(model, type):
+                raise UnsupportedTypeError(
+                    "`model` must be a keras.Model, or a function that returns one. "
+                    f"Received: {model!r} of type {type(model).__name__}."
+                )
+            with self._scope():
+                model = model()
+            if not isinstance(model, keras.Model):
+                raise UnsupportedTypeError(
+                    "The function passed as `model` must return a keras.Model. It "
+                    f"returned: {model!r} of type {type(model).__name__}."
+                )
+        if self._strategy is None or strategy_lib.is_built_under(model, self._strategy):
+            return model, model
+        return model, strategy_lib.rebuild(model, self._strategy)
+
+    def _compiled_state(self, given: dict) -> dict:
+        """The compile state that the model carries while the trainer runs it."""
+        users = self._users_model
+        in_place = users is self._model
+        if users.compiled and in_place and all(v is None for v in given.values()):
+            return _keras.compile_state(users)
+        taken = _keras.compile_arguments(users) if users.compiled else {}
+        arguments = {k: taken.get(k) if v is None else v for k, v in given.items()}
+        checks.check_identifiers(arguments)
+        if arguments["optimizer"] is None:
+            raise ModelError(
+                f"No optimizer for {type(users).__name__}. Pass `optimizer` "
+                '(for example optimizer="adam"), or compile the model.'
+            )
+        if checks.is_without_loss(users, arguments["loss"]):
+            raise ModelError(
+                f"No loss for {type(users).__name__}. Pass `loss` (for example "
+                'loss="mse"), compile the model, or use `add_loss` in it.'
+            )
+        before = _keras.compile_state(self._model)
+        try:
+            _keras.clear_compile_state(self._model)
+            with self._scope():
+                given_optimizer = arguments["optimizer"]
+                made = strategy_lib.optimizer_for(given_optimizer, self._strategy)
+                if self._strategy is not None and made is not given_optimizer:
+                    self._optimizer_source = given_optimizer
+                arguments["optimizer"] = made
+                _keras.base_compile(
+                    self._model,
+                    **arguments,
+                    run_eagerly=self._execution.eager,
+                    jit_compile=self._execution.jit_compile,
+                )
+            return _keras.compile_state(self._model)
+        finally:
+            _keras.set_compile_state(self._model, before)
+
+    @property
+    def model(self) -> keras.Model:
+        """The user's model."""
+        return self._users_model
+
+    @property
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer that trains the model."""
+        return self._state["optimizer"]
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How often ``"train"`` and ``"test"`` steps were traced."""
+        return dict(self._steps.traces) if self._steps else {}
+
+    # Train --------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool | str = True,
+        class_weight: dict | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | list[int] = 1,
+    ) -> keras.callbacks.History:
+        """Trains for a number of epochs.
+
+        Args:
+            x, y, sample_weight: arrays with the same number of rows, or ``x``
+                a source of batches (`kerastrain.data`).
+            batch_size: rows of a global batch. Default 32 for arrays.
+            epochs: the epoch to stop before, 1 or more.
+            verbose: 0, 1, 2 or ``"auto"`` (`Progress`).
+            callbacks: ``keras.callbacks.Callback`` objects, or a
+                ``CallbackList``.
+            validation_split: share of the last rows to validate on.
+            validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a source
+                of batches, or a dict of those by name: then the logs have
+                ``val_<name>_<metric>``.
+            shuffle: whether to shuffle arrays each epoch; ``"batch"`` only
+                within batches.
+            class_weight: ``{class index: weight of its rows in the loss}``.
+            initial_epoch: the epoch to begin with, counted from 0.
+            steps_per_epoch, validation_steps: batches per epoch or
+                validation; None for one pass.
+            validation_batch_size: default ``batch_size``.
+            validation_freq: validate after each so many epochs, or after the
+                epochs listed, counted from 1.
+
+        Returns:
+            The ``History``; ``history.history[name][i]`` is the result of the
+            i-th epoch that ran.
+
+        Raises:
+            KerastrainError: before any weight changes; see `kerastrain.errors`.
+        """
+        checks.check_epochs(epochs, initial_epoch, validation_freq)
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = data_lib.split(
+                x, y, sample_weight, validation_split
+            )
+        source = data_lib.Source(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            steps=steps_per_epoch,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            seed=self._seed,
+            first_pass=0 if steps_per_epoch else initial_epoch,
+        )
+        validation = self._validation_sources(
+            validation_data, validation_batch_size or batch_size, validation_steps
+        )
+        with self._in_charge() as model, contextlib.closing(source):
+            self._prepare(source, validation.values())
+            with Progress(verbose, epochs) as progress:
+                callback_list = self._callback_list(
+                    callbacks, verbose, epochs, source.num_batches, add_history=True
+                )
+                model.stop_training = False
+                try:
+                    self._run_epochs(
+                        source,
+                        validation,
+                        callback_list,
+                        progress,
+                        range(initial_epoch, epochs),
+                        validation_freq,
+                    )
+                finally:
+                    self._hand_back_weights()
+        return model.history
+
+    def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
+        """The loop; see the order in the module's docstring."""
+        model, steps = self._model, self._steps
+        listening = _listens(callbacks, "train") or self._reports_own_logs("train")
+        step = steps.train_and_report if listening else steps.train
+        callbacks.on_train_begin()
+        first = _keras.initial_epoch(model) or epochs.start
+        logs = epoch_logs = None
+        for epoch in range(first, epochs.stop):
+            self._states.reset()
+            callbacks.on_epoch_begin(epoch)
+            progress.begin_epoch(epoch, source.num_batches)
+            done = 0
+            for index, batch in enumerate(source.epoch()):
+                callbacks.on_train_batch_begin(index)
+                logs = step(batch) if self._steps.traces else self._first_step(step, batch)
+                callbacks.on_train_batch_end(index, logs)
+                done = index + 1
+                progress.update(done, self._results)
+                if model.stop_training:
+                    break
+            epoch_logs = self._epoch_logs(logs)
+            if validation and _is_due(epoch, validation_freq):
+                epoch_logs.update(self._validate(validation, callbacks))
+            progress.end_epoch(epoch_logs)
+            callbacks.on_epoch_end(epoch, epoch_logs)
+            if model.stop_training or done == 0:
+                break
+        model.optimizer.finalize_variable_values(model.trainable_weights)
+        callbacks.on_train_end(epoch_logs)
+
+    def _validate(self, validation, callbacks):
+        logs = {}
+        for name, source in validation.items():
+            with self._states.set_aside():
+                results = self._run_test(source, callbacks)
+            prefix = f"val_{name}_" if name else "val_"
+            logs.update({prefix + key: value for key, value in results.items()})
+        return logs
+
+    # Evaluate and predict -----------------------------------------------------
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Computes loss and metrics; the train metrics keep their state.
+
+        Args:
+            x, y, sample_weight, batch_size, steps, verbose, callbacks: as in
+                `fit`. ``x`` may be a dict of data sets by name.
+            return_dict: whether to return ``{name: float}``.
+
+        Returns:
+            A float or a list of floats in the order of the metrics, as Keras
+            returns them; with ``return_dict`` a dict. For named data sets a
+            dict of these by name.
+
+        Raises:
+            KerastrainError: see `kerastrain.errors`.
+        """
+        sets = data_lib.named_sets(x)
+        if sets is not None:
+            return {
+                name: self.evaluate(
+                    *_unpack(data), batch_size, verbose, _weights_of(data), steps,
+                    callbacks, return_dict,
+                )
+                for name, data in sets.items()
+            }
+        source = data_lib.Source(
+            x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
+        )
+        with self._in_charge() as model, contextlib.closing(source):
+            self._prepare(source, ())
+            with Progress(verbose, None, "Evaluate") as progress, self._states.set_aside():
+                callback_list = self._callback_list(
+                    callbacks, verbose, 1, source.num_batches, add_history=False
+                )
+                progress.begin_epoch(0, source.num_batches)
+                logs = self._run_test(source, callback_list, progress)
+                progress.end_epoch(logs)
+                return logs if return_dict else _keras.flatten_results(model, logs)
+
+    def _run_test(self, source, callbacks, progress=None):
+        """One pass over a data set without training, in fresh metrics."""
+        listening = _listens(callbacks, "test") or self._reports_own_logs("test")
+        step = self._steps.test_and_report if listening else self._steps.test
+        model, logs = self._model, None
+        model.stop_evaluating = False
+        callbacks.on_test_begin()
+        for index, batch in enumerate(source.epoch()):
+            callbacks.on_test_batch_begin(index)
+            logs = step(batch)
+            callbacks.on_test_batch_end(index, logs)
+            if progress is not None:
+                progress.update(index + 1, self._results)
+            if model.stop_evaluating:
+                break
+        results = _keras.python_logs(self._epoch_logs(logs))
+        callbacks.on_test_end(results)
+        return results
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """Returns the model's outputs for ``x``, in the order of its rows.
+
+        Args:
+            x, batch_size, verbose, steps, callbacks: as for
+                ``keras.Model.predict``, which does the work.
+
+        Returns:
+            NumPy arrays in the structure of the outputs.
+        """
+        with self._in_charge() as model:
+            return model.predict(
+                x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+            )
+
+    # Before the loop ----------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _in_charge(self) -> Iterator[keras.Model]:
+        """Inside, the model carries the trainer's compile state."""
+        model = self._model
+        users = _keras.compile_state(model)
+        _keras.set_compile_state(model, self._state)
+        try:
+            with self._scope():
+                yield model
+        finally:
+            self._state = _keras.compile_state(model)
+            _keras.set_compile_state(model, users)
+
+    def _prepare(self, source, validation) -> None:
+        """Builds what is not built, and checks the data against the model."""
+        model = self._model
+        for part in (source, *validation):
+            data_lib.check_batch(part.name, part.peek())
+        self._input = _keras.as_symbolic(source.peek())[0]
+        if self._reports_own_logs("train", "train_step"):
+            checks.build_model(model, source.peek())
+        else:
+            checks.build_and_check(model, source.peek(), source.name)
+            for part in validation:
+                checks.check_targets(model, part.peek(), part.name)
+            for part in (source, *validation):
+                checks.check_labels(model, part.arrays, part.name)
+        checks.check_names(model)
+        if self._optimizer_source is not None:
+            strategy_lib.copy_optimizer(self._optimizer_source, model.optimizer)
+            self._optimizer_source = None
+        shared = tuple(id(w) for w in model.trainable_weights)
+        if self._steps is None or self._steps_for != shared:
+            self._steps = Steps(model, self._strategy, self._options, self._execution)
+            self._steps_for = shared
+        if self._states is None:
+            self._states = metrics_lib.MetricStates(model)
+
+    def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
+        """The validation sets by name; the name of a single one is empty."""
+        if data is None:
+            return {}
+        sets = data_lib.named_sets(data) or {"": data}
+        sources = {}
+        for name, one in sets.items():
+            x, y = _unpack(one)
+            sources[name] = data_lib.Source(
+                x,
+                y,
+                _weights_of(one),
+                batch_size=batch_size,
+                steps=steps,
+                seed=self._seed,
+                name=f"validation_data[{name!r}]" if name else "validation_data",
+            )
+        return sources
+
+    def _callback_list(self, callbacks, verbose, epochs, steps, add_history):
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks
+        return keras.callbacks.CallbackList(
+            callbacks,
+            add_history=add_history,
+            add_progbar=False,
+            model=self._model,
+            verbose=1 if verbose == "auto" else int(verbose),
+            epochs=epochs,
+            steps=steps,
+        )
+
+    def _scope(self):
+        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+
+    def _hand_back_weights(self):
+        if self._users_model is not self._model:
+            strategy_lib.hand_back(self._model, self._users_model, self._input)
+
+    # Results ------------------------------------------------------------------
+
+    def _reports_own_logs(self, kind: str, *methods: str) -> bool:
+        """Whether the model's own code decides what a step returns."""
+        methods = methods or (f"{kind}_step", "compute_metrics")
+        return any(_keras.overrides(self._model, m, TrainableModel) for m in methods)
+
+    def _first_step(self, step, batch):
+        """Runs the step that is traced, and warns of metrics that it mistreats."""
+        with metrics_lib.warn_if_never_updated(self._model):
+            logs = step(batch)
+        if logs is not None:
+            metrics_lib.warn_of_plain_tensors(self._model, logs)
+        return logs
+
+    def _results(self) -> dict[str, float]:
+        return _keras.python_logs(self._model.get_metrics_result())
+
+    def _epoch_logs(self, logs: dict | None) -> dict:
+        if logs is None:
+            return self._model.get_metrics_result()
+        return dict(_keras.metrics_or_logs(self._model, logs))
+
+
+def _listens(callbacks, kind: str) -> bool:
+    return any(_keras.listens_to_batches(c, kind) for c in callbacks.callbacks)
+
+
+def _is_due(epoch: int, validation_freq: int | list[int]) -> bool:
+    """Whether to validate after ``epoch``, which is counted from 0."""
+    if isinstance(validation_freq, list | tuple | set):
+        return epoch + 1 in validation_freq
+    return (epoch + 1) % validation_freq == 0
+
+
+def _unpack(data: Any) -> tuple[Any, Any]:
+    """``(x, y)`` of a data set given as a tuple or as a source of batches."""
+    if isinstance(data, tuple | list):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(tuple(data))
+        return x, y
+    return data, None
+
+
+def _weights_of(data: Any) -> Any:
+    if isinstance(data, tuple | list):
+        return keras.utils.unpack_x_y_sample_weight(tuple(data))[2]
+    return None
