@@ -39,9 +39,9 @@ from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
 from kerastrain.errors import ShapeError
 from kerastrain.errors import UnsupportedTypeError
-from kerastrain.execution import Execution
 from kerastrain.model import TrainableModel
-from kerastrain.step import StepOptions
+from kerastrain.options import Execution
+from kerastrain.options import StepOptions
 from kerastrain.trainer import Trainer
 
 __all__ = [

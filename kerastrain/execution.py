@@ -12,7 +12,6 @@ own consecutive rows of it: replica ``r`` of ``R`` has the rows from
 row and the order of rows is kept.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,23 +19,11 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import rows as rows_lib
 from kerastrain import step
 from kerastrain.model import TrainableModel
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How the step is compiled.
-
-    Attributes:
-        eager: run the step without compiling it, for debugging. Default
-            False.
-        jit_compile: compile the step with XLA. Default False. Not with
-            several replicas.
-    """
-
-    eager: bool = False
-    jit_compile: bool = False
+from kerastrain.options import Execution
+from kerastrain.options import StepOptions
 
 
 class Steps:
@@ -56,7 +43,7 @@ class Steps:
         self,
         model: keras.Model,
         strategy: tf.distribute.Strategy | None,
-        options: step.StepOptions,
+        options: StepOptions,
         execution: Execution,
     ):
         self._model, self._strategy, self._execution = model, strategy, execution
@@ -102,7 +89,7 @@ class Steps:
             return function(batch)
         if self._replicas == 1:
             return self._strategy.run(function, args=(batch,))
-        outputs = self._strategy.run(lambda data: function(_own_rows(data)), args=(batch,))
+        outputs = self._strategy.run(lambda data: function(rows_lib.own_rows(data)), args=(batch,))
         results = self._model.get_metrics_result()
         return {
             name: results[name] if name in results else self._mean(value)
@@ -112,16 +99,6 @@ class Steps:
     def _mean(self, per_replica):
         values = self._strategy.experimental_local_results(per_replica)
         return tf.reduce_mean(tf.stack(values), axis=0)
-
-
-def _own_rows(batch: Any) -> Any:
-    """This replica's rows of the global batch, sliced on the host."""
-    context = tf.distribute.get_replica_context()
-    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-    with tf.device("/CPU:0"):
-        rows = step.count_rows(batch)
-        start = rows * replica // replicas
-        return step.slice_rows(batch, start, rows * (replica + 1) // replicas - start)
 
 
 class OpenRows:

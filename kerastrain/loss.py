@@ -107,7 +107,9 @@ def local_terms(
 
 def _row_mean(value: tf.Tensor, rows: tf.Tensor) -> Term:
     denominator = tf.cast(rows, value.dtype)
-    return Term(ROWS, value, denominator, None, (value * denominator, denominator))
+    # Nothing from no rows, even where the value of a stand-in row is NaN.
+    numerator = tf.math.multiply_no_nan(value, denominator)
+    return Term(ROWS, value, denominator, None, (numerator, denominator))
 
 
 def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term:
@@ -129,7 +131,7 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
     real = tf.cast(rows > 0, numerator.dtype)
     if reduction in ("sum", None, "none"):
         one = tf.ones_like(numerator)
-        numerator = numerator * real
+        numerator = tf.math.multiply_no_nan(numerator, real)
         logged = (numerator, one if reduction == "sum" else count * real)
         return Term(SUM, numerator, one, output.weight, logged)
     if reduction == "mean_with_sample_weight" and weights is not None:
@@ -144,9 +146,8 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
         value = tf.math.divide_no_nan(numerator, count)
         return _row_mean(value, rows)._replace(weight=output.weight)
     value = tf.math.divide_no_nan(numerator, denominator)
-    return Term(
-        group, value, denominator, output.weight, (value * denominator, denominator)
-    )
+    numerator = tf.math.multiply_no_nan(value, denominator)
+    return Term(group, value, denominator, output.weight, (numerator, denominator))
 
 
 def _weights(values, mask, sample_weight):

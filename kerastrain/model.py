@@ -23,6 +23,8 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import step
+from kerastrain.options import StepOptions
+from kerastrain.options import check_clips_once
 
 
 @keras.saving.register_keras_serializable(package="kerastrain")
@@ -71,20 +73,20 @@ class TrainableModel(keras.Model):
             ArgumentError: a value that cannot work, or clipping that is set
                 here and on the optimizer.
         """
-        options = step.StepOptions(
+        options = StepOptions(
             micro_batches=micro_batches,
             clipvalue=clipvalue,
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
         )
         super().compile(*args, **kwargs)
-        step.check_clips_once(options, self.optimizer)
+        check_clips_once(options, self.optimizer)
         self.__dict__["_step_options"] = options
 
     @property
-    def step_options(self) -> step.StepOptions:
+    def step_options(self) -> StepOptions:
         """The options of the step that ``compile`` was given."""
-        return self.__dict__.get("_step_options") or step.StepOptions()
+        return self.__dict__.get("_step_options") or StepOptions()
 
     def get_compile_config(self) -> dict:
         """The arguments of ``compile``, the step's among them."""

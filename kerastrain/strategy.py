@@ -151,16 +151,3 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         )
     for s, t in pairs:
         t.assign(_keras.tf_variable(s).numpy())
-
-
-def hand_back(trained: keras.Model, model: keras.Model, x: Any) -> None:
-    """Gives the user's model the trained weights, building it first if need be.
-
-    Args:
-        trained: the model that was trained in the strategy's scope.
-        model: the user's.
-        x: the shapes of an input batch.
-    """
-    if not model.built:
-        _keras.output_spec(lambda x: _keras.forward(model, x, training=False), x)
-    copy_weights(trained, model)

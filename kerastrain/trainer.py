@@ -34,7 +34,6 @@ loss and metrics, so callbacks find them where Keras has them
 
 import contextlib
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -44,14 +43,13 @@ from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import metrics as metrics_lib
 from kerastrain import strategy as strategy_lib
-from kerastrain.errors import ModelError
-from kerastrain.errors import UnsupportedTypeError
-from kerastrain.execution import Execution
+from kerastrain.compiled import CompiledModel
 from kerastrain.execution import Steps
 from kerastrain.model import TrainableModel
+from kerastrain.options import Execution
+from kerastrain.options import StepOptions
+from kerastrain.options import check_clips_once
 from kerastrain.progress import Progress
-from kerastrain.step import StepOptions
-from kerastrain.step import check_clips_once
 
 
 class Trainer:
@@ -104,11 +102,6 @@ class Trainer:
         step: StepOptions | None = None,
         execution: Execution | None = None,
     ):
-        self._strategy = strategy_lib.resolve(strategy)
-        self._users_model, self._model = self._place(model)
-        self._seed = seed
-        self._options = step or getattr(self._users_model, "step_options", StepOptions())
-        self._execution = execution or Execution()
         given = {
             "optimizer": optimizer,
             "loss": loss,
@@ -116,79 +109,26 @@ class Trainer:
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
         }
-        self._optimizer_source = None
-        self._state = self._compiled_state(given)
-        check_clips_once(self._options, self._state.get("optimizer"))
+        self._strategy = strategy_lib.resolve(strategy)
+        self._execution = execution or Execution()
+        self._compiled = CompiledModel(model, given, self._strategy, self._execution)
+        self._model, users = self._compiled.model, self._compiled.users
+        self._options = step or getattr(users, "step_options", StepOptions())
+        check_clips_once(self._options, self._compiled.optimizer)
+        self._seed = seed
         self._steps: Steps | None = None
         self._steps_for: tuple = ()
-        self._states: metrics_lib.MetricStates | None = None
-
-    def _place(self, model):
-        """``(the user's model, the model that trains)``: in the scope, if any."""
-        if not isinstance(model, keras.Model):
-            if not callable(model) or isinstance(model, type):
-                raise UnsupportedTypeError(
-                    "`model` must be a keras.Model, or a function that returns one. "
-                    f"Received: {model!r} of type {type(model).__name__}."
-                )
-            with self._scope():
-                model = model()
-            if not isinstance(model, keras.Model):
-                raise UnsupportedTypeError(
-                    "The function passed as `model` must return a keras.Model. It "
-                    f"returned: {model!r} of type {type(model).__name__}."
-                )
-        if self._strategy is None or strategy_lib.is_built_under(model, self._strategy):
-            return model, model
-        return model, strategy_lib.rebuild(model, self._strategy)
-
-    def _compiled_state(self, given: dict) -> dict:
-        """The compile state that the model carries while the trainer runs it."""
-        users = self._users_model
-        in_place = users is self._model
-        if users.compiled and in_place and all(v is None for v in given.values()):
-            return _keras.compile_state(users)
-        taken = _keras.compile_arguments(users) if users.compiled else {}
-        arguments = {k: taken.get(k) if v is None else v for k, v in given.items()}
-        checks.check_identifiers(arguments)
-        if arguments["optimizer"] is None:
-            raise ModelError(
-                f"No optimizer for {type(users).__name__}. Pass `optimizer` "
-                '(for example optimizer="adam"), or compile the model.'
-            )
-        if checks.is_without_loss(users, arguments["loss"]):
-            raise ModelError(
-                f"No loss for {type(users).__name__}. Pass `loss` (for example "
-                'loss="mse"), compile the model, or use `add_loss` in it.'
-            )
-        before = _keras.compile_state(self._model)
-        try:
-            _keras.clear_compile_state(self._model)
-            with self._scope():
-                given_optimizer = arguments["optimizer"]
-                made = strategy_lib.optimizer_for(given_optimizer, self._strategy)
-                if self._strategy is not None and made is not given_optimizer:
-                    self._optimizer_source = given_optimizer
-                arguments["optimizer"] = made
-                _keras.base_compile(
-                    self._model,
-                    **arguments,
-                    run_eagerly=self._execution.eager,
-                    jit_compile=self._execution.jit_compile,
-                )
-            return _keras.compile_state(self._model)
-        finally:
-            _keras.set_compile_state(self._model, before)
+        self._states = metrics_lib.MetricStates(self._model)
 
     @property
     def model(self) -> keras.Model:
         """The user's model."""
-        return self._users_model
+        return self._compiled.users
 
     @property
     def optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer that trains the model."""
-        return self._state["optimizer"]
+        return self._compiled.optimizer
 
     @property
     def traces(self) -> dict[str, int]:
@@ -266,7 +206,7 @@ class Trainer:
         validation = self._validation_sources(
             validation_data, validation_batch_size or batch_size, validation_steps
         )
-        with self._in_charge() as model, contextlib.closing(source):
+        with self._compiled.in_charge() as model, contextlib.closing(source):
             self._prepare(source, validation.values())
             with Progress(verbose, epochs) as progress:
                 callback_list = self._callback_list(
@@ -283,7 +223,7 @@ class Trainer:
                         validation_freq,
                     )
                 finally:
-                    self._hand_back_weights()
+                    self._compiled.hand_back(self._input)
         return model.history
 
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
@@ -366,7 +306,7 @@ class Trainer:
         source = data_lib.Source(
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
         )
-        with self._in_charge() as model, contextlib.closing(source):
+        with self._compiled.in_charge() as model, contextlib.closing(source):
             self._prepare(source, ())
             with Progress(verbose, None, "Evaluate") as progress, self._states.set_aside():
                 callback_list = self._callback_list(
@@ -413,25 +353,12 @@ class Trainer:
         Returns:
             NumPy arrays in the structure of the outputs.
         """
-        with self._in_charge() as model:
+        with self._compiled.in_charge() as model:
             return model.predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
 
     # Before the loop ----------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _in_charge(self) -> Iterator[keras.Model]:
-        """Inside, the model carries the trainer's compile state."""
-        model = self._model
-        users = _keras.compile_state(model)
-        _keras.set_compile_state(model, self._state)
-        try:
-            with self._scope():
-                yield model
-        finally:
-            self._state = _keras.compile_state(model)
-            _keras.set_compile_state(model, users)
 
     def _prepare(self, source, validation) -> None:
         """Builds what is not built, and checks the data against the model."""
@@ -448,15 +375,11 @@ class Trainer:
             for part in (source, *validation):
                 checks.check_labels(model, part.arrays, part.name)
         checks.check_names(model)
-        if self._optimizer_source is not None:
-            strategy_lib.copy_optimizer(self._optimizer_source, model.optimizer)
-            self._optimizer_source = None
+        self._compiled.take_over_optimizer()
         shared = tuple(id(w) for w in model.trainable_weights)
         if self._steps is None or self._steps_for != shared:
             self._steps = Steps(model, self._strategy, self._options, self._execution)
             self._steps_for = shared
-        if self._states is None:
-            self._states = metrics_lib.MetricStates(model)
 
     def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
         """The validation sets by name; the name of a single one is empty."""
@@ -489,13 +412,6 @@ class Trainer:
             epochs=epochs,
             steps=steps,
         )
-
-    def _scope(self):
-        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
-
-    def _hand_back_weights(self):
-        if self._users_model is not self._model:
-            strategy_lib.hand_back(self._model, self._users_model, self._input)
 
     # Results ------------------------------------------------------------------
 

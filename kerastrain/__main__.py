@@ -1,0 +1,109 @@
+"""The command line: ``python -m kerastrain``, and the console script ``kerastrain``.
+
+::
+
+    python -m kerastrain demo
+    python -m kerastrain demo --data fashion.npz --epochs 5
+
+Each verb is one function of `app`. Exit status: 0 done, 2 wrong arguments or
+data, in one line on standard error; anything else is a mistake of the program
+and shows its traceback.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kerastrain import demo as demo_program
+from kerastrain._version import __version__
+from kerastrain.errors import KerastrainError
+
+app = typer.Typer(
+    help="A training loop for Keras 3 on TensorFlow.",
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+# Epochs of the demo where none are given: the digits are few and quick.
+DIGITS_EPOCHS, DATA_EPOCHS = 20, 5
+
+
+def main() -> None:
+    """Runs the command line, as the console script does."""
+    app(prog_name="kerastrain")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns the package's own errors into a line on standard error and status 2."""
+    try:
+        yield
+    except KerastrainError as error:
+        typer.echo(f"kerastrain: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kerastrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="An .npz file with x_train, y_train, x_test and y_test, or a directory with "
+            "the four idx files of MNIST, gzipped or not. Default: the digits that the "
+            "package ships.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Default: {DIGITS_EPOCHS}, with --data {DATA_EPOCHS}."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a training step.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides every number.")] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print the held-out accuracy only.")
+    ] = False,
+) -> None:
+    """Train a small image classifier and show its results."""
+    with one_line_errors():
+        outcome = demo_program.run(
+            data,
+            epochs=epochs or (DIGITS_EPOCHS if data is None else DATA_EPOCHS),
+            batch_size=batch_size,
+            seed=seed,
+            verbose=0 if quiet else "auto",
+        )
+    console = Console(highlight=False)
+    if not quiet:
+        console.print(demo_program.table(outcome.history))
+    console.print(
+        f"Held-out accuracy: {outcome.results['accuracy']:.4f} on {outcome.held_out} images "
+        f"(balanced {outcome.results['balanced_accuracy']:.4f}), "
+        f"trained in {outcome.seconds:.1f} s",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""A model with a compile state beside the user's own.
+
+::
+
+    compiled = CompiledModel(model, {"optimizer": "adam", "loss": "mse"}, strategy=None)
+    with compiled.in_charge() as trained:
+        ...                        # `trained` carries this optimizer and loss
+    # `model` is compiled as it was
+
+Under a strategy ``trained`` may be a copy in the strategy's scope;
+`hand_back` brings its weights to the user's model.
+"""
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import checks
+from kerastrain import strategy as strategy_lib
+from kerastrain.errors import ModelError
+from kerastrain.errors import UnsupportedTypeError
+from kerastrain.options import Execution
+
+
+class CompiledModel:
+    """A model, where it trains, and the compile state it has while it does.
+
+    Args:
+        model: a ``keras.Model``, or a function that returns one.
+        arguments: those of ``keras.Model.compile`` by name; what is None is
+            taken from the compiled model.
+        strategy: the strategy to train under, or None.
+        execution: how the step is compiled.
+
+    Attributes:
+        users: the user's model.
+        model: the model that trains: ``users``, or its copy in the scope.
+
+    Raises:
+        ModelError, MetricError, ArgumentError, UnsupportedTypeError: as
+            `Trainer` says.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | Callable[[], keras.Model],
+        arguments: dict[str, Any],
+        strategy: tf.distribute.Strategy | None,
+        execution: Execution,
+    ):
+        self._strategy, self._execution = strategy, execution
+        self._optimizer_source: Any = None
+        self.users = self.model = self._built(model)
+        if strategy is not None and not strategy_lib.is_built_under(self.users, strategy):
+            self.model = strategy_lib.rebuild(self.users, strategy)
+        self._state = self._compile(arguments)
+
+    @property
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer that trains the model."""
+        return self._state.get("optimizer")
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """The strategy's scope, or nothing."""
+        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+
+    def _built(self, model):
+        if isinstance(model, keras.Model):
+            return model
+        if not callable(model) or isinstance(model, type):
+            raise UnsupportedTypeError(
+                "`model` must be a keras.Model, or a function that returns one. "
+                f"Received: {model!r} of type {type(model).__name__}."
+            )
+        with self.scope():
+            made = model()
+        if not isinstance(made, keras.Model):
+            raise UnsupportedTypeError(
+                "The function passed as `model` must return a keras.Model. It "
+                f"returned: {made!r} of type {type(made).__name__}."
+            )
+        return made
+
+    def _compile(self, given):
+        users = self.users
+        if users.compiled and users is self.model and all(v is None for v in given.values()):
+            return _keras.compile_state(users)
+        taken = _keras.compile_arguments(users) if users.compiled else {}
+        arguments = {k: taken.get(k) if v is None else v for k, v in given.items()}
+        checks.check_identifiers(arguments)
+        if arguments["optimizer"] is None:
+            raise ModelError(
+                f"No optimizer for {type(users).__name__}. Pass `optimizer` "
+                '(for example optimizer="adam"), or compile the model.'
+            )
+        if checks.is_without_loss(users, arguments["loss"]):
+            raise ModelError(
+                f"No loss for {type(users).__name__}. Pass `loss` (for example "
+                'loss="mse"), compile the model, or use `add_loss` in it.'
+            )
+        before = _keras.compile_state(self.model)
+        try:
+            _keras.clear_compile_state(self.model)
+            with self.scope():
+                arguments["optimizer"] = self._own_optimizer(arguments["optimizer"])
+                _keras.base_compile(
+                    self.model,
+                    **arguments,
+                    run_eagerly=self._execution.eager,
+                    jit_compile=self._execution.jit_compile,
+                )
+            return _keras.compile_state(self.model)
+        finally:
+            _keras.set_compile_state(self.model, before)
+
+    def _own_optimizer(self, optimizer):
+        made = strategy_lib.optimizer_for(optimizer, self._strategy)
+        if self._strategy is not None and made is not optimizer:
+            self._optimizer_source = optimizer
+        return made
+
+    @contextlib.contextmanager
+    def in_charge(self) -> Iterator[keras.Model]:
+        """Inside, the model carries this compile state, in the scope."""
+        users = _keras.compile_state(self.model)
+        _keras.set_compile_state(self.model, self._state)
+        try:
+            with self.scope():
+                yield self.model
+        finally:
+            self._state = _keras.compile_state(self.model)
+            _keras.set_compile_state(self.model, users)
+
+    def take_over_optimizer(self) -> None:
+        """Copies the state of an optimizer that was made outside the scope, once."""
+        strategy_lib.copy_optimizer(self._optimizer_source, self.model.optimizer)
+        self._optimizer_source = None
+
+    def hand_back(self, x: Any) -> None:
+        """Gives the user's model the trained weights, building it if need be.
+
+        Args:
+            x: the shapes of an input batch.
+        """
+        if self.users is self.model:
+            return
+        if not self.users.built:
+            _keras.output_spec(lambda x: _keras.forward(self.users, x, training=False), x)
+        strategy_lib.copy_weights(self.model, self.users)

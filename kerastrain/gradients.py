@@ -1,0 +1,112 @@
+"""Arithmetic on gradient sets: lists of one gradient, or None, for each weight.
+
+::
+
+    gradients = clip(gradients, StepOptions(global_clipnorm=1.0))
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from kerastrain.options import StepOptions
+
+Gradients = list[tf.Tensor | tf.IndexedSlices | None]
+
+
+def replicas() -> int:
+    """The number of replicas in sync that run this step; 1 without a strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def add(left: Gradients | None, right: Gradients | None) -> Gradients | None:
+    """Adds two sets; None, for a set or in it, counts as nothing."""
+    if left is None or right is None:
+        return right if left is None else left
+    return [
+        b if a is None else a if b is None else a + tf.convert_to_tensor(b)
+        for a, b in zip(left, right, strict=True)
+    ]
+
+
+def rescale(gradients: Gradients, factor: Any) -> Gradients:
+    """Gradients times a scalar; sparse ones stay sparse."""
+
+    def multiply(gradient):
+        by = tf.cast(factor, gradient.dtype)
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.IndexedSlices(
+                gradient.values * by, gradient.indices, gradient.dense_shape
+            )
+        return gradient * by
+
+    return [None if g is None else multiply(g) for g in gradients]
+
+
+def weigh(gradients: Gradients, denominator: tf.Tensor, rows: tf.Tensor) -> Gradients:
+    """Gradients of a local mean times its denominator; nothing from no rows."""
+
+    def multiply(gradient):
+        gradient = tf.convert_to_tensor(gradient)
+        weighed = gradient * tf.cast(denominator, gradient.dtype)
+        return tf.where(rows > 0, weighed, tf.zeros_like(weighed))
+
+    return [None if g is None else multiply(g) for g in gradients]
+
+
+def divide(gradients: Gradients, denominator: tf.Tensor) -> Gradients:
+    """Gradients over a denominator; 0 where that is 0."""
+    return [
+        None if g is None else tf.math.divide_no_nan(g, tf.cast(denominator, g.dtype))
+        for g in gradients
+    ]
+
+
+def all_reduce_sum(structure: Any) -> Any:
+    """Sums every tensor over the replicas, in one all-reduce."""
+    if replicas() == 1:
+        return structure
+    flat = tf.nest.flatten(structure)
+    present = [t for t in flat if t is not None]
+    summed = iter(
+        tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, present
+        )
+    )
+    return tf.nest.pack_sequence_as(
+        structure, [None if t is None else next(summed) for t in flat]
+    )
+
+
+def clip(gradients: Gradients, options: StepOptions, scale: Any = 1.0) -> Gradients:
+    """Clips gradients; those that are not finite stay so, for loss scaling to see.
+
+    Args:
+        gradients: tensors, ``IndexedSlices`` or None, each times ``scale``.
+        options: at most one kind of clipping.
+        scale: the loss scale, a scalar.
+
+    Example:
+        >>> clip([tf.constant([3.0, -4.0])], StepOptions(clipvalue=1.0))[0].numpy()
+        array([ 1., -1.], dtype=float32)
+    """
+    if options.clipvalue is not None:
+        limit = options.clipvalue * scale
+
+        def clip_one(gradient):
+            gradient = tf.convert_to_tensor(gradient)
+            bound = tf.cast(limit, gradient.dtype)
+            clipped = tf.clip_by_value(gradient, -bound, bound)
+            return tf.where(tf.math.is_finite(gradient), clipped, gradient)
+
+        return [None if g is None else clip_one(g) for g in gradients]
+    if options.clipnorm is not None:
+        limit = options.clipnorm * scale
+        return [
+            None if g is None else tf.clip_by_norm(g, tf.cast(limit, g.dtype))
+            for g in gradients
+        ]
+    if options.global_clipnorm is not None:
+        limit = tf.cast(options.global_clipnorm * scale, tf.float32)
+        return tf.clip_by_global_norm(gradients, limit)[0]
+    return gradients

@@ -1,0 +1,123 @@
+"""Cutting a batch by rows, and putting its parts together again.
+
+Every leaf of a batch has the rows as its first axis. Parts are consecutive and
+differ by at most one row: part ``k`` of ``n`` has the rows from
+``rows * k // n`` to ``rows * (k + 1) // n``, so joined parts keep the order.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain.errors import ArgumentError
+
+
+def count_rows(x: Any) -> tf.Tensor:
+    """The rows of a batch, from its first leaf: a scalar integer."""
+    leaf = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
+    if isinstance(leaf, tf.RaggedTensor):
+        return tf.cast(leaf.nrows(), tf.int32)
+    if isinstance(leaf, tf.SparseTensor):
+        return tf.cast(leaf.dense_shape[0], tf.int32)
+    return tf.shape(leaf)[0]
+
+
+def at_least_one_row(data: Any, rows: tf.Tensor) -> Any:
+    """The batch, or one row of zeros where it has no rows.
+
+    Layers such as recurrent ones and batch statistics fail on empty tensors.
+    """
+
+    def pad(leaf):
+        missing = tf.where(rows > 0, 0, 1)
+        return tf.pad(leaf, [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1))
+
+    return _map(lambda leaf: _dense_only(leaf, pad), data)
+
+
+def slice_rows(data: Any, start: Any, size: Any) -> Any:
+    """The ``size`` rows from ``start`` on of every leaf."""
+    return _map(
+        lambda leaf: _dense_only(leaf, lambda t: t[start : start + size]), data
+    )
+
+
+def first_rows(outputs: Any, rows: tf.Tensor) -> Any:
+    """The outputs' first ``rows`` rows, with their Keras masks."""
+
+    def first(tensor):
+        mask = _keras.get_mask(tensor)
+        cut = tensor[:rows]
+        if mask is not None:
+            _keras.set_mask(cut, mask[:rows])
+        return cut
+
+    return _map(first, outputs)
+
+
+def concat(parts: list) -> Any:
+    """Outputs of consecutive parts as one, with their Keras masks."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def concat(*tensors):
+        if tensors[0] is None:
+            return None
+        whole = tf.concat(tensors, axis=0)
+        masks = [_keras.get_mask(t) for t in tensors]
+        if all(mask is not None for mask in masks):
+            _keras.set_mask(whole, tf.concat(masks, axis=0))
+        return whole
+
+    return tf.nest.map_structure(concat, *parts)
+
+
+def _dense_only(leaf, function):
+    if isinstance(leaf, tf.SparseTensor | tf.RaggedTensor):
+        raise ArgumentError(
+            f"A batch holds a {type(leaf).__name__}, which cannot be cut into "
+            "micro-batches or replicas. Use micro_batches=1 on one device, or "
+            "pass dense tensors."
+        )
+    return function(tf.convert_to_tensor(leaf))
+
+
+def _map(function, structure):
+    return tf.nest.map_structure(
+        lambda leaf: None if leaf is None else function(leaf), structure
+    )
+
+
+def identity(data: Any) -> Any:
+    """The same tensors; inside ``tf.control_dependencies``, after those."""
+    return _map(tf.identity, data)
+
+
+def micro_batches(
+    data: Any, rows: tf.Tensor, count: int
+) -> Iterator[tuple[Any, tf.Tensor]]:
+    """Yields ``(part, rows of the part)``; parts differ by at most one row.
+
+    A part without rows is given the first row of the batch, so that no layer
+    sees an empty tensor; it counts as zero rows.
+    """
+    if count == 1:
+        yield data, rows
+        return
+    for k in range(count):
+        start, stop = rows * k // count, rows * (k + 1) // count
+        size = stop - start
+        first = tf.where(size > 0, start, 0)
+        yield slice_rows(data, first, tf.maximum(size, 1)), size
+
+
+def own_rows(batch: Any) -> Any:
+    """This replica's rows of the global batch, sliced on the host."""
+    context = tf.distribute.get_replica_context()
+    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+    with tf.device("/CPU:0"):
+        rows = count_rows(batch)
+        start = rows * replica // replicas
+        return slice_rows(batch, start, rows * (replica + 1) // replicas - start)
