@@ -135,6 +135,12 @@ def functional_init(model: keras.Model, args: tuple, kwargs: dict) -> None:
     keras_functional.Functional.__init__(model, *args, **kwargs)
 
 
+def reduce_model(model: keras.Model) -> tuple:
+    """How to pickle a model: as its ``.keras`` archive, by no name of its class."""
+    _, arguments = keras.Model.__reduce__(model)
+    return keras.Model._unpickle_model, arguments
+
+
 def initial_epoch(model: keras.Model) -> int | None:
     """The first epoch, as a callback such as ``BackupAndRestore`` sets it."""
     return model._initial_epoch
@@ -341,6 +347,11 @@ def unreduced_loss(loss, y_true, y_pred) -> tuple[tf.Tensor, tf.Tensor | None]:
     return values, masks[0] if masks else None
 
 
+def loss_function_arguments(loss) -> dict[str, Any]:
+    """The keyword arguments that a loss object passes to its function."""
+    return getattr(loss, "_fn_kwargs", {})
+
+
 def same_rank(values, weights):
     """Squeezes or expands the last axis where two ranks differ by one."""
     return keras_loss.squeeze_or_expand_to_same_rank(values, weights)
@@ -407,7 +418,7 @@ def sparse_classes(model: keras.Model, function: Callable) -> int | None:
     loss = compiled._flat_losses[0].loss
     if getattr(loss, "fn", None) is not function:
         return None
-    arguments = getattr(loss, "_fn_kwargs", {})
+    arguments = loss_function_arguments(loss)
     if arguments.get("ignore_class") is not None or arguments.get("axis", -1) != -1:
         return None
     try:

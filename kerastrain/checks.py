@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain.errors import ArgumentError
@@ -34,6 +35,10 @@ _ELEMENTWISE = (
     keras.losses.poisson,
     keras.losses.hinge,
     keras.losses.squared_hinge,
+    keras.losses.categorical_hinge,
+    keras.losses.cosine_similarity,
+    keras.losses.dice,
+    keras.losses.tversky,
     keras.losses.binary_crossentropy,
     keras.losses.binary_focal_crossentropy,
     keras.losses.categorical_crossentropy,
@@ -104,7 +109,11 @@ def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any) -> None:
             f"Received: initial_epoch={initial_epoch!r}."
         )
     frequent = isinstance(validation_freq, int | np.integer) and validation_freq >= 1
-    listed = isinstance(validation_freq, list | tuple | set) and validation_freq
+    listed = (
+        isinstance(validation_freq, list | tuple | set)
+        and validation_freq
+        and all(isinstance(e, int | np.integer) and e >= 1 for e in validation_freq)
+    )
     if not frequent and not listed:
         raise ArgumentError(
             "`validation_freq` must be a whole number, 1 or more, or a list of "
@@ -159,7 +168,7 @@ def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
         try:
             loss = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=False)
         except (ValueError, TypeError, KeyError) as error:
-            raise _loss_error(model, y, y_pred, name, error) from error
+            raise _loss_error(model, y, y_pred, sample_weight, name, error) from error
         try:
             model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         except (ValueError, TypeError, KeyError) as error:
@@ -171,6 +180,8 @@ def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
 
     parts = keras.utils.unpack_x_y_sample_weight(batch)
     _keras.output_spec(run, *_keras.as_symbolic(parts))
+    if isinstance(parts[1], tf.Tensor):
+        check_labels(model, (None, parts[1].numpy()), name)
 
 
 def build_model(model: keras.Model, batch: tuple) -> None:
@@ -201,7 +212,7 @@ def _call(model, x, name):
         ) from error
 
 
-def _loss_error(model, y, y_pred, name, error):
+def _loss_error(model, y, y_pred, sample_weight, name, error):
     if "No loss to compute" in str(error):
         return ModelError(
             f"No loss for {type(model).__name__}. Pass `loss` (for example "
@@ -211,9 +222,14 @@ def _loss_error(model, y, y_pred, name, error):
         return ShapeError(
             f"`{name}` has no y, which the loss needs. Pass y, or batches of (x, y)."
         )
+    weights = "" if sample_weight is None else f", sample_weight of {_shapes(sample_weight)}"
+    received = _keras.compile_arguments(model)
     return ShapeError(
-        f"The loss cannot be computed from y of shape {_shapes(y)} in `{name}` and "
-        f"outputs of shape {_shapes(y_pred)}: {error}"
+        f"The loss cannot be computed from y of `{name}` of shape {_shapes(y)}{weights} "
+        f"and outputs of shape {_shapes(y_pred)}: {error} Received: "
+        f"loss={received['loss']!r}, loss_weights={received['loss_weights']!r}. Reshape "
+        "the data, or change the last layer or the loss; those of several outputs are "
+        "given by the outputs' names."
     )
 
 
@@ -224,7 +240,7 @@ def _check_shapes(model, y, y_pred, sample_weight, name):
     try:
         outputs = _keras.output_losses(model, y, y_pred, sample_weight)
     except (ValueError, TypeError, KeyError) as error:
-        raise _loss_error(model, y, y_pred, name, error) from error
+        raise _loss_error(model, y, y_pred, sample_weight, name, error) from error
     for output in outputs:
         function = getattr(output.loss, "fn", None)
         true, pred = output.y_true, output.y_pred
@@ -249,10 +265,28 @@ def _check_shapes(model, y, y_pred, sample_weight, name):
                 f"shape {tuple(pred.shape)}. The loss {output.loss.name!r} needs y of "
                 f"shape {wanted}. Reshape y, or change the last layer or the loss."
             )
+        _check_weight_shape(output, name)
+
+
+def _check_weight_shape(output, name):
+    """Refuses weights that Keras would broadcast along another axis than theirs."""
+    values, weights = output.y_pred.shape[:-1], output.sample_weight
+    if weights is None or values.rank == 0 or weights.shape.rank is None:
+        return
+    shape = weights.shape
+    if shape.rank == values.rank + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    same_rank = shape.rank == values.rank
+    if not same_rank or any(w not in (1, v) for w, v in zip(shape[1:], values[1:], strict=True)):
+        raise ShapeError(
+            f"sample_weight of `{name}` has shape {tuple(weights.shape)}, the loss has one "
+            f"value for each of {tuple(values)}. Reshape sample_weight to that shape, or "
+            "give axes after the first the length 1."
+        )
 
 
 def _loss_axis(loss):
-    return getattr(loss, "_fn_kwargs", {}).get("axis", -1)
+    return _keras.loss_function_arguments(loss).get("axis", -1)
 
 
 def _broadcasts_nothing(true, pred) -> bool:

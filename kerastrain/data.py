@@ -17,6 +17,7 @@ where it stopped, as in Keras; otherwise an epoch is one pass.
 """
 
 import math
+import numbers
 import random
 import warnings
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ class Source:
     ):
         _check_positive("batch_size", batch_size)
         _check_positive("steps", steps)
+        _check_options(shuffle, class_weight)
         self.name, self.steps = name, steps
         _check_lengths(name, x, y, sample_weight)
         if not _is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
@@ -92,7 +94,13 @@ class Source:
             )
         except ValueError as error:
             raise DataError(f"`{name}` cannot be used as data: {error}") from error
-        arrays = _keras.dense_arrays(adapter)
+        try:
+            arrays = _keras.dense_arrays(adapter)
+        except ValueError as error:
+            raise DataError(
+                f"x, y or sample_weight of `{name}` is not of numbers: {error}. Use arrays "
+                "of numbers; for text as x, tf.constant(text) or an array of dtype object."
+            ) from error
         if arrays is None:
             self._passes = _AdapterPasses(adapter)
             self.arrays = None
@@ -123,6 +131,8 @@ class Source:
                     f"`{self.name}` has no batches: it ended before the first one. "
                     "Pass at least one row, or a new generator."
                 )
+            if self.arrays is None:  # of arrays, all rows have been looked at
+                _check_not_all_nan(self.name, _map(_as_numpy, batch))
             self._peeked.append(batch)
         return self._peeked[0]
 
@@ -251,7 +261,7 @@ def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
         ArgumentError: the share is not between 0 and 1, leaves a side empty, or
             the data cannot be cut by rows.
     """
-    if not 0 < validation_split < 1:
+    if not isinstance(validation_split, numbers.Real) or not 0 < validation_split < 1:
         raise ArgumentError(
             "`validation_split` must lie between 0 and 1. "
             f"Received: validation_split={validation_split!r}."
@@ -274,7 +284,7 @@ def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
 
 
 def check_batch(name: str, batch: Any) -> None:
-    """Refuses a first batch whose rows do not fit, or that is NaN throughout.
+    """Refuses a first batch whose rows do not fit.
 
     Raises:
         DataError: as said.
@@ -290,25 +300,37 @@ def check_batch(name: str, batch: Any) -> None:
     if len(lengths) > 1:
         raise DataError(
             f"A batch of `{name}` has arrays of different lengths: {sorted(lengths)}. "
-            "All of x, y and sample_weight need the same number of rows."
+            "All of x, y and sample_weight need the same number of rows; with "
+            "tf.data, call `.batch(size)`."
         )
-    _check_not_all_nan(name, _map(lambda t: t.numpy() if isinstance(t, tf.Tensor) else None, (x, y)))
+    if lengths == {0}:
+        raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
 
 
-def _check_not_all_nan(name: str, arrays: Any) -> None:
-    for array in keras.tree.flatten(arrays):
-        if array is None or not np.issubdtype(array.dtype, np.floating) or not array.size:
-            continue
-        if np.isnan(array[:_NAN_ROWS]).all() and np.isnan(array).all():
-            raise DataError(
-                f"`{name}` holds an array of shape {array.shape} that is NaN "
-                "throughout. Check how the data were read."
-            )
+def _as_numpy(leaf: Any) -> np.ndarray | None:
+    return leaf.numpy() if isinstance(leaf, tf.Tensor) else None
+
+
+def _check_not_all_nan(name: str, batch: Any) -> None:
+    parts = keras.utils.unpack_x_y_sample_weight(batch)
+    for part, arrays in zip(("x", "y", "sample_weight"), parts, strict=True):
+        for array in keras.tree.flatten(arrays):
+            if array is None or not array.shape or not array.size:
+                continue
+            if not np.issubdtype(array.dtype, np.floating):
+                continue
+            if np.isnan(array[:_NAN_ROWS]).all() and np.isnan(array).all():
+                raise DataError(
+                    f"{part} of `{name}` holds an array of shape {array.shape} that is "
+                    "NaN throughout. Check how the data were read."
+                )
 
 
 def _check_lengths(name, x, y, sample_weight) -> None:
     if x is None:
         raise DataError(f"`{name}` is None. Pass the input data.")
+    if not _is_streamed(x) and not keras.tree.flatten(x):
+        raise DataError(f"`{name}` holds no arrays. Received: {x!r}. Pass the input data.")
     lengths = {}
     for part, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
         if data is None or _is_streamed(data):
@@ -331,6 +353,18 @@ def _check_lengths(name, x, y, sample_weight) -> None:
         )
     if counts == {0}:
         raise DataError(f"`{name}` has no rows. Pass at least one.")
+
+
+def _check_options(shuffle: Any, class_weight: Any) -> None:
+    if isinstance(shuffle, str) and shuffle != "batch":
+        raise ArgumentError(
+            f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.'
+        )
+    if class_weight is not None and not isinstance(class_weight, dict):
+        raise ArgumentError(
+            "`class_weight` must be a dict {class index: weight}. "
+            f"Received: class_weight={class_weight!r}."
+        )
 
 
 def _check_positive(argument: str, value: Any) -> None:

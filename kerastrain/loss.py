@@ -26,6 +26,9 @@ Rules for what is not a Keras loss:
   taken as *means over the rows*: ``D_s`` is the number of rows. A sum over the
   rows in ``add_loss`` is thereby not exact when the batch is cut; divide it by
   the rows, or use a compiled loss with ``reduction="sum"``.
+- a loss function that returns one number cannot be weighed row by row: with
+  sample weights Keras multiplies it by their mean, and so does each part. That
+  is exact only without sample weights; return one value per row instead.
 - ``reduction=None`` of a single output trains on the sum of its values, as
   TensorFlow differentiates a vector, and logs their mean.
 """
@@ -120,9 +123,11 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
         return _row_mean(tf.reduce_mean(value), rows)._replace(weight=output.weight)
     values, mask = _keras.unreduced_loss(loss, output.y_true, output.y_pred)
     values = tf.convert_to_tensor(values)
-    if values.shape.rank == 0:
-        return _row_mean(values, rows)._replace(weight=output.weight)
     weights = _weights(values, mask, output.sample_weight)
+    if values.shape.rank == 0:
+        if weights is not None:
+            values = values * tf.reduce_mean(weights)
+        return _row_mean(values, rows)._replace(weight=output.weight)
     if weights is not None:
         values, weights = _keras.same_rank(values, weights)
         values = values * weights

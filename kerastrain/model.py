@@ -51,10 +51,14 @@ class TrainableModel(keras.Model):
         else:
             keras.Model.__init__(self, *args, **kwargs)
 
+    def __reduce__(self):
+        return _keras.reduce_model(self)
+
     # Compiling ----------------------------------------------------------------
 
     def compile(
         self,
+        optimizer="rmsprop",
         *args,
         micro_batches: int = 1,
         clipvalue: float | None = None,
@@ -65,7 +69,7 @@ class TrainableModel(keras.Model):
         """Configures the model for training.
 
         Args:
-            *args, **kwargs: as for ``keras.Model.compile``.
+            optimizer, *args, **kwargs: as for ``keras.Model.compile``.
             micro_batches, clipvalue, clipnorm, global_clipnorm: as for
                 `StepOptions`.
 
@@ -79,8 +83,9 @@ class TrainableModel(keras.Model):
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
         )
-        super().compile(*args, **kwargs)
-        check_clips_once(options, self.optimizer)
+        optimizer = keras.optimizers.get(optimizer)
+        check_clips_once(options, optimizer)
+        super().compile(optimizer, *args, **kwargs)
         self.__dict__["_step_options"] = options
 
     @property

@@ -135,7 +135,6 @@ def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
     denominator (`kerastrain.loss`). Terms of one denominator share one
     gradient set; most models have a single one.
     """
-    variables = model.trainable_weights
     data = rows_lib.at_least_one_row((x, y, sample_weight), rows)
     terms_by_part, outputs, sums = [], [], {}
     for part, size in rows_lib.micro_batches(data, rows, micro_batches):
@@ -151,6 +150,7 @@ def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
                 group: (_scaled(model.optimizer, value), denominator)
                 for group, (value, denominator) in loss_lib.means_by_group(terms).items()
             }
+        variables = model.trainable_weights  # after the call, which may build them
         for group, (value, denominator) in means.items():
             local = gradients_lib.weigh(tape.gradient(value, variables), denominator, size)
             sums[group] = gradients_lib.add(sums.get(group), local)

@@ -1,0 +1,331 @@
+"""The step gives the numbers of the whole batch, however the batch is cut."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastrain import ArgumentError
+from kerastrain import ModelError
+from kerastrain import StepOptions
+from kerastrain import TrainableModel
+from kerastrain import Trainer
+from kerastrain import gradients
+from kerastrain import rows
+from kerastrain import strategy
+from tests import models
+
+TOLERANCE = 1e-6
+X, Y, WEIGHT = models.regression(rows=9)  # batches of 4, 4 and 1
+CUTS = [(None, 3), ("mirrored:2", 1), ("mirrored:2", 2)]
+
+
+REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum")
+
+
+def trained(cut, build=models.mlp, optimizer=None, loss="mse", door="trainer", options=(),
+            metrics=("mae",), **fit):  # fmt: skip
+    """Trains two epochs with the cut; returns ``(model, history)``."""
+    where, micro_batches = cut
+    keras.utils.set_random_seed(3)
+    optimizer = optimizer() if optimizer else keras.optimizers.Adam(0.05)
+    options = {"micro_batches": micro_batches, **dict(options)}
+    fit = {"x": X, "y": Y, "batch_size": 4, "epochs": 2, "shuffle": False, **fit, "verbose": 0}
+    if door == "trainer":
+        model = build(keras.Model)
+        trainer = Trainer(
+            model,
+            optimizer=optimizer,
+            loss=loss,
+            metrics=metrics and list(metrics),
+            strategy=where,
+            step=StepOptions(**options),
+        )
+        return model, trainer.fit(**fit).history
+    scope = strategy.resolve(where)
+    with scope.scope() if scope else tf.init_scope():
+        model = build(TrainableModel)
+        if scope:
+            optimizer = type(optimizer).from_config(optimizer.get_config())
+        model.compile(optimizer, loss, metrics=["mae"], **options)
+    return model, model.fit(**fit).history
+
+
+def assert_equal_runs(one, other):
+    assert models.largest_difference(one[0], other[0]) <= TOLERANCE
+    assert list(one[1]) == list(other[1])
+    for name, values in one[1].items():
+        np.testing.assert_allclose(other[1][name], values, atol=TOLERANCE, rtol=1e-6)
+
+
+@pytest.fixture(scope="module", params=REDUCTIONS)
+def reduced(request):
+    """A loss of each reduction, and the run of the whole batch with it."""
+    make = lambda: keras.losses.MeanSquaredError(request.param)  # noqa: E731
+    return make, trained((None, 1), loss=make(), sample_weight=WEIGHT)
+
+
+@pytest.mark.parametrize("cut", [(None, 3), ("mirrored:2", 1), ("mirrored:4", 2)], ids=str)
+def test_reductions(reduced, cut):
+    """Every reduction, with sample weights that are partly zero."""
+    make, whole = reduced
+    assert_equal_runs(whole, trained(cut, loss=make(), sample_weight=WEIGHT))
+
+
+@pytest.mark.parametrize("cut", [(None, 2), ("mirrored:2", 1)], ids=str)
+def test_function_that_returns_a_mean(cut):
+    """A loss function that returns one number is a mean over its rows."""
+    loss = lambda y, p: keras.ops.mean((y - p) ** 2)  # noqa: E731
+    assert_equal_runs(trained((None, 1), loss=loss), trained(cut, loss=loss))
+
+
+@keras.saving.register_keras_serializable("tests")
+class AddsLoss(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(0.1 * keras.ops.mean(keras.ops.square(x)))
+        return x
+
+
+def with_losses(make):
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(8, kernel_regularizer="l2", activity_regularizer="l1")(inputs)
+    return make(inputs, keras.layers.Dense(2, bias_regularizer="l2")(AddsLoss()(hidden)))
+
+
+@pytest.mark.parametrize("cut", [(None, 3), ("mirrored:2", 2)], ids=str)
+def test_other_losses(cut):
+    """Regularisers count once; `add_loss` and activity regularisers are means."""
+    assert_equal_runs(trained((None, 1), with_losses), trained(cut, with_losses))
+
+
+@pytest.mark.parametrize("cut", CUTS[::2], ids=str)
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+def test_masks(cut, reduction):
+    """A mask counts the time steps of the global batch, not of each part."""
+
+    def build(make):
+        inputs = keras.Input((5,), dtype="int32")
+        embedded = keras.layers.Embedding(7, 4, mask_zero=True)(inputs)
+        states = keras.layers.SimpleRNN(4, return_sequences=True, unroll=True)(embedded)
+        return make(inputs, keras.layers.Dense(3, activation="softmax")(states))
+
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 7, size=(9, 5)) * (np.arange(5) < rng.integers(1, 6, size=(9, 1)))
+    data = {"x": tokens, "y": rng.integers(0, 3, size=(9, 5)), "sample_weight": WEIGHT}
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
+    if reduction != "sum":
+        del data["sample_weight"]
+
+    def run(cut):
+        keras.utils.set_random_seed(3)
+        model = build(keras.Model)
+        trainer = Trainer(
+            model,
+            optimizer=keras.optimizers.SGD(0.3),
+            loss=loss,
+            metrics=["accuracy"],
+            strategy=cut[0],
+            step=StepOptions(micro_batches=cut[1]),
+        )
+        fitted = trainer.fit(**data, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        return model, fitted.history
+
+    if "sample_weight" in data:
+        data["sample_weight"] = np.repeat(WEIGHT[:, None], 5, axis=1)
+    assert_equal_runs(run((None, 1)), run(cut))
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+def test_two_outputs(cut):
+    """Outputs of different reductions have denominators of their own."""
+
+    def build():
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(8, activation="tanh")(inputs)
+        outputs = {
+            "p": keras.layers.Dense(2, name="p")(hidden),
+            "q": keras.layers.Dense(2, name="q")(hidden),
+        }
+        return keras.Model(inputs, outputs)
+
+    def run(cut):
+        keras.utils.set_random_seed(3)
+        model = build()
+        trainer = Trainer(
+            model,
+            optimizer=keras.optimizers.SGD(0.1),
+            loss={
+                "p": keras.losses.MeanSquaredError("mean_with_sample_weight"),
+                "q": keras.losses.MeanAbsoluteError("sum"),
+            },
+            loss_weights={"p": 2.0, "q": 0.1},
+            strategy=cut[0],
+            step=StepOptions(micro_batches=cut[1]),
+        )
+        fitted = trainer.fit(
+            X, {"p": Y, "q": -Y}, sample_weight={"p": WEIGHT, "q": WEIGHT[::-1].copy()},
+            batch_size=4, epochs=2, shuffle=False, verbose=0,
+        )  # fmt: skip
+        return model, fitted.history
+
+    assert_equal_runs(run((None, 1)), run(cut))
+
+
+@pytest.mark.parametrize("cut", CUTS[::2], ids=str)
+@pytest.mark.parametrize("clip", ["clipvalue", "clipnorm", "global_clipnorm"])
+def test_clipping_sees_the_global_gradient(cut, clip):
+    """Clipping in the step, and by the optimizer, is that of the whole batch."""
+    limit = {"clipvalue": 0.05, "clipnorm": 0.1, "global_clipnorm": 0.1}[clip]
+    by_optimizer = lambda: keras.optimizers.SGD(0.5, **{clip: limit})  # noqa: E731
+    plain = lambda: keras.optimizers.SGD(0.5)  # noqa: E731
+    whole = trained((None, 1), optimizer=by_optimizer)
+    assert_equal_runs(whole, trained(cut, optimizer=by_optimizer))
+    assert_equal_runs(whole, trained(cut, optimizer=plain, options={clip: limit}))
+    assert models.largest_difference(whole[0], trained(cut, optimizer=plain)[0]) > 1e-3
+
+
+@pytest.mark.parametrize("cut", [(None, 3), ("mirrored:2", 1), ("mirrored:2", 3)], ids=str)
+def test_under_plain_fit(cut):
+    """`TrainableModel` under Keras's own fit has the same arithmetic."""
+    whole = trained((None, 1), sample_weight=WEIGHT)
+    x, y, weight = X[:9], Y[:9], WEIGHT[:9]
+    part = trained(cut, door="fit", x=x, y=y, sample_weight=weight)
+    assert_equal_runs(whole, part)
+
+
+def test_micro_batches_of_an_unbuilt_model():
+    """A subclass that is built by its first batch trains in micro-batches."""
+
+    class Net(TrainableModel):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    def run(micro_batches):
+        keras.utils.set_random_seed(3)
+        model = Net()
+        model.compile("sgd", "mse", micro_batches=micro_batches)
+        model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+        return model
+
+    assert models.largest_difference(run(1), run(3)) <= TOLERANCE
+
+
+def test_compute_loss_override_is_a_mean_over_rows():
+    """An overridden `compute_loss` is weighed by the rows of each part."""
+
+    def build(make):
+        class Net(make):
+            def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+                return keras.ops.mean(keras.ops.abs(y - y_pred)) + sum(self.losses)
+
+        inputs = keras.Input((4,))
+        return Net(inputs, keras.layers.Dense(2, kernel_regularizer="l2")(inputs))
+
+    whole = trained((None, 1), lambda make: build(TrainableModel))
+    assert_equal_runs(whole, trained((None, 3), lambda make: build(TrainableModel)))
+
+
+def test_gradient_hook_sees_the_global_unscaled_gradient():
+    """The hook gets what one device would get, without loss scale and unclipped."""
+
+    def seen(micro_batches, **policy):
+        noted = []
+
+        class Net(TrainableModel):
+            def transform_gradients(self, gradients, variables):
+                noted.extend(tf.convert_to_tensor(g).numpy() for g in gradients)
+                return gradients
+
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,))
+        model = Net(inputs, keras.layers.Dense(2, **policy)(inputs))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        model.compile(
+            optimizer, "mse", run_eagerly=True, micro_batches=micro_batches, clipvalue=1e-3
+        )
+        model.fit(X, Y, batch_size=9, shuffle=False, verbose=0)
+        return noted
+
+    for one, other in zip(seen(1), seen(3), strict=True):
+        np.testing.assert_allclose(one, other, atol=TOLERANCE)
+        assert np.abs(one).max() > 1e-3
+
+
+def test_empty_replica_slice_contributes_nothing():
+    """One row on four replicas is one row; nothing becomes NaN."""
+    one = trained((None, 1), x=X[:1], y=Y[:1])
+    assert_equal_runs(one, trained(("mirrored:4", 2), x=X[:1], y=Y[:1]))
+
+
+def test_reduction_none_beside_others_is_refused():
+    """Keras would broadcast a vector of losses against a scalar."""
+
+    def build(make):
+        inputs = keras.Input((4,))
+        return make(inputs, [keras.layers.Dense(2)(inputs), keras.layers.Dense(2)(inputs)])
+
+    losses = [keras.losses.MeanSquaredError(None), keras.losses.MeanSquaredError(None)]
+    with pytest.raises(ModelError, match="reduction=None"):
+        trained((None, 2), build, loss=losses, y=[Y, Y], metrics=None)
+
+
+class TestOptions:
+    def test_only_one_kind_of_clipping(self):
+        """Two kinds at once are refused, with both values named."""
+        with pytest.raises(ArgumentError, match="clipvalue=1.0, clipnorm=2.0"):
+            StepOptions(clipvalue=1.0, clipnorm=2.0)
+
+    @pytest.mark.parametrize("value", [0, -1, 1.5, "2"])
+    def test_micro_batches_are_counted(self, value):
+        """Anything but a whole number from 1 on is refused."""
+        with pytest.raises(ArgumentError, match="micro_batches="):
+            StepOptions(micro_batches=value)
+
+    def test_clipping_twice_is_refused(self):
+        """Clipping of the step and of the optimizer together would act twice."""
+        with pytest.raises(ArgumentError, match="twice"):
+            models.mlp(TrainableModel).compile(
+                keras.optimizers.SGD(clipnorm=1.0), "mse", global_clipnorm=1.0
+            )
+
+
+class TestGradients:
+    def test_clip_keeps_what_is_not_finite(self):
+        """A clipped infinity would hide from loss scaling."""
+        clipped = gradients.clip(
+            [tf.constant([np.inf, -np.inf, np.nan, 5.0])], StepOptions(clipvalue=1.0)
+        )[0].numpy()
+        np.testing.assert_array_equal([np.inf, -np.inf, np.nan, 1.0], clipped)
+
+    def test_clip_is_of_the_unscaled_gradient(self):
+        """With a loss scale, the limit scales too."""
+        for options in (StepOptions(clipvalue=1.0), StepOptions(clipnorm=1.0),
+                        StepOptions(global_clipnorm=1.0)):  # fmt: skip
+            plain = gradients.clip([tf.constant([3.0, 4.0]), None], options)
+            scaled = gradients.clip([tf.constant([24.0, 32.0]), None], options, scale=8.0)
+            np.testing.assert_allclose(plain[0] * 8.0, scaled[0], rtol=1e-6)
+            assert plain[1] is scaled[1] is None
+
+
+class TestRows:
+    @pytest.mark.parametrize("count", [1, 2, 3, 7])
+    @pytest.mark.parametrize("size", [1, 2, 6, 7])
+    def test_parts_are_the_batch(self, size, count):
+        """Parts hold every row once, in order, and differ by at most one row."""
+        batch = {"x": tf.range(size), "none": None}
+        parts = list(rows.micro_batches(batch, tf.constant(size), count))
+        real = [part["x"][:n].numpy() for part, n in parts]
+        np.testing.assert_array_equal(np.concatenate(real), np.arange(size))
+        sizes = [len(r) for r in real]
+        assert max(sizes) - min(sizes) <= 1
+        assert all(part["x"].shape[0] >= 1 for part, _ in parts)
+
+    def test_sparse_cannot_be_cut(self):
+        """A sparse tensor is refused with a way out."""
+        sparse = tf.sparse.from_dense(np.eye(3))
+        with pytest.raises(ArgumentError, match="micro_batches=1"):
+            rows.slice_rows(sparse, 0, 1)
