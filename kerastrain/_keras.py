@@ -135,6 +135,33 @@ def functional_init(model: keras.Model, args: tuple, kwargs: dict) -> None:
     keras_functional.Functional.__init__(model, *args, **kwargs)
 
 
+class BuildsFromShapes:
+    """Mixed into a model: under a strategy, Keras's ``fit`` builds it from shapes.
+
+    Keras 3.15.1 draws a first batch and averages it over the replicas, which
+    fails where the batch does not divide and for strings, and loses the batch
+    of a generator (backend/tensorflow/trainer.py, `_maybe_symbolic_build`).
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if self._distribute_strategy is None:
+            return
+        if data_batch is None:
+            spec = iterator._distributed_dataset.element_spec
+            data_batch = tree.map_structure(_symbol_of_spec, spec)
+        with self._distribute_strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
+
+def _symbol_of_spec(spec):
+    while hasattr(spec, "_value_specs"):  # one for each replica
+        spec = spec._value_specs[0]
+    if isinstance(spec, tf.OptionalSpec):
+        return None
+    shape = [None, *spec.shape[1:]] if spec.shape.rank else spec.shape
+    return keras.KerasTensor(shape, keras_backend.standardize_dtype(spec.dtype))
+
+
 def reduce_model(model: keras.Model) -> tuple:
     """How to pickle a model: as its ``.keras`` archive, by no name of its class."""
     _, arguments = keras.Model.__reduce__(model)

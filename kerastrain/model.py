@@ -28,7 +28,7 @@ from kerastrain.options import check_clips_once
 
 
 @keras.saving.register_keras_serializable(package="kerastrain")
-class TrainableModel(keras.Model):
+class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     """A ``keras.Model`` that trains with kerastrain's step.
 
     Args:

@@ -1,5 +1,6 @@
 """`TrainableModel` is a Keras model in every way: forms, compile, save, clone."""
 
+import contextlib
 import copy
 import pickle
 
@@ -207,3 +208,63 @@ def test_custom_step_still_runs():
     model.compile("sgd", "mse")
     history = model.fit(X, Y, batch_size=11, verbose=0).history
     np.testing.assert_allclose(history["twice"][0], 2 * history["loss"][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_uneven_first_batch_under_a_strategy(replicas, subclassed):
+    """Plain ``fit`` starts with a batch that does not divide, and is exact.
+
+    Keras 3.15.1 stops with ``AddN ... same size and shape``.
+    """
+
+    def run(scope):
+        keras.utils.set_random_seed(3)
+        with scope:
+            if subclassed:
+                model = Subclassed(2)
+            else:
+                model = models.mlp(TrainableModel)
+            model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+        fitted = model.fit(
+            X, Y, batch_size=3, epochs=2, shuffle=False, validation_data=(X[:1], Y[:1]), verbose=0
+        )
+        return model, fitted.history
+
+    whole, history = run(contextlib.nullcontext())
+    model, sharded = run(strategy.resolve(f"mirrored:{replicas}").scope())
+    assert models.largest_difference(whole, model) <= 1e-6
+    for name, values in history.items():
+        np.testing.assert_allclose(sharded[name], values, atol=1e-6)
+
+
+def test_generator_under_a_strategy_loses_no_batch():
+    """Building the model does not use up batches. (Keras trains on 0, 1 and 5.)"""
+    trained_on = []
+
+    class Notes(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            trained_on.append(round(logs["mean"] * (batch + 1) - sum(trained_on)))
+
+    class First(TrainableModel):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            self.mean = keras.metrics.Mean(name="mean")
+
+        def call(self, x):
+            return self.dense(x)
+
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            self.mean.update_state(y)
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def batches():
+        for number in range(8):
+            yield np.zeros((2, 3), "float32"), np.full((2, 1), number, "float32")
+
+    with strategy.resolve("mirrored:2").scope():
+        model = First()
+        model.compile("sgd", "mse")
+    model.fit(batches(), steps_per_epoch=3, verbose=0, shuffle=False, callbacks=[Notes()])
+    assert trained_on == [0, 1, 2]
