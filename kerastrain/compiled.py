@@ -55,6 +55,7 @@ class CompiledModel:
     ):
         self._strategy, self._execution = strategy, execution
         self._optimizer_source: Any = None
+        self._copied = False
         self.users = self.model = self._built(model)
         if strategy is not None and not strategy_lib.is_built_under(self.users, strategy):
             self.model = strategy_lib.rebuild(self.users, strategy)
@@ -136,19 +137,27 @@ class CompiledModel:
             self._state = _keras.compile_state(self.model)
             _keras.set_compile_state(self.model, users)
 
-    def take_over_optimizer(self) -> None:
-        """Copies the state of an optimizer that was made outside the scope, once."""
-        strategy_lib.copy_optimizer(self._optimizer_source, self.model.optimizer)
-        self._optimizer_source = None
-
-    def hand_back(self, x: Any) -> None:
-        """Gives the user's model the trained weights, building it if need be.
+    def build_users(self, x: Any) -> None:
+        """Before a copy in the scope trains: both have the same initial weights.
 
         Args:
             x: the shapes of an input batch.
         """
         if self.users is self.model:
             return
-        if not self.users.built:
-            _keras.output_spec(lambda x: _keras.forward(self.users, x, training=False), x)
-        strategy_lib.copy_weights(self.model, self.users)
+        for model in (self.users, self.model):
+            if not model.built:
+                _keras.output_spec(lambda x, m=model: _keras.forward(m, x, training=False), x)
+        if not self._copied:
+            strategy_lib.copy_weights(self.users, self.model)
+            self._copied = True
+
+    def take_over_optimizer(self) -> None:
+        """Copies the state of an optimizer that was made outside the scope, once."""
+        strategy_lib.copy_optimizer(self._optimizer_source, self.model.optimizer)
+        self._optimizer_source = None
+
+    def hand_back(self) -> None:
+        """Gives the user's model the trained weights."""
+        if self.users is not self.model:
+            strategy_lib.copy_weights(self.model, self.users)

@@ -29,6 +29,30 @@ def add(left: Gradients | None, right: Gradients | None) -> Gradients | None:
     ]
 
 
+def sum_duplicates(gradients: Gradients, dense: bool) -> Gradients:
+    """Sums the entries of a sparse gradient that belong to one row of the weight.
+
+    A token that occurs twice in a batch has two entries in the gradient of its
+    embedding. Keras 3.15.1 squares and clips them one by one: Adam's second
+    moment is then a sum of squares where it should be the square of a sum.
+
+    Args:
+        gradients: ``IndexedSlices`` or tensors.
+        dense: return dense tensors, as XLA needs: it has no dynamic shapes.
+    """
+
+    def summed(gradient):
+        if not isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        if dense:
+            return tf.convert_to_tensor(gradient)
+        rows, entries = tf.unique(gradient.indices)
+        values = tf.math.unsorted_segment_sum(gradient.values, entries, tf.size(rows))
+        return tf.IndexedSlices(values, rows, gradient.dense_shape)
+
+    return [summed(g) for g in gradients]
+
+
 def rescale(gradients: Gradients, factor: Any) -> Gradients:
     """Gradients times a scalar; sparse ones stay sparse."""
 

@@ -241,6 +241,7 @@ def update_weights(model: keras.Model, gradients: list, options: StepOptions) ->
         warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return
     optimizer = model.optimizer
+    gradients = gradients_lib.sum_duplicates(gradients, dense=model.jit_compile)
     if _has_gradient_hook(model) or options.clips:
         scale = _scaled(optimizer, tf.ones(()))
         if _has_gradient_hook(model):

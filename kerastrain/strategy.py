@@ -6,7 +6,7 @@
     model = rebuild(model, strategy)
 
 A strategy's variables must be made inside its scope. `rebuild` makes a model
-there with the same weights, and `copy_weights` brings trained ones back.
+there, and `copy_weights` takes the weights there and back.
 """
 
 from typing import Any
@@ -73,14 +73,14 @@ def is_built_under(model: keras.Model, strategy: tf.distribute.Strategy) -> bool
 
 
 def rebuild(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Model:
-    """Makes the model again inside the strategy's scope, with its weights.
+    """Makes the model again inside the strategy's scope; its weights are not copied.
 
     Raises:
         ModelError: the model's class cannot be made from its configuration.
     """
     with strategy.scope():
         try:
-            made = _from_config(model)
+            return _from_config(model)
         except (TypeError, ValueError, NotImplementedError, KeyError) as error:
             raise ModelError(
                 f"{type(model).__name__} was built outside the strategy's scope and "
@@ -90,8 +90,6 @@ def rebuild(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Model
                 "@keras.saving.register_keras_serializable(), or pass a function "
                 "that builds the model: Trainer(lambda: build(), strategy=...)."
             ) from error
-    copy_weights(model, made)
-    return made
 
 
 def _from_config(model):

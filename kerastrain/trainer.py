@@ -223,7 +223,7 @@ class Trainer:
                         validation_freq,
                     )
                 finally:
-                    self._compiled.hand_back(self._input)
+                    self._compiled.hand_back()
         return model.history
 
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
@@ -365,7 +365,7 @@ class Trainer:
         model = self._model
         for part in (source, *validation):
             data_lib.check_batch(part.name, part.peek())
-        self._input = _keras.as_symbolic(source.peek())[0]
+        self._compiled.build_users(_keras.as_symbolic(source.peek())[0])
         if self._reports_own_logs("train", "train_step"):
             checks.build_model(model, source.peek())
         else:

@@ -131,7 +131,11 @@ CASES = {
     ),
     "masks": Case(
         masked,
-        lambda: MSE(loss="sparse_categorical_crossentropy", metrics=["accuracy"]),
+        lambda: MSE(
+            optimizer=keras.optimizers.SGD(0.1),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        ),
         {"x": TOKENS, "y": TAGS},
     ),
     "losses of layers": Case(with_losses, lambda: MSE(metrics=["mae"]), PLAIN),
@@ -260,6 +264,32 @@ def test_two_outputs(door):
     expected_model, _, _ = run(case, "keras.Model.fit")
     model, _, _ = run(case, door)
     assert models.largest_difference(expected_model, model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_adam_of_an_embedding(door):
+    """A token that occurs twice in a batch has one gradient, the sum.
+
+    An embedding is a dense layer on one-hot rows, and trains as such. Under
+    Adam, Keras 3.15.1 squares the gradient of each occurrence by itself.
+    """
+
+    def embedded(base):
+        inputs = keras.Input((5,), dtype="int32")
+        vectors = keras.layers.Embedding(7, 4, embeddings_initializer="uniform")(inputs)
+        return base(inputs, keras.layers.Dense(3, activation="softmax")(vectors))
+
+    def one_hot(base):
+        inputs = keras.Input((5, 7))
+        vectors = keras.layers.Dense(4, use_bias=False, kernel_initializer="uniform")(inputs)
+        return base(inputs, keras.layers.Dense(3, activation="softmax")(vectors))
+
+    compile = lambda: MSE(loss="sparse_categorical_crossentropy")  # noqa: E731
+    rows = np.eye(7, dtype="float32")[TOKENS]
+    right, _, _ = run(Case(one_hot, compile, {"x": rows, "y": TAGS}), "keras.Model.fit")
+    case = Case(embedded, compile, {"x": TOKENS, "y": TAGS})
+    assert models.largest_difference(right, run(case, door)[0]) <= TOLERANCE
+    assert models.largest_difference(right, run(case, "keras.Model.fit")[0]) > 1e-3
 
 
 def test_validation_keeps_the_train_state():
