@@ -168,9 +168,17 @@ def reduce_model(model: keras.Model) -> tuple:
     return keras.Model._unpickle_model, arguments
 
 
-def initial_epoch(model: keras.Model) -> int | None:
-    """The first epoch, as a callback such as ``BackupAndRestore`` sets it."""
-    return model._initial_epoch
+def take_initial_epoch(model: keras.Model) -> int | None:
+    """The first epoch, where a callback such as ``BackupAndRestore`` has set it."""
+    epoch, model._initial_epoch = model._initial_epoch, None
+    return epoch
+
+
+def set_step_options(model: keras.Model, options: Any) -> Any:
+    """Sets what ``TrainableModel.compile`` keeps, and returns what it was."""
+    before = model.__dict__.get("_step_options")
+    model.__dict__["_step_options"] = options
+    return before
 
 
 # Compile state ----------------------------------------------------------------
@@ -183,12 +191,18 @@ def compile_state(model: keras.Model) -> dict[str, Any]:
 
 
 def set_compile_state(model: keras.Model, state: dict[str, Any]) -> None:
-    """Puts a `compile_state` back, past attribute tracking."""
+    """Puts a `compile_state` back.
+
+    Past Keras's attribute tracking, but with TensorFlow's, so that
+    ``tf.train.Checkpoint(model=model)`` finds the optimizer of this state.
+    """
     for name in _COMPILE_ATTRIBUTES:
+        model._delete_tracking(name)
+        model.__dict__.pop(name, None)
         if name in state:
             model.__dict__[name] = state[name]
-        else:
-            model.__dict__.pop(name, None)
+            if isinstance(state[name], tf.__internal__.tracking.Trackable):
+                model._track_trackable(state[name], name, overwrite=True)
 
 
 def clear_compile_state(model: keras.Model) -> None:
@@ -231,7 +245,12 @@ def as_symbolic(structure: Any) -> Any:
     return tree.map_structure(
         lambda t: None
         if t is None
-        else keras.KerasTensor(t.shape, keras_backend.standardize_dtype(t.dtype)),
+        else keras.KerasTensor(
+            t.shape,
+            keras_backend.standardize_dtype(t.dtype),
+            sparse=isinstance(t, tf.SparseTensor),
+            ragged=isinstance(t, tf.RaggedTensor),
+        ),
         structure,
     )
 
@@ -253,12 +272,6 @@ class OutputLoss(NamedTuple):
     y_true: Any
     y_pred: Any
     sample_weight: Any
-
-
-def loss_names(model: keras.Model) -> list[str]:
-    """The names under which the losses of several outputs are logged."""
-    compiled = model._compile_loss
-    return [m.name for m in compiled.metrics] if compiled is not None else []
 
 
 def output_loss_trackers(model: keras.Model) -> list[keras.metrics.Mean]:
@@ -508,6 +521,15 @@ def expects_summed_gradients(optimizer) -> bool:
     return "_all_reduce_sum_gradients" in _inner(optimizer).__dict__
 
 
+def unknown_to_optimizer(optimizer, variables) -> list[str]:
+    """The paths of variables that a built optimizer was not built with."""
+    inner = _inner(optimizer)
+    if not getattr(inner, "built", False) or not hasattr(inner, "_trainable_variables_indices"):
+        return []
+    known = inner._trainable_variables_indices
+    return [v.path for v in variables if inner._var_key(v) not in known]
+
+
 def optimizer_strategy(optimizer):
     """The strategy in whose scope the optimizer was made."""
     return getattr(_inner(optimizer), "_distribution_strategy", None)
@@ -519,11 +541,6 @@ def optimizer_strategy(optimizer):
 def model_strategy(model: keras.Model):
     """The strategy in whose scope the model was made, or None."""
     return model._distribute_strategy
-
-
-def set_model_strategy(model: keras.Model, strategy) -> None:
-    """Tells Keras's own ``predict`` which strategy the model runs under."""
-    model._distribute_strategy = strategy
 
 
 def tf_variable(variable):

@@ -1,11 +1,12 @@
 """What is wrong with the arguments and the data, found before a weight changes.
 
 `Trainer` calls these in order: the names when it is constructed, the numbers at
-the start of ``fit``, and then `build_and_check`, which runs model, loss and
+the start of ``fit``, and then `check_targets`, which runs model, loss and
 metrics on shapes alone and so finds what does not fit without a single number
 being computed.
 """
 
+import warnings
 from typing import Any
 
 import keras
@@ -19,6 +20,10 @@ from kerastrain.errors import DataError
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
 from kerastrain.errors import ShapeError
+from kerastrain.errors import UnsupportedTypeError
+from kerastrain.model import TrainableModel
+from kerastrain.options import Execution
+from kerastrain.options import StepOptions
 
 # Names that Keras resolves by the shapes of the output.
 _BY_SHAPE = ("accuracy", "acc", "crossentropy", "ce")
@@ -93,8 +98,60 @@ def _resolve(argument, identifier, get, error_class, example):
         )
 
 
+def check_options(step: Any, execution: Any, seed: Any, strategy: Any) -> None:
+    """Refuses options of another type, and those that exclude each other.
+
+    Raises:
+        UnsupportedTypeError, ArgumentError: as said.
+    """
+    for argument, value, wanted in (
+        ("step", step, StepOptions),
+        ("execution", execution, Execution),
+    ):
+        if value is not None and not isinstance(value, wanted):
+            raise UnsupportedTypeError(
+                f"`{argument}` must be {wanted.__name__}(...) or None. Received: "
+                f"{argument}={value!r} of type {type(value).__name__}."
+            )
+    if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
+        raise ArgumentError(
+            f"`seed` must be a whole number, 0 or more, or None. Received: seed={seed!r}."
+        )
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        if execution is not None and execution.jit_compile:
+            raise ArgumentError(
+                f"jit_compile=True cannot be used with {strategy.num_replicas_in_sync} "
+                "replicas: XLA cannot compile the sum over them. Use "
+                "Execution(jit_compile=False)."
+            )
+
+
+def check_own_step(model: keras.Model, step: Any, strategy: Any) -> None:
+    """Says what a whole ``train_step`` of the user's own takes upon itself.
+
+    Raises:
+        ArgumentError: options of the step are given, which it does not read.
+    """
+    if not _keras.overrides(model, "train_step", TrainableModel):
+        return
+    if step is not None and step.changed() and not isinstance(model, TrainableModel):
+        raise ArgumentError(
+            f"{type(model).__name__} has a `train_step` of its own, which does not know "
+            f"step={step!r}. Remove the option, or derive the model from TrainableModel "
+            "and override its hooks instead of the step."
+        )
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        warnings.warn(
+            f"{type(model).__name__} has a `train_step` of its own: it runs as it is on "
+            "each replica, and that its loss is scaled for "
+            f"{strategy.num_replicas_in_sync} replicas is up to it. Override the hooks of "
+            "TrainableModel to leave that to kerastrain.",
+            stacklevel=3,
+        )
+
+
 def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any) -> None:
-    """Refuses numbers of epochs with which nothing would run.
+    """Refuses what is no number of epochs.
 
     Raises:
         ArgumentError: as said.
@@ -140,12 +197,12 @@ def is_without_loss(model: keras.Model, loss: Any) -> bool:
 # Model and data ---------------------------------------------------------------
 
 
-def build_and_check(model: keras.Model, batch: tuple, name: str) -> None:
-    """Builds model, losses, metrics and optimizer from the shapes of a batch.
+def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
+    """Runs model, losses and metrics on the shapes of a batch, which builds them.
 
     Args:
         model: a compiled model.
-        batch: its first batch of training data; only shapes and dtypes matter.
+        batch: a batch of data; only shapes and dtypes matter.
         name: what messages call the data.
 
     Raises:
@@ -153,13 +210,6 @@ def build_and_check(model: keras.Model, batch: tuple, name: str) -> None:
         ShapeError: ``y`` does not fit the outputs.
         MetricError: the metrics do not fit the outputs.
     """
-    check_targets(model, batch, name)
-    if model.optimizer is not None and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-
-
-def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
-    """Runs model, loss and metrics on the shapes of a batch; see `build_and_check`."""
 
     def run(x, y, sample_weight):
         y_pred = _call(model, x, name)
@@ -178,26 +228,36 @@ def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
             ) from error
         return loss
 
+    def run_collecting_losses(*parts):
+        with keras.StatelessScope(collect_losses=True):
+            return run(*parts)
+
     parts = keras.utils.unpack_x_y_sample_weight(batch)
-    _keras.output_spec(run, *_keras.as_symbolic(parts))
+    _keras.output_spec(run_collecting_losses, *_keras.as_symbolic(parts))
     if isinstance(parts[1], tf.Tensor):
         check_labels(model, (None, parts[1].numpy()), name)
 
 
-def build_model(model: keras.Model, batch: tuple) -> None:
-    """Builds a model whose own ``train_step`` decides what the batch means.
-
-    What cannot be built from ``x`` alone is left to the first step.
-    """
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    if not model.built:
-        try:
-            _keras.output_spec(lambda x: _keras.forward(model, x, False), _keras.as_symbolic(x))
-        except (ValueError, TypeError, NotImplementedError):
-            return
+def build_optimizer(model: keras.Model) -> None:
+    """Creates the optimizer's variables, outside any step."""
     optimizer = model.optimizer
     if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built:
         optimizer.build(model.trainable_variables)
+
+
+def check_optimizer_knows(optimizer: Any, model: keras.Model) -> None:
+    """Refuses weights that became trainable after the optimizer was built.
+
+    Raises:
+        ModelError: as said.
+    """
+    unknown = _keras.unknown_to_optimizer(optimizer, model.trainable_weights)
+    if unknown:
+        raise ModelError(
+            f"The weights {unknown} of {type(model).__name__} became trainable after "
+            f"{type(optimizer).__name__} was built, which has no state for them. Make a "
+            "new Trainer with a new optimizer, or compile the model again."
+        )
 
 
 def _call(model, x, name):
@@ -276,6 +336,8 @@ def _check_weight_shape(output, name):
     shape = weights.shape
     if shape.rank == values.rank + 1 and shape[-1] == 1:
         shape = shape[:-1]
+    if values.rank == 2 and values[-1] == 1 and shape.rank == 1:
+        return  # Keras gives the weights the axis of length 1
     same_rank = shape.rank == values.rank
     if not same_rank or any(w not in (1, v) for w, v in zip(shape[1:], values[1:], strict=True)):
         raise ShapeError(

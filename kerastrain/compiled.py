@@ -25,6 +25,8 @@ from kerastrain import strategy as strategy_lib
 from kerastrain.errors import ModelError
 from kerastrain.errors import UnsupportedTypeError
 from kerastrain.options import Execution
+from kerastrain.options import StepOptions
+from kerastrain.options import check_clips_once
 
 
 class CompiledModel:
@@ -35,9 +37,11 @@ class CompiledModel:
         arguments: those of ``keras.Model.compile`` by name; what is None is
             taken from the compiled model.
         strategy: the strategy to train under, or None.
-        execution: how the step is compiled.
+        execution, options: how the step is compiled and what it does; None
+            for those of the compiled model.
 
     Attributes:
+        execution, options: the ones in force.
         users: the user's model.
         model: the model that trains: ``users``, or its copy in the scope.
 
@@ -51,15 +55,18 @@ class CompiledModel:
         model: keras.Model | Callable[[], keras.Model],
         arguments: dict[str, Any],
         strategy: tf.distribute.Strategy | None,
-        execution: Execution,
+        execution: Execution | None,
+        options: StepOptions | None,
     ):
-        self._strategy, self._execution = strategy, execution
+        self._strategy = strategy
         self._optimizer_source: Any = None
-        self._copied = False
         self.users = self.model = self._built(model)
         if strategy is not None and not strategy_lib.is_built_under(self.users, strategy):
             self.model = strategy_lib.rebuild(self.users, strategy)
+        self.execution = execution or self._users_execution()
+        self.options = options or getattr(self.users, "step_options", StepOptions())
         self._state = self._compile(arguments)
+        check_clips_once(self.options, self.optimizer)
 
     @property
     def optimizer(self) -> keras.optimizers.Optimizer:
@@ -69,6 +76,13 @@ class CompiledModel:
     def scope(self) -> contextlib.AbstractContextManager:
         """The strategy's scope, or nothing."""
         return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+
+    def _users_execution(self):
+        model = self.users
+        if not model.compiled:
+            return Execution()
+        jit = bool(model.jit_compile) and self._strategy is None
+        return Execution(eager=model.run_eagerly, jit_compile=jit and not model.run_eagerly)
 
     def _built(self, model):
         if isinstance(model, keras.Model):
@@ -112,8 +126,8 @@ class CompiledModel:
                 _keras.base_compile(
                     self.model,
                     **arguments,
-                    run_eagerly=self._execution.eager,
-                    jit_compile=self._execution.jit_compile,
+                    run_eagerly=self.execution.eager,
+                    jit_compile=self.execution.jit_compile,
                 )
             return _keras.compile_state(self.model)
         finally:
@@ -128,7 +142,9 @@ class CompiledModel:
     @contextlib.contextmanager
     def in_charge(self) -> Iterator[keras.Model]:
         """Inside, the model carries this compile state, in the scope."""
+        self._copy_weights_in()
         users = _keras.compile_state(self.model)
+        options = _keras.set_step_options(self.model, self.options)
         _keras.set_compile_state(self.model, self._state)
         try:
             with self.scope():
@@ -136,6 +152,7 @@ class CompiledModel:
         finally:
             self._state = _keras.compile_state(self.model)
             _keras.set_compile_state(self.model, users)
+            _keras.set_step_options(self.model, options)
 
     def build_users(self, x: Any) -> None:
         """Before a copy in the scope trains: both have the same initial weights.
@@ -145,12 +162,16 @@ class CompiledModel:
         """
         if self.users is self.model:
             return
-        for model in (self.users, self.model):
-            if not model.built:
-                _keras.output_spec(lambda x, m=model: _keras.forward(m, x, training=False), x)
-        if not self._copied:
+        unbuilt = [model for model in (self.users, self.model) if not model.built]
+        for model in unbuilt:
+            _keras.output_spec(lambda x, m=model: _keras.forward(m, x, training=False), x)
+        if unbuilt:
+            self._copy_weights_in()
+
+    def _copy_weights_in(self):
+        """Gives the copy the weights of the user's model, which may have changed."""
+        if self.users is not self.model and self.users.built and self.model.built:
             strategy_lib.copy_weights(self.users, self.model)
-            self._copied = True
 
     def take_over_optimizer(self) -> None:
         """Copies the state of an optimizer that was made outside the scope, once."""

@@ -7,10 +7,10 @@
         ...
 
 Rows that can be held as NumPy arrays (NumPy, tensors, pandas) are shuffled and
-cut here: the order of pass ``p`` over them is a function of ``(seed, p)`` alone.
-All else comes through Keras's own adapters and keeps their order: ``tf.data``,
-``keras.utils.PyDataset``, generators, torch ``DataLoader``, Grain, ragged and
-sparse tensors.
+cut here: the order of pass ``p`` over them is a function of ``(seed, p)`` alone,
+and so is that of the batches of a ``keras.utils.PyDataset``. All else comes
+through Keras's own adapters and keeps their order: ``tf.data``, generators,
+torch ``DataLoader``, Grain; ragged and sparse tensors are shuffled by TensorFlow.
 
 With ``steps_per_epoch`` an epoch takes that many batches and the next goes on
 where it stopped, as in Keras; otherwise an epoch is one pass.
@@ -75,6 +75,11 @@ class Source:
         _check_positive("steps", steps)
         _check_options(shuffle, class_weight)
         self.name, self.steps = name, steps
+        if isinstance(x, tf.distribute.DistributedDataset):
+            raise UnsupportedTypeError(
+                f"`{name}` is a distributed data set. Pass the one it was made from, with "
+                "global batches: each replica is given its own rows of them."
+            )
         _check_lengths(name, x, y, sample_weight)
         if not _is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
             raise UnsupportedTypeError(
@@ -82,6 +87,10 @@ class Source:
                 "cut into rows. Use NumPy arrays, tensors, pandas, tf.data, "
                 "keras.utils.PyDataset, a generator, a torch DataLoader or Grain."
             )
+        if seed is None:  # not drawn where it is not used: users draw there too
+            seed = random.randrange(2**31) if shuffle else 0
+        if shuffle and isinstance(x, keras.utils.PyDataset) and x.num_batches is not None:
+            x, shuffle = _ShuffledBatches(x, seed), False
         try:
             adapter = _keras.data_adapter(
                 x,
@@ -102,11 +111,10 @@ class Source:
                 "of numbers; for text as x, tf.constant(text) or an array of dtype object."
             ) from error
         if arrays is None:
-            self._passes = _AdapterPasses(adapter)
+            self._passes = _AdapterPasses(adapter, x)
             self.arrays = None
         else:
             size = batch_size or (math.ceil(_rows(arrays) / steps) if steps else 32)
-            seed = random.randrange(2**31) if seed is None else seed
             self._passes = _ArrayPasses(arrays, size, shuffle, seed)
             self.arrays = arrays
             _check_not_all_nan(name, arrays)
@@ -136,13 +144,22 @@ class Source:
             self._peeked.append(batch)
         return self._peeked[0]
 
-    def epoch(self) -> Iterator[Any]:
+    def epoch(self, number: int | None = None) -> Iterator[Any]:
         """Yields the batches of the next epoch.
+
+        Args:
+            number: the epoch, counted from 0, whose order a shuffled pass
+                takes. None for the next. With ``steps`` the order goes on.
 
         Warns where the data end before ``steps`` batches were drawn.
         """
-        if self.steps is None and not self._peeked:
-            self.close()
+        if self.steps is None:
+            if not self._peeked:
+                self.close()
+            if number is not None and self._passes.follow_seed:
+                if self._peeked and number != self._next_pass - 1:
+                    self.close()
+                self._next_pass = number if self._current is None else self._next_pass
         count = 0
         for batch in self._draw():
             yield batch
@@ -159,6 +176,11 @@ class Source:
                 "object that can be iterated again instead of a generator.",
                 stacklevel=2,
             )
+
+    def restart(self) -> None:
+        """Lets the next epoch begin with a new pass, as each validation does."""
+        if self._drawn > len(self._peeked):
+            self.close()
 
     def _draw(self) -> Iterator[Any]:
         """The batches of the current pass, the peeked one first."""
@@ -194,6 +216,7 @@ class _ArrayPasses:
     """Passes over NumPy arrays, shuffled by ``(seed, pass)``."""
 
     def __init__(self, arrays, batch_size, shuffle, seed):
+        self.follow_seed = True
         self._arrays, self._batch_size = arrays, batch_size
         self._shuffle, self._seed = shuffle, seed
         self._count = _rows(arrays)
@@ -218,24 +241,55 @@ class _ArrayPasses:
 class _AdapterPasses:
     """Passes over what a Keras adapter yields, in its order."""
 
-    def __init__(self, adapter):
-        self._adapter = adapter
+    def __init__(self, adapter, data):
+        self._adapter, self._data = adapter, data
+        self.follow_seed = isinstance(data, _ShuffledBatches)
+        self._once: Iterator | None = None
 
     @property
     def num_batches(self) -> int | None:
         return self._adapter.num_batches
 
     def batches(self, number: int) -> Iterator[Any]:
-        del number
+        if isinstance(self._data, _ShuffledBatches):
+            self._data.start_pass(number)
         self._adapter.on_epoch_begin()
         try:
             if _keras.yields_tensors(self._adapter):
                 yield from self._adapter.get_tf_dataset()
             else:
-                for batch in self._adapter.get_numpy_iterator():
+                for batch in self._numpy_batches():
                     yield _map(tf.convert_to_tensor, _keras.list_to_tuple(batch))
         finally:
             self._adapter.on_epoch_end()
+
+    def _numpy_batches(self):
+        if not isinstance(self._data, Iterator):
+            return self._adapter.get_numpy_iterator()
+        if self._once is None:  # each further one of Keras's replays the first two batches
+            self._once = iter(self._adapter.get_numpy_iterator())
+        return self._once
+
+
+class _ShuffledBatches(keras.utils.PyDataset):
+    """The batches of a ``PyDataset`` in an order that follows ``(seed, pass)``."""
+
+    def __init__(self, data, seed):
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self._data, self._seed = data, seed
+        self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
+        self.start_pass(0)
+
+    def start_pass(self, number):
+        rng = np.random.default_rng([self._seed, number])
+        self._order = rng.permutation(self.num_batches).tolist()
+
+    @property
+    def num_batches(self):
+        return self._data.num_batches
+
+    def __getitem__(self, index):
+        return self._data[self._order[index]]
 
 
 # Named sets and splits --------------------------------------------------------
@@ -379,7 +433,6 @@ def _is_streamed(data: Any) -> bool:
     return (
         isinstance(data, tf.data.Dataset | keras.utils.PyDataset | Iterator)
         or _keras.is_stream(data)
-        or isinstance(data, tf.distribute.DistributedDataset)
     )
 
 

@@ -47,7 +47,8 @@ class Steps:
         execution: Execution,
     ):
         self._model, self._strategy, self._execution = model, strategy, execution
-        if _keras.overrides(model, "train_step", TrainableModel):
+        self._own_train_step = _keras.overrides(model, "train_step", TrainableModel)
+        if self._own_train_step:
             train = model.train_step
         else:
             train = lambda data: step.train_step(model, data, options)  # noqa: E731
@@ -71,8 +72,8 @@ class Steps:
             compiled = run
         else:
             compiled = OpenRows(run, self._execution.jit_compile)
-        if self._replicas == 1:
-            return compiled
+        if self._replicas == 1 or self._own_train_step:
+            return compiled  # a step of the user's own leaves the sum to the optimizer
 
         def run_with_summed_gradients(batch):
             with _keras.gradients_already_summed(self._model.optimizer):
@@ -126,12 +127,18 @@ class OpenRows:
         for nesting, other, _ in self._traced:
             if skeleton == nesting:
                 signature = _joined(signature, other) or signature
-        specs = [None if entry is None else entry.spec() for entry in signature]
-        concrete = self._function.get_concrete_function(
-            tf.nest.pack_sequence_as(batch, specs)
-        )
+        try:
+            concrete = self._trace(batch, signature)
+        except (TypeError, ValueError):
+            # A model that reads the number of rows in Python needs it fixed.
+            signature = [_Open.of(leaf, fixed=True) for leaf in leaves]
+            concrete = self._trace(batch, signature)
         self._traced.insert(0, (skeleton, signature, concrete))
         return concrete(batch)
+
+    def _trace(self, batch, signature):
+        specs = [None if entry is None else entry.spec() for entry in signature]
+        return self._function.get_concrete_function(tf.nest.pack_sequence_as(batch, specs))
 
 
 def _skeleton(structure: Any) -> Any:
@@ -144,35 +151,51 @@ def _skeleton(structure: Any) -> Any:
 
 
 class _Open(NamedTuple):
-    """The type of one leaf of a batch; the rows, and axes that are None, are open."""
+    """The type of one leaf of a batch.
+
+    Attributes:
+        dtype: of its elements.
+        axes: the lengths of all axes, rows first; None is open. None for a
+            scalar.
+        composite: the whole type, for ragged and sparse tensors.
+    """
 
     dtype: tf.DType
     axes: tuple | None
     composite: tf.TypeSpec | None = None
 
     @classmethod
-    def of(cls, leaf) -> "_Open | None":
+    def of(cls, leaf, fixed: bool = False) -> "_Open | None":
+        """The type of a leaf, with the number of rows open unless ``fixed``."""
         if leaf is None:
             return None
         if isinstance(leaf, tf.Tensor):
-            return cls(leaf.dtype, tuple(leaf.shape[1:]) if leaf.shape.rank else None)
-        return cls(leaf.dtype, None, tf.type_spec_from_value(leaf))
+            rows = leaf.shape[:1] if fixed else [None]
+            return cls(leaf.dtype, (*rows, *leaf.shape[1:]) if leaf.shape.rank else None)
+        composite = tf.type_spec_from_value(leaf)
+        shape = composite.shape if fixed else [None, *composite.shape[1:]]
+        if isinstance(leaf, tf.SparseTensor):
+            composite = tf.SparseTensorSpec(shape, leaf.dtype)
+        elif isinstance(leaf, tf.RaggedTensor):
+            composite = tf.RaggedTensorSpec(
+                shape, leaf.dtype, composite.ragged_rank, composite.row_splits_dtype
+            )
+        return cls(leaf.dtype, None, composite)
 
     def spec(self) -> tf.TypeSpec:
-        if self.composite is not None:
-            return self.composite
-        return tf.TensorSpec(None if self.axes is None else (None, *self.axes), self.dtype)
+        """The type as ``tf.function`` takes it."""
+        return self.composite or tf.TensorSpec(self.axes, self.dtype)
 
     def accepts(self, leaf) -> bool:
+        """Whether a leaf is of this type."""
         if self.composite is not None:
             return self.composite.is_compatible_with(leaf)
         if not isinstance(leaf, tf.Tensor) or leaf.dtype != self.dtype:
             return False
-        axes = tuple(leaf.shape)[1:]
-        return axes == self.axes or (
-            self.axes is not None
-            and len(axes) == len(self.axes)
-            and all(a in (None, b) for a, b in zip(self.axes, axes, strict=True))
+        axes = leaf.shape.as_list()
+        return self.axes is None or (
+            len(axes) == len(self.axes)
+            and all(mine in (None, its) for mine, its in zip(self.axes, axes, strict=True))
         )
 
 

@@ -72,15 +72,9 @@ class MetricStates:
 
 
 @contextlib.contextmanager
-def warn_if_never_updated(model: keras.Model) -> Iterator[None]:
-    """Warns of metrics that the step traced inside does not update.
-
-    Such a metric would be logged as if it had been measured. Keras's own loss
-    trackers are left out: a custom step may do without them.
-    """
-    own = {id(_keras.loss_tracker(model))}
-    own |= {id(m) for m in _keras.output_loss_trackers(model)}
-    watched = [m for m in _keras.leaf_metrics(model) if id(m) not in own]
+def watched_updates(model: keras.Model) -> Iterator[set[int]]:
+    """Notes which metrics the step that is traced inside updates, by ``id``."""
+    watched = _keras.leaf_metrics(model)
     updated = set()
 
     def watch(metric):
@@ -95,11 +89,20 @@ def warn_if_never_updated(model: keras.Model) -> Iterator[None]:
     for metric in watched:
         watch(metric)
     try:
-        yield
+        yield updated
     finally:
         for metric in watched:
             metric.__dict__.pop("update_state", None)
-    silent = [m.name for m in watched if id(m) not in updated]
+
+
+def warn_if_never_updated(model: keras.Model, updated: set[int]) -> None:
+    """Warns of metrics that are not ``updated``: they would log what they never measured.
+
+    Keras's own loss trackers are left out: a custom step may do without them.
+    """
+    trackers = [_keras.loss_tracker(model), *_keras.output_loss_trackers(model)]
+    known = updated | {id(tracker) for tracker in trackers}
+    silent = [m.name for m in _keras.leaf_metrics(model) if id(m) not in known]
     if silent:
         warnings.warn(
             f"The metrics {silent} of {type(model).__name__} are not updated by its "
@@ -109,14 +112,27 @@ def warn_if_never_updated(model: keras.Model) -> Iterator[None]:
         )
 
 
-def warn_of_plain_tensors(model: keras.Model, logs: dict) -> None:
-    """Warns of returned values that are no metric: they are of the last batch only."""
+def warn_of_plain_tensors(model: keras.Model, logs: dict | None, updated: set[int]) -> None:
+    """Warns of returned values that no metric stands for.
+
+    Keras logs their last batch as if it were the epoch; a returned ``"loss"``
+    whose tracker was not updated is even logged as 0.
+
+    Args:
+        model: the model that ran the step.
+        logs: what the step returned, or None where nothing was asked of it.
+        updated: the metrics that the step updated.
+    """
+    if logs is None:
+        return
+    stale = {m.name for m in _keras.leaf_metrics(model) if id(m) not in updated}
     known = set(model.get_metrics_result())
-    plain = sorted(set(logs) - known)
+    plain = sorted(name for name in logs if name not in known or name in stale)
     if plain:
         warnings.warn(
-            f"The step of {type(model).__name__} returns {plain}, which are no "
-            "metrics: the epoch's logs would show their values in the last batch. "
-            "Return the result of a `keras.metrics.Mean` that the step updates.",
+            f"The step of {type(model).__name__} returns {plain}, which no metric that it "
+            "updates stands for: the epoch's logs would show their values in the last "
+            "batch, or 0. Return the result of a `keras.metrics.Mean` that the step "
+            "updates.",
             stacklevel=2,
         )

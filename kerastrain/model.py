@@ -125,7 +125,8 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         Args:
             gradients: of the global batch's loss, one for each of
                 ``variables`` and of its shape, None where the loss does not
-                depend on it. Not yet clipped, and not scaled by a loss scale.
+                depend on it. Dense, not yet clipped, and not scaled by a loss
+                scale.
             variables: the trainable weights.
 
         Returns:
@@ -134,7 +135,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         Example:
             >>> class Frozen(TrainableModel):
             ...     def transform_gradients(self, gradients, variables):
-            ...         return [g * 0.0 for g in gradients]
+            ...         return [None if g is None else g * 0.0 for g in gradients]
         """
         del variables
         return gradients

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import numbers
 from typing import Any
 
 from kerastrain.errors import ArgumentError
@@ -46,14 +47,15 @@ class StepOptions:
     global_clipnorm: float | None = None
 
     def __post_init__(self):
-        if not isinstance(self.micro_batches, int) or self.micro_batches < 1:
+        if not isinstance(self.micro_batches, numbers.Integral) or self.micro_batches < 1:
             raise ArgumentError(
                 "`micro_batches` must be a whole number, 1 or more. "
                 f"Received: micro_batches={self.micro_batches!r}."
             )
         for name in _CLIPS:
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            real = isinstance(value, numbers.Real)
+            if value is not None and not (real and value > 0):
                 raise ArgumentError(
                     f"`{name}` must be above 0, or None for no clipping. "
                     f"Received: {name}={value!r}."

@@ -241,10 +241,11 @@ def update_weights(model: keras.Model, gradients: list, options: StepOptions) ->
         warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return
     optimizer = model.optimizer
-    gradients = gradients_lib.sum_duplicates(gradients, dense=model.jit_compile)
-    if _has_gradient_hook(model) or options.clips:
+    hook = _has_gradient_hook(model)
+    gradients = gradients_lib.sum_duplicates(gradients, dense=hook or model.jit_compile)
+    if hook or options.clips:
         scale = _scaled(optimizer, tf.ones(()))
-        if _has_gradient_hook(model):
+        if hook:
             gradients = gradients_lib.rescale(gradients, 1.0 / scale)
             gradients = model.transform_gradients(gradients, variables)
             gradients = gradients_lib.rescale(gradients, scale)

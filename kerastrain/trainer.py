@@ -48,7 +48,6 @@ from kerastrain.execution import Steps
 from kerastrain.model import TrainableModel
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
-from kerastrain.options import check_clips_once
 from kerastrain.progress import Progress
 
 
@@ -70,7 +69,8 @@ class Trainer:
             epoch; None draws one from Python's ``random``.
         step: micro-batches and clipping, `StepOptions`. None takes those of
             a compiled `TrainableModel`, else the defaults.
-        execution: how to compile the step, `Execution`.
+        execution: how to compile the step, `Execution`. None takes
+            ``run_eagerly`` and ``jit_compile`` of a compiled model.
 
     Raises:
         ModelError: no optimizer or loss is given or compiled, or the model
@@ -110,14 +110,14 @@ class Trainer:
             "weighted_metrics": weighted_metrics,
         }
         self._strategy = strategy_lib.resolve(strategy)
-        self._execution = execution or Execution()
-        self._compiled = CompiledModel(model, given, self._strategy, self._execution)
-        self._model, users = self._compiled.model, self._compiled.users
-        self._options = step or getattr(users, "step_options", StepOptions())
-        check_clips_once(self._options, self._compiled.optimizer)
+        checks.check_options(step, execution, seed, self._strategy)
+        self._compiled = CompiledModel(model, given, self._strategy, execution, step)
+        self._model = self._compiled.model
         self._seed = seed
         self._steps: Steps | None = None
-        self._steps_for: tuple = ()
+        self._steps_for: Any = None
+        self._checked: set = set()
+        checks.check_own_step(self._model, step, self._strategy)
         self._states = metrics_lib.MetricStates(self._model)
 
     @property
@@ -229,30 +229,35 @@ class Trainer:
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
         """The loop; see the order in the module's docstring."""
         model, steps = self._model, self._steps
-        listening = _listens(callbacks, "train") or self._reports_own_logs("train")
-        step = steps.train_and_report if listening else steps.train
+        listening = _listens(callbacks, "train")
+        reporting = listening or self._reports_own_logs("train")
+        step = self._watched("train", steps.train_and_report if reporting else steps.train)
         callbacks.on_train_begin()
-        first = _keras.initial_epoch(model) or epochs.start
+        first = _keras.take_initial_epoch(model) or epochs.start
         logs = epoch_logs = None
         for epoch in range(first, epochs.stop):
             self._states.reset()
             callbacks.on_epoch_begin(epoch)
             progress.begin_epoch(epoch, source.num_batches)
             done = 0
-            for index, batch in enumerate(source.epoch()):
-                callbacks.on_train_batch_begin(index)
-                logs = step(batch) if self._steps.traces else self._first_step(step, batch)
-                callbacks.on_train_batch_end(index, logs)
+            for index, batch in enumerate(source.epoch(epoch)):
+                if listening:
+                    callbacks.on_train_batch_begin(index)
+                logs = step(batch)
+                if listening:
+                    callbacks.on_train_batch_end(index, logs)
                 done = index + 1
                 progress.update(done, self._results)
                 if model.stop_training:
                     break
+            if done == 0:
+                break  # the data have ended; `source` has warned of it
             epoch_logs = self._epoch_logs(logs)
             if validation and _is_due(epoch, validation_freq):
                 epoch_logs.update(self._validate(validation, callbacks))
             progress.end_epoch(epoch_logs)
             callbacks.on_epoch_end(epoch, epoch_logs)
-            if model.stop_training or done == 0:
+            if model.stop_training:
                 break
         model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(epoch_logs)
@@ -260,6 +265,7 @@ class Trainer:
     def _validate(self, validation, callbacks):
         logs = {}
         for name, source in validation.items():
+            source.restart()
             with self._states.set_aside():
                 results = self._run_test(source, callbacks)
             prefix = f"val_{name}_" if name else "val_"
@@ -294,7 +300,7 @@ class Trainer:
         Raises:
             KerastrainError: see `kerastrain.errors`.
         """
-        sets = data_lib.named_sets(x)
+        sets = data_lib.named_sets(x) if y is None and sample_weight is None else None
         if sets is not None:
             return {
                 name: self.evaluate(
@@ -307,7 +313,7 @@ class Trainer:
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
         )
         with self._compiled.in_charge() as model, contextlib.closing(source):
-            self._prepare(source, ())
+            self._prepare(source, train=False)
             with Progress(verbose, None, "Evaluate") as progress, self._states.set_aside():
                 callback_list = self._callback_list(
                     callbacks, verbose, 1, source.num_batches, add_history=False
@@ -319,15 +325,18 @@ class Trainer:
 
     def _run_test(self, source, callbacks, progress=None):
         """One pass over a data set without training, in fresh metrics."""
-        listening = _listens(callbacks, "test") or self._reports_own_logs("test")
-        step = self._steps.test_and_report if listening else self._steps.test
+        steps, listening = self._steps, _listens(callbacks, "test")
+        reporting = listening or self._reports_own_logs("test")
+        step = self._watched("test", steps.test_and_report if reporting else steps.test)
         model, logs = self._model, None
         model.stop_evaluating = False
         callbacks.on_test_begin()
         for index, batch in enumerate(source.epoch()):
-            callbacks.on_test_batch_begin(index)
+            if listening:
+                callbacks.on_test_batch_begin(index)
             logs = step(batch)
-            callbacks.on_test_batch_end(index, logs)
+            if listening:
+                callbacks.on_test_batch_end(index, logs)
             if progress is not None:
                 progress.update(index + 1, self._results)
             if model.stop_evaluating:
@@ -360,26 +369,35 @@ class Trainer:
 
     # Before the loop ----------------------------------------------------------
 
-    def _prepare(self, source, validation) -> None:
+    def _prepare(self, source, validation=(), train=True) -> None:
         """Builds what is not built, and checks the data against the model."""
-        model = self._model
+        model, eager = self._model, self._compiled.execution.eager
         for part in (source, *validation):
             data_lib.check_batch(part.name, part.peek())
+        trainable = _trainable_state(model)
+        if self._steps is None or self._steps_for != trainable:
+            checks.check_optimizer_knows(model.optimizer, model)
+            self._steps = Steps(
+                model, self._strategy, self._compiled.options, self._compiled.execution
+            )
+            self._steps_for = trainable
+            self._checked = set()
         self._compiled.build_users(_keras.as_symbolic(source.peek())[0])
-        if self._reports_own_logs("train", "train_step"):
-            checks.build_model(model, source.peek())
-        else:
-            checks.build_and_check(model, source.peek(), source.name)
-            for part in validation:
+        # A step of the user's own decides what a batch means, and a model that
+        # runs eagerly may need numbers: those are left to the first step.
+        own = {kind: self._reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
+        kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
+        for kind, part in kinds:
+            signature = (part.name, _signature(part.peek()))
+            if not eager and not own[kind] and signature not in self._checked:
                 checks.check_targets(model, part.peek(), part.name)
-            for part in (source, *validation):
+                self._checked.add(signature)
+            if not own[kind]:
                 checks.check_labels(model, part.arrays, part.name)
+        if self._strategy is not None or not (eager or own["train"]):
+            checks.build_optimizer(model)
         checks.check_names(model)
         self._compiled.take_over_optimizer()
-        shared = tuple(id(w) for w in model.trainable_weights)
-        if self._steps is None or self._steps_for != shared:
-            self._steps = Steps(model, self._strategy, self._options, self._execution)
-            self._steps_for = shared
 
     def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
         """The validation sets by name; the name of a single one is empty."""
@@ -420,13 +438,23 @@ class Trainer:
         methods = methods or (f"{kind}_step", "compute_metrics")
         return any(_keras.overrides(self._model, m, TrainableModel) for m in methods)
 
-    def _first_step(self, step, batch):
-        """Runs the step that is traced, and warns of metrics that it mistreats."""
-        with metrics_lib.warn_if_never_updated(self._model):
-            logs = step(batch)
-        if logs is not None:
-            metrics_lib.warn_of_plain_tensors(self._model, logs)
-        return logs
+    def _watched(self, kind, step):
+        """The step; its first run warns of metrics that it mistreats."""
+        if kind in self._checked:
+            return step
+
+        def watched(batch):
+            if kind in self._checked:
+                return step(batch)
+            with metrics_lib.watched_updates(self._model) as updated:
+                logs = step(batch)
+            self._checked.add(kind)
+            if kind == "train":
+                metrics_lib.warn_if_never_updated(self._model, updated)
+            metrics_lib.warn_of_plain_tensors(self._model, logs, updated)
+            return logs
+
+        return watched
 
     def _results(self) -> dict[str, float]:
         return _keras.python_logs(self._model.get_metrics_result())
@@ -435,6 +463,21 @@ class Trainer:
         if logs is None:
             return self._model.get_metrics_result()
         return dict(_keras.metrics_or_logs(self._model, logs))
+
+
+def _trainable_state(model):
+    """What the traced step depends on: the flags, and the weights they leave."""
+    flags = tuple(layer.trainable for layer in _keras.all_layers(model))
+    return flags, tuple(id(w) for w in model.trainable_weights if model.built)
+
+
+def _signature(batch):
+    """The shapes and dtypes of a batch, to compare."""
+    symbols = keras.tree.flatten(_keras.as_symbolic(batch))
+    shapes = [None if s is None else (tuple(s.shape), s.dtype) for s in symbols]
+    return repr(shapes), repr(
+        keras.tree.map_structure(lambda leaf: 0, batch)
+    )
 
 
 def _listens(callbacks, kind: str) -> bool:

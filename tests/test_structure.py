@@ -12,9 +12,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("_version", "errors"),
     ("_keras", "options", "progress"),
-    ("rows", "gradients", "loss", "metrics", "strategy", "checks", "data", "datasets"),
-    ("compiled", "step"),
+    ("rows", "gradients", "loss", "metrics", "strategy", "data", "datasets"),
+    ("step",),
     ("model",),
+    ("checks",),
+    ("compiled",),
     ("execution",),
     ("trainer",),
     ("__init__",),
