@@ -637,6 +637,12 @@ def list_to_tuple(batch: Any) -> Any:
 
 # Callbacks --------------------------------------------------------------------
 
+
+def history_of(callback_list: keras.callbacks.CallbackList) -> keras.callbacks.History | None:
+    """The ``History`` among the callbacks, or None without one."""
+    return callback_list._history
+
+
 _BATCH_EVENTS = {
     "train": ("on_train_batch_begin", "on_train_batch_end"),
     "test": ("on_test_batch_begin", "on_test_batch_end"),

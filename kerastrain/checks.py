@@ -98,6 +98,38 @@ def _resolve(argument, identifier, get, error_class, example):
         )
 
 
+def check_counts(**counts: Any) -> None:
+    """Refuses numbers of batches or rows that are below 1 or not whole; None is none.
+
+    Raises:
+        ArgumentError: as said.
+    """
+    for argument, value in counts.items():
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise ArgumentError(
+                f"`{argument}` must be a whole number, 1 or more. "
+                f"Received: {argument}={value!r}."
+            )
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuses what is no callback.
+
+    Raises:
+        UnsupportedTypeError: a class, a function, or another object.
+    """
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return
+    for callback in keras.tree.flatten(callbacks):
+        if callback is not None and not isinstance(callback, keras.callbacks.Callback):
+            hint = "Pass an instance" if isinstance(callback, type) else "Pass callbacks"
+            raise UnsupportedTypeError(
+                f"`callbacks` holds {callback!r} of type {type(callback).__name__}, which is "
+                f"no keras.callbacks.Callback. {hint}, such as "
+                "keras.callbacks.TerminateOnNaN()."
+            )
+
+
 def check_options(step: Any, execution: Any, seed: Any, strategy: Any) -> None:
     """Refuses options of another type, and those that exclude each other.
 
@@ -238,11 +270,22 @@ def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
         check_labels(model, (None, parts[1].numpy()), name)
 
 
+def check_call(model: keras.Model, batch: Any, name: str) -> None:
+    """Calls the model on the shapes of a batch's ``x``.
+
+    Raises:
+        ModelError: it cannot be called on them.
+    """
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    _keras.output_spec(lambda x: _call(model, x, name), _keras.as_symbolic(x))
+
+
 def build_optimizer(model: keras.Model) -> None:
     """Creates the optimizer's variables, outside any step."""
     optimizer = model.optimizer
-    if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built:
-        optimizer.build(model.trainable_variables)
+    variables = model.trainable_variables
+    if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built and variables:
+        optimizer.build(variables)
 
 
 def check_optimizer_knows(optimizer: Any, model: keras.Model) -> None:

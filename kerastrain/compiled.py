@@ -87,7 +87,7 @@ class CompiledModel:
     def _built(self, model):
         if isinstance(model, keras.Model):
             return model
-        if not callable(model) or isinstance(model, type):
+        if not callable(model) or isinstance(model, type | keras.Layer):
             raise UnsupportedTypeError(
                 "`model` must be a keras.Model, or a function that returns one. "
                 f"Received: {model!r} of type {type(model).__name__}."

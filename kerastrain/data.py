@@ -75,41 +75,14 @@ class Source:
         _check_positive("steps", steps)
         _check_options(shuffle, class_weight)
         self.name, self.steps = name, steps
-        if isinstance(x, tf.distribute.DistributedDataset):
-            raise UnsupportedTypeError(
-                f"`{name}` is a distributed data set. Pass the one it was made from, with "
-                "global batches: each replica is given its own rows of them."
-            )
-        _check_lengths(name, x, y, sample_weight)
-        if not _is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
-            raise UnsupportedTypeError(
-                f"`{name}` is of type {type(x).__name__}, or holds one that cannot be "
-                "cut into rows. Use NumPy arrays, tensors, pandas, tf.data, "
-                "keras.utils.PyDataset, a generator, a torch DataLoader or Grain."
-            )
+        _check_type(name, x, y, sample_weight)
         if seed is None:  # not drawn where it is not used: users draw there too
             seed = random.randrange(2**31) if shuffle else 0
         if shuffle and isinstance(x, keras.utils.PyDataset) and x.num_batches is not None:
             x, shuffle = _ShuffledBatches(x, seed), False
-        try:
-            adapter = _keras.data_adapter(
-                x,
-                y,
-                sample_weight,
-                batch_size,
-                steps,
-                shuffle if _keras.are_arrays(x) or isinstance(x, keras.utils.PyDataset) else False,
-                class_weight,
-            )
-        except ValueError as error:
-            raise DataError(f"`{name}` cannot be used as data: {error}") from error
-        try:
-            arrays = _keras.dense_arrays(adapter)
-        except ValueError as error:
-            raise DataError(
-                f"x, y or sample_weight of `{name}` is not of numbers: {error}. Use arrays "
-                "of numbers; for text as x, tf.constant(text) or an array of dtype object."
-            ) from error
+        adapter, arrays = _adapted(
+            name, (x, y, sample_weight), batch_size, steps, shuffle, class_weight
+        )
         if arrays is None:
             self._passes = _AdapterPasses(adapter, x)
             self.arrays = None
@@ -212,6 +185,24 @@ class Source:
             self._current = None
 
 
+def _adapted(name, data, batch_size, steps, shuffle, class_weight):
+    """``(Keras's adapter, its rows as NumPy arrays or None)``."""
+    in_keras = _keras.are_arrays(data[0]) or isinstance(data[0], keras.utils.PyDataset)
+    try:
+        adapter = _keras.data_adapter(
+            *data, batch_size, steps, shuffle if in_keras else False, class_weight
+        )
+    except ValueError as error:
+        raise DataError(f"`{name}` cannot be used as data: {error}") from error
+    try:
+        return adapter, _keras.dense_arrays(adapter)
+    except ValueError as error:
+        raise DataError(
+            f"x, y or sample_weight of `{name}` is not of numbers: {error}. Use arrays "
+            "of numbers; for text as x, tf.constant(text) or an array of dtype object."
+        ) from error
+
+
 class _ArrayPasses:
     """Passes over NumPy arrays, shuffled by ``(seed, pass)``."""
 
@@ -308,6 +299,36 @@ def named_sets(data: Any) -> dict[str, Any] | None:
     return None
 
 
+def holds_composites(batch: Any) -> bool:
+    """Whether a batch has ragged or sparse tensors, of which Keras has no symbols."""
+    return any(
+        isinstance(leaf, tf.RaggedTensor | tf.SparseTensor) for leaf in tf.nest.flatten(batch)
+    )
+
+
+def signature(batch: Any) -> tuple[str, str]:
+    """The shapes and dtypes of a batch, to compare."""
+    symbols = keras.tree.flatten(_keras.as_symbolic(batch))
+    shapes = [None if s is None else (tuple(s.shape), s.dtype) for s in symbols]
+    return repr(shapes), repr(keras.tree.map_structure(lambda leaf: 0, batch))
+
+
+def unpack(data: Any, name: str = "x") -> tuple[Any, Any, Any]:
+    """``(x, y, sample_weight)`` of a data set: a tuple of these, or a source of batches.
+
+    Raises:
+        DataError: a tuple of more than three parts, or of none.
+    """
+    if isinstance(data, tuple | list):
+        if not 1 <= len(data) <= 3:
+            raise DataError(
+                f"`{name}` has {len(data)} parts. Pass (x, y), (x, y, sample_weight) or a "
+                "source of batches."
+            )
+        return keras.utils.unpack_x_y_sample_weight(tuple(data))
+    return data, None, None
+
+
 def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
     """``((x, y, sample_weight), validation)``; the last rows are for validation.
 
@@ -378,6 +399,21 @@ def _check_not_all_nan(name: str, batch: Any) -> None:
                     f"{part} of `{name}` holds an array of shape {array.shape} that is "
                     "NaN throughout. Check how the data were read."
                 )
+
+
+def _check_type(name, x, y, sample_weight) -> None:
+    if isinstance(x, tf.distribute.DistributedDataset):
+        raise UnsupportedTypeError(
+            f"`{name}` is a distributed data set. Pass the one it was made from, with "
+            "global batches: each replica is given its own rows of them."
+        )
+    _check_lengths(name, x, y, sample_weight)
+    if not _is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
+        raise UnsupportedTypeError(
+            f"`{name}` is of type {type(x).__name__}, or holds one that cannot be "
+            "cut into rows. Use NumPy arrays, tensors, pandas, tf.data, "
+            "keras.utils.PyDataset, a generator, a torch DataLoader or Grain."
+        )
 
 
 def _check_lengths(name, x, y, sample_weight) -> None:

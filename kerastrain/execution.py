@@ -102,6 +102,12 @@ class Steps:
         return tf.reduce_mean(tf.stack(values), axis=0)
 
 
+def trainable_state(model: keras.Model) -> tuple:
+    """What a traced step depends on: the trainable flags and the weights they leave."""
+    flags = tuple(layer.trainable for layer in _keras.all_layers(model))
+    return flags, tuple(id(w) for w in model.trainable_weights)
+
+
 class OpenRows:
     """A compiled function of a batch, traced with the number of rows left open.
 

@@ -44,7 +44,9 @@ from kerastrain import data as data_lib
 from kerastrain import metrics as metrics_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain.compiled import CompiledModel
+from kerastrain.errors import KerastrainError
 from kerastrain.execution import Steps
+from kerastrain.execution import trainable_state
 from kerastrain.model import TrainableModel
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
@@ -188,6 +190,12 @@ class Trainer:
             KerastrainError: before any weight changes; see `kerastrain.errors`.
         """
         checks.check_epochs(epochs, initial_epoch, validation_freq)
+        checks.check_callbacks(callbacks)
+        checks.check_counts(
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+        )
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = data_lib.split(
                 x, y, sample_weight, validation_split
@@ -224,7 +232,7 @@ class Trainer:
                     )
                 finally:
                     self._compiled.hand_back()
-        return model.history
+        return _keras.history_of(callback_list)
 
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
         """The loop; see the order in the module's docstring."""
@@ -302,13 +310,16 @@ class Trainer:
         """
         sets = data_lib.named_sets(x) if y is None and sample_weight is None else None
         if sets is not None:
-            return {
-                name: self.evaluate(
-                    *_unpack(data), batch_size, verbose, _weights_of(data), steps,
-                    callbacks, return_dict,
-                )
-                for name, data in sets.items()
-            }
+            arguments = {"steps": steps, "callbacks": callbacks, "return_dict": return_dict}
+            results = {}
+            for name, data in sets.items():
+                x, y, weight = data_lib.unpack(data, f"x[{name!r}]")
+                try:
+                    results[name] = self.evaluate(x, y, batch_size, verbose, weight, **arguments)
+                except KerastrainError as error:
+                    raise type(error)(f"In the data set {name!r}: {error}") from error
+            return results
+        checks.check_callbacks(callbacks)
         source = data_lib.Source(
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
         )
@@ -361,8 +372,15 @@ class Trainer:
 
         Returns:
             NumPy arrays in the structure of the outputs.
+
+        Raises:
+            KerastrainError: see `kerastrain.errors`.
         """
+        checks.check_callbacks(callbacks)
+        source = data_lib.Source(x, batch_size=batch_size, steps=steps)
         with self._compiled.in_charge() as model:
+            if source.arrays is not None and not self._compiled.execution.eager:
+                checks.check_call(model, source.peek(), "x")
             return model.predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
@@ -374,13 +392,11 @@ class Trainer:
         model, eager = self._model, self._compiled.execution.eager
         for part in (source, *validation):
             data_lib.check_batch(part.name, part.peek())
-        trainable = _trainable_state(model)
-        if self._steps is None or self._steps_for != trainable:
+        if self._steps is None or self._steps_for not in (None, trainable_state(model)):
             checks.check_optimizer_knows(model.optimizer, model)
             self._steps = Steps(
                 model, self._strategy, self._compiled.options, self._compiled.execution
             )
-            self._steps_for = trainable
             self._checked = set()
         self._compiled.build_users(_keras.as_symbolic(source.peek())[0])
         # A step of the user's own decides what a batch means, and a model that
@@ -388,16 +404,19 @@ class Trainer:
         own = {kind: self._reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
         kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
         for kind, part in kinds:
-            signature = (part.name, _signature(part.peek()))
-            if not eager and not own[kind] and signature not in self._checked:
+            signature = (part.name, data_lib.signature(part.peek()))
+            symbolic = not eager and not own[kind] and not data_lib.holds_composites(part.peek())
+            if symbolic and signature not in self._checked:
                 checks.check_targets(model, part.peek(), part.name)
                 self._checked.add(signature)
             if not own[kind]:
                 checks.check_labels(model, part.arrays, part.name)
-        if self._strategy is not None or not (eager or own["train"]):
+        if train and (self._strategy is not None or not (eager or own["train"])):
             checks.build_optimizer(model)
         checks.check_names(model)
-        self._compiled.take_over_optimizer()
+        if train:
+            self._compiled.take_over_optimizer()
+        self._steps_for = trainable_state(model) if model.built else None
 
     def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
         """The validation sets by name; the name of a single one is empty."""
@@ -406,15 +425,14 @@ class Trainer:
         sets = data_lib.named_sets(data) or {"": data}
         sources = {}
         for name, one in sets.items():
-            x, y = _unpack(one)
             sources[name] = data_lib.Source(
-                x,
-                y,
-                _weights_of(one),
+                *data_lib.unpack(
+                    one, where := f"validation_data[{name!r}]" if name else "validation_data"
+                ),
                 batch_size=batch_size,
                 steps=steps,
                 seed=self._seed,
-                name=f"validation_data[{name!r}]" if name else "validation_data",
+                name=where,
             )
         return sources
 
@@ -465,21 +483,6 @@ class Trainer:
         return dict(_keras.metrics_or_logs(self._model, logs))
 
 
-def _trainable_state(model):
-    """What the traced step depends on: the flags, and the weights they leave."""
-    flags = tuple(layer.trainable for layer in _keras.all_layers(model))
-    return flags, tuple(id(w) for w in model.trainable_weights if model.built)
-
-
-def _signature(batch):
-    """The shapes and dtypes of a batch, to compare."""
-    symbols = keras.tree.flatten(_keras.as_symbolic(batch))
-    shapes = [None if s is None else (tuple(s.shape), s.dtype) for s in symbols]
-    return repr(shapes), repr(
-        keras.tree.map_structure(lambda leaf: 0, batch)
-    )
-
-
 def _listens(callbacks, kind: str) -> bool:
     return any(_keras.listens_to_batches(c, kind) for c in callbacks.callbacks)
 
@@ -489,17 +492,3 @@ def _is_due(epoch: int, validation_freq: int | list[int]) -> bool:
     if isinstance(validation_freq, list | tuple | set):
         return epoch + 1 in validation_freq
     return (epoch + 1) % validation_freq == 0
-
-
-def _unpack(data: Any) -> tuple[Any, Any]:
-    """``(x, y)`` of a data set given as a tuple or as a source of batches."""
-    if isinstance(data, tuple | list):
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(tuple(data))
-        return x, y
-    return data, None
-
-
-def _weights_of(data: Any) -> Any:
-    if isinstance(data, tuple | list):
-        return keras.utils.unpack_x_y_sample_weight(tuple(data))[2]
-    return None

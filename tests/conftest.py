@@ -1,6 +1,7 @@
 """Four logical CPU devices for the replicas, and one seed for every test."""
 
 import os
+import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -23,3 +24,9 @@ def seeded():
     """Every test starts from the same random state, whatever ran before it."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+def pytest_make_parametrize_id(val):
+    """Names of tests hold no addresses, so that all worker processes agree on them."""
+    text = str(val)
+    return re.sub(r" at 0x[0-9a-f]+", "", text) if " at 0x" in text else None

@@ -121,7 +121,7 @@ def test_masks(cut, reduction):
         model = build(keras.Model)
         trainer = Trainer(
             model,
-            optimizer=keras.optimizers.SGD(0.3),
+            optimizer=keras.optimizers.SGD(0.1),
             loss=loss,
             metrics=["accuracy"],
             strategy=cut[0],
