@@ -229,13 +229,15 @@ def is_without_loss(model: keras.Model, loss: Any) -> bool:
 # Model and data ---------------------------------------------------------------
 
 
-def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
+def check_targets(model: keras.Model, batch: tuple, name: str, eager: bool = False) -> None:
     """Runs model, losses and metrics on the shapes of a batch, which builds them.
 
     Args:
         model: a compiled model.
         batch: a batch of data; only shapes and dtypes matter.
         name: what messages call the data.
+        eager: the model runs eagerly: one that needs numbers, and so cannot be
+            called on shapes, is left to the first step.
 
     Raises:
         ModelError: the model cannot be called on ``x``.
@@ -265,7 +267,11 @@ def check_targets(model: keras.Model, batch: tuple, name: str) -> None:
             return run(*parts)
 
     parts = keras.utils.unpack_x_y_sample_weight(batch)
-    _keras.output_spec(run_collecting_losses, *_keras.as_symbolic(parts))
+    try:
+        _keras.output_spec(run_collecting_losses, *_keras.as_symbolic(parts))
+    except ModelError:
+        if not eager:
+            raise
     if isinstance(parts[1], tf.Tensor):
         check_labels(model, (None, parts[1].numpy()), name)
 

@@ -23,6 +23,7 @@ from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as Bar
 from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
+from rich.table import Column
 
 from kerastrain.errors import ArgumentError
 
@@ -75,7 +76,8 @@ class Progress:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[results]}"),
+            TextColumn("{task.fields[results]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
         )
         self._task = self._bar.add_task(self._title, total=steps, results="")
         self._live = Live(self._bar, console=self._console, transient=True, auto_refresh=False)

@@ -214,7 +214,9 @@ class Trainer:
         validation = self._validation_sources(
             validation_data, validation_batch_size or batch_size, validation_steps
         )
-        with self._compiled.in_charge() as model, contextlib.closing(source):
+        with self._compiled.in_charge() as model, contextlib.ExitStack() as stack:
+            for part in (source, *validation.values()):
+                stack.enter_context(contextlib.closing(part))
             self._prepare(source, validation.values())
             with Progress(verbose, epochs) as progress:
                 callback_list = self._callback_list(
@@ -398,16 +400,16 @@ class Trainer:
                 model, self._strategy, self._compiled.options, self._compiled.execution
             )
             self._checked = set()
-        self._compiled.build_users(_keras.as_symbolic(source.peek())[0])
-        # A step of the user's own decides what a batch means, and a model that
-        # runs eagerly may need numbers: those are left to the first step.
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
+        self._compiled.build_users(_keras.as_symbolic(x))
+        # A step of the user's own decides what a batch means: it is left to it.
         own = {kind: self._reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
         kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
         for kind, part in kinds:
             signature = (part.name, data_lib.signature(part.peek()))
-            symbolic = not eager and not own[kind] and not data_lib.holds_composites(part.peek())
+            symbolic = not own[kind] and not data_lib.holds_composites(part.peek())
             if symbolic and signature not in self._checked:
-                checks.check_targets(model, part.peek(), part.name)
+                checks.check_targets(model, part.peek(), part.name, eager)
                 self._checked.add(signature)
             if not own[kind]:
                 checks.check_labels(model, part.arrays, part.name)
