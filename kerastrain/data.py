@@ -294,7 +294,7 @@ def named_sets(data: Any) -> dict[str, Any] | None:
     """
     if not isinstance(data, dict) or not data:
         return None
-    if all(isinstance(value, tuple) or _is_streamed(value) for value in data.values()):
+    if all(isinstance(value, tuple) or is_streamed(value) for value in data.values()):
         return data
     return None
 
@@ -341,7 +341,7 @@ def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
             "`validation_split` must lie between 0 and 1. "
             f"Received: validation_split={validation_split!r}."
         )
-    if _is_streamed(x):
+    if is_streamed(x):
         raise ArgumentError(
             "`validation_split` needs arrays that can be cut by rows. Received: x of "
             f"type {type(x).__name__}. Pass `validation_data` instead."
@@ -408,7 +408,7 @@ def _check_type(name, x, y, sample_weight) -> None:
             "global batches: each replica is given its own rows of them."
         )
     _check_lengths(name, x, y, sample_weight)
-    if not _is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
+    if not is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
         raise UnsupportedTypeError(
             f"`{name}` is of type {type(x).__name__}, or holds one that cannot be "
             "cut into rows. Use NumPy arrays, tensors, pandas, tf.data, "
@@ -419,11 +419,11 @@ def _check_type(name, x, y, sample_weight) -> None:
 def _check_lengths(name, x, y, sample_weight) -> None:
     if x is None:
         raise DataError(f"`{name}` is None. Pass the input data.")
-    if not _is_streamed(x) and not keras.tree.flatten(x):
+    if not is_streamed(x) and not keras.tree.flatten(x):
         raise DataError(f"`{name}` holds no arrays. Received: {x!r}. Pass the input data.")
     lengths = {}
     for part, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
-        if data is None or _is_streamed(data):
+        if data is None or is_streamed(data):
             continue
         for leaf in keras.tree.flatten(data):
             shape = getattr(leaf, "shape", None)
@@ -465,7 +465,8 @@ def _check_positive(argument: str, value: Any) -> None:
         )
 
 
-def _is_streamed(data: Any) -> bool:
+def is_streamed(data: Any) -> bool:
+    """Whether the object itself yields batches, and may do so only once."""
     return (
         isinstance(data, tf.data.Dataset | keras.utils.PyDataset | Iterator)
         or _keras.is_stream(data)

@@ -379,9 +379,13 @@ class Trainer:
             KerastrainError: see `kerastrain.errors`.
         """
         checks.check_callbacks(callbacks)
-        source = data_lib.Source(x, batch_size=batch_size, steps=steps)
+        eager = self._compiled.execution.eager
+        # A stream is Keras's to draw from: looking at it would lose its batches.
+        source = None
+        if not data_lib.is_streamed(x):
+            source = data_lib.Source(x, batch_size=batch_size, steps=steps)
         with self._compiled.in_charge() as model:
-            if source.arrays is not None and not self._compiled.execution.eager:
+            if source is not None and source.arrays is not None and not eager:
                 checks.check_call(model, source.peek(), "x")
             return model.predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks

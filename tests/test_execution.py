@@ -170,3 +170,13 @@ def test_batches_of_inputs_alone(strategy):
     data = tf.data.Dataset.from_tensor_slices({"a": X, "b": X}).batch(4)
     history = Trainer(model, optimizer="sgd", strategy=strategy).fit(data, verbose=0, epochs=2)
     assert history.history["loss"][1] < history.history["loss"][0]
+
+
+@pytest.mark.parametrize("strategy", [None, "mirrored:2"])
+def test_predict_keeps_every_row_of_a_generator(strategy):
+    """Predictions of a stream are those of its arrays, in order, none lost."""
+    trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", strategy=strategy)
+    batches = ((X[start : start + 3],) for start in range(0, 8, 3))
+    np.testing.assert_allclose(
+        trainer.predict(X, batch_size=3, verbose=0), trainer.predict(batches, verbose=0), atol=1e-6
+    )
