@@ -477,6 +477,42 @@ def leaf_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
     return list(found.values())
 
 
+def all_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Every metric of the model, and every metric inside another, once each."""
+    found, waiting = {}, list(model.metrics)
+    while waiting:
+        metric = waiting.pop(0)
+        if id(metric) not in found:
+            found[id(metric)] = metric
+            waiting += metric._metrics
+            waiting += getattr(metric, "metrics", None) or []
+    return list(found.values())
+
+
+def own_variables(metric: keras.metrics.Metric) -> list[keras.Variable]:
+    """The state of the metric itself, without that of metrics inside it."""
+    return list(metric._variables)
+
+
+def add_growing_variable(metric, shape: tuple, dtype, name: str) -> keras.Variable:
+    """A state variable whose first axis grows: it begins with no rows.
+
+    Keras 3.15.1 makes variables of fixed shapes only (common/variables.py,
+    `_validate_shape`); TensorFlow's own may grow.
+    """
+    variable = metric.add_variable((0, *shape), "zeros", dtype=dtype, name=name)
+    variable._value = tf.Variable(
+        tf.zeros((0, *shape), variable.dtype),
+        shape=(None, *shape),
+        trainable=False,
+        name=name,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )
+    variable._shape = (None, *shape)
+    return variable
+
+
 def metrics_or_logs(model: keras.Model, logs: dict) -> dict:
     """The metrics' results, or ``logs`` where a custom step returned other names."""
     return model._get_metrics_result_or_logs(logs)
@@ -541,6 +577,17 @@ def optimizer_strategy(optimizer):
 def model_strategy(model: keras.Model):
     """The strategy in whose scope the model was made, or None."""
     return model._distribute_strategy
+
+
+def replicas_of(model: keras.Model) -> int:
+    """The number of replicas of the strategy that the model was made under, or 1."""
+    strategy = model_strategy(model)
+    return strategy.num_replicas_in_sync if strategy is not None else 1
+
+
+def is_distributed(variable) -> bool:
+    """Whether each replica has a value of its own."""
+    return isinstance(tf_variable(variable), tf.distribute.DistributedValues)
 
 
 def tf_variable(variable):

@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import merging
 from kerastrain import rows as rows_lib
 from kerastrain import step
 from kerastrain.model import TrainableModel
@@ -91,7 +92,7 @@ class Steps:
         if self._replicas == 1:
             return self._strategy.run(function, args=(batch,))
         outputs = self._strategy.run(lambda data: function(rows_lib.own_rows(data)), args=(batch,))
-        results = self._model.get_metrics_result()
+        results = merging.results(self._model)
         return {
             name: results[name] if name in results else self._mean(value)
             for name, value in outputs.items()

@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import merging
 from kerastrain import step
 from kerastrain.options import StepOptions
 from kerastrain.options import check_clips_once
@@ -111,11 +112,20 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
 
     def train_step(self, data):
         """One update on one batch: `kerastrain.step.train_step`."""
-        return step.train_step(self, data, self.step_options)
+        logs = step.train_step(self, data, self.step_options)
+        return merging.results_in_step(self, logs)
 
     def test_step(self, data):
         """Loss and metrics of one batch: `kerastrain.step.test_step`."""
-        return step.test_step(self, data)
+        return merging.results_in_step(self, step.test_step(self, data))
+
+    def reset_metrics(self):
+        """Resets every metric, on each replica to the state of no rows."""
+        merging.reset(self, super().reset_metrics)
+
+    def get_metrics_result(self):
+        """``{name: result}``; outside a step, of the states of all replicas together."""
+        return merging.results(self, super().get_metrics_result)
 
     def transform_gradients(
         self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]

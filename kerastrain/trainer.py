@@ -41,15 +41,14 @@ import keras
 from kerastrain import _keras
 from kerastrain import checks
 from kerastrain import data as data_lib
+from kerastrain import merging
 from kerastrain import metrics as metrics_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
-from kerastrain.execution import Steps
-from kerastrain.execution import trainable_state
-from kerastrain.model import TrainableModel
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
+from kerastrain.preparation import Preparation
 from kerastrain.progress import Progress
 
 
@@ -116,10 +115,8 @@ class Trainer:
         self._compiled = CompiledModel(model, given, self._strategy, execution, step)
         self._model = self._compiled.model
         self._seed = seed
-        self._steps: Steps | None = None
-        self._steps_for: Any = None
-        self._checked: set = set()
         checks.check_own_step(self._model, step, self._strategy)
+        self._preparation = Preparation(self._compiled, self._strategy)
         self._states = metrics_lib.MetricStates(self._model)
 
     @property
@@ -135,7 +132,8 @@ class Trainer:
     @property
     def traces(self) -> dict[str, int]:
         """How often ``"train"`` and ``"test"`` steps were traced."""
-        return dict(self._steps.traces) if self._steps else {}
+        steps = self._preparation.steps
+        return dict(steps.traces) if steps else {}
 
     # Train --------------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class Trainer:
         with self._compiled.in_charge() as model, contextlib.ExitStack() as stack:
             for part in (source, *validation.values()):
                 stack.enter_context(contextlib.closing(part))
-            self._prepare(source, validation.values())
+            self._preparation.ready(source, validation.values())
             with Progress(verbose, epochs) as progress:
                 callback_list = self._callback_list(
                     callbacks, verbose, epochs, source.num_batches, add_history=True
@@ -238,10 +236,9 @@ class Trainer:
 
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
         """The loop; see the order in the module's docstring."""
-        model, steps = self._model, self._steps
+        model = self._model
         listening = _listens(callbacks, "train")
-        reporting = listening or self._reports_own_logs("train")
-        step = self._watched("train", steps.train_and_report if reporting else steps.train)
+        step = self._step("train", listening)
         callbacks.on_train_begin()
         first = _keras.take_initial_epoch(model) or epochs.start
         logs = epoch_logs = None
@@ -326,7 +323,7 @@ class Trainer:
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
         )
         with self._compiled.in_charge() as model, contextlib.closing(source):
-            self._prepare(source, train=False)
+            self._preparation.ready(source, train=False)
             with Progress(verbose, None, "Evaluate") as progress, self._states.set_aside():
                 callback_list = self._callback_list(
                     callbacks, verbose, 1, source.num_batches, add_history=False
@@ -338,9 +335,8 @@ class Trainer:
 
     def _run_test(self, source, callbacks, progress=None):
         """One pass over a data set without training, in fresh metrics."""
-        steps, listening = self._steps, _listens(callbacks, "test")
-        reporting = listening or self._reports_own_logs("test")
-        step = self._watched("test", steps.test_and_report if reporting else steps.test)
+        listening = _listens(callbacks, "test")
+        step = self._step("test", listening)
         model, logs = self._model, None
         model.stop_evaluating = False
         callbacks.on_test_begin()
@@ -393,36 +389,11 @@ class Trainer:
 
     # Before the loop ----------------------------------------------------------
 
-    def _prepare(self, source, validation=(), train=True) -> None:
-        """Builds what is not built, and checks the data against the model."""
-        model, eager = self._model, self._compiled.execution.eager
-        for part in (source, *validation):
-            data_lib.check_batch(part.name, part.peek())
-        if self._steps is None or self._steps_for not in (None, trainable_state(model)):
-            checks.check_optimizer_knows(model.optimizer, model)
-            self._steps = Steps(
-                model, self._strategy, self._compiled.options, self._compiled.execution
-            )
-            self._checked = set()
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
-        self._compiled.build_users(_keras.as_symbolic(x))
-        # A step of the user's own decides what a batch means: it is left to it.
-        own = {kind: self._reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
-        kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
-        for kind, part in kinds:
-            signature = (part.name, data_lib.signature(part.peek()))
-            symbolic = not own[kind] and not data_lib.holds_composites(part.peek())
-            if symbolic and signature not in self._checked:
-                checks.check_targets(model, part.peek(), part.name, eager)
-                self._checked.add(signature)
-            if not own[kind]:
-                checks.check_labels(model, part.arrays, part.name)
-        if train and (self._strategy is not None or not (eager or own["train"])):
-            checks.build_optimizer(model)
-        checks.check_names(model)
-        if train:
-            self._compiled.take_over_optimizer()
-        self._steps_for = trainable_state(model) if model.built else None
+    def _step(self, kind: str, listening: bool) -> Callable:
+        """The step ``"train"`` or ``"test"``; it returns logs only where they are read."""
+        reporting = listening or self._preparation.reports_own_logs(kind)
+        name = f"{kind}_and_report" if reporting else kind
+        return self._preparation.watched(kind, getattr(self._preparation.steps, name))
 
     def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
         """The validation sets by name; the name of a single one is empty."""
@@ -457,36 +428,15 @@ class Trainer:
 
     # Results ------------------------------------------------------------------
 
-    def _reports_own_logs(self, kind: str, *methods: str) -> bool:
-        """Whether the model's own code decides what a step returns."""
-        methods = methods or (f"{kind}_step", "compute_metrics")
-        return any(_keras.overrides(self._model, m, TrainableModel) for m in methods)
-
-    def _watched(self, kind, step):
-        """The step; its first run warns of metrics that it mistreats."""
-        if kind in self._checked:
-            return step
-
-        def watched(batch):
-            if kind in self._checked:
-                return step(batch)
-            with metrics_lib.watched_updates(self._model) as updated:
-                logs = step(batch)
-            self._checked.add(kind)
-            if kind == "train":
-                metrics_lib.warn_if_never_updated(self._model, updated)
-            metrics_lib.warn_of_plain_tensors(self._model, logs, updated)
-            return logs
-
-        return watched
-
     def _results(self) -> dict[str, float]:
-        return _keras.python_logs(self._model.get_metrics_result())
+        return _keras.python_logs(merging.results(self._model))
 
     def _epoch_logs(self, logs: dict | None) -> dict:
         if logs is None:
-            return self._model.get_metrics_result()
-        return dict(_keras.metrics_or_logs(self._model, logs))
+            return merging.results(self._model)
+        return merging.results(
+            self._model, lambda: _keras.metrics_or_logs(self._model, logs)
+        )
 
 
 def _listens(callbacks, kind: str) -> bool:

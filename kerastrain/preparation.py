@@ -1,0 +1,120 @@
+"""What happens before the first step: build what is not built, check, compile.
+
+::
+
+    preparation = Preparation(compiled, strategy)
+    steps = preparation.ready(source, [validation_source])
+    step = preparation.watched("train", steps.train)     # its first run warns of metrics
+
+All of it is over before a weight changes; what was checked once is not checked
+again by a later ``fit``.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import checks
+from kerastrain import data as data_lib
+from kerastrain import merging
+from kerastrain import metrics as metrics_lib
+from kerastrain.compiled import CompiledModel
+from kerastrain.execution import Steps
+from kerastrain.execution import trainable_state
+from kerastrain.model import TrainableModel
+
+
+class Preparation:
+    """The steps of a compiled model, and what has been checked of it already.
+
+    Args:
+        compiled: the model and its compile state.
+        strategy: the strategy that it trains under, or None.
+
+    Attributes:
+        steps: the compiled steps; None before the first `ready`.
+    """
+
+    def __init__(self, compiled: CompiledModel, strategy: tf.distribute.Strategy | None):
+        self._compiled, self._strategy = compiled, strategy
+        self._model = compiled.model
+        self.steps: Steps | None = None
+        self._steps_for: Any = None
+        self._checked: set = set()
+
+    def ready(
+        self, source: data_lib.Source, validation: Iterable = (), train: bool = True
+    ) -> Steps:
+        """Builds and checks; the model is in charge of its compile state.
+
+        Args:
+            source, validation: the data that the steps will see.
+            train: whether ``source`` is trained on, or only evaluated.
+
+        Raises:
+            KerastrainError: what does not fit together.
+        """
+        model, eager = self._model, self._compiled.execution.eager
+        for part in (source, *validation):
+            data_lib.check_batch(part.name, part.peek())
+        if self.steps is None or self._steps_for not in (None, trainable_state(model)):
+            checks.check_optimizer_knows(model.optimizer, model)
+            self.steps = Steps(
+                model, self._strategy, self._compiled.options, self._compiled.execution
+            )
+            self._checked = set()
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
+        self._compiled.build_users(_keras.as_symbolic(x))
+        # A step of the user's own decides what a batch means: it is left to it.
+        own = {kind: self.reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
+        kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
+        for kind, part in kinds:
+            if not own[kind]:
+                self._check_targets(part, eager)
+                checks.check_labels(model, part.arrays, part.name)
+        if train and (self._strategy is not None or not (eager or own["train"])):
+            checks.build_optimizer(model)
+        checks.check_names(model)
+        merging.check_model(model)
+        if train:
+            self._compiled.take_over_optimizer()
+        self._steps_for = trainable_state(model) if model.built else None
+        return self.steps
+
+    def _check_targets(self, source, eager):
+        batch = source.peek()
+        signature = (source.name, data_lib.signature(batch))
+        if not data_lib.holds_composites(batch) and signature not in self._checked:
+            checks.check_targets(self._model, batch, source.name, eager)
+            self._checked.add(signature)
+
+    def reports_own_logs(self, kind: str, *methods: str) -> bool:
+        """Whether the model's own code decides what a step returns.
+
+        Args:
+            kind: ``"train"`` or ``"test"``.
+            *methods: by which methods; default the step and ``compute_metrics``.
+        """
+        methods = methods or (f"{kind}_step", "compute_metrics")
+        return any(_keras.overrides(self._model, m, TrainableModel) for m in methods)
+
+    def watched(self, kind: str, step: Callable) -> Callable:
+        """The step; its first run warns of metrics that it mistreats."""
+        if kind in self._checked:
+            return step
+
+        def watched(batch):
+            if kind in self._checked:
+                return step(batch)
+            with metrics_lib.watched_updates(self._model) as updated:
+                logs = step(batch)
+            self._checked.add(kind)
+            if kind == "train":
+                metrics_lib.warn_if_never_updated(self._model, updated)
+            metrics_lib.warn_of_plain_tensors(self._model, logs, updated)
+            return logs
+
+        return watched
