@@ -8,6 +8,7 @@ checked by reading this file.
 
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend as keras_backend
 from keras.src import tree
+from keras.src.backend.tensorflow import nn as keras_nn
 from keras.src.losses import loss as keras_loss
 from keras.src.models import functional as keras_functional
 from keras.src.models.model import functional_init_arguments
@@ -536,24 +538,28 @@ def _inner(optimizer):
 
 
 @contextlib.contextmanager
-def gradients_already_summed(optimizer) -> Iterator[None]:
-    """Inside, ``optimizer.apply`` takes gradients that are summed over replicas.
+def step_of_replicas(optimizer) -> Iterator[None]:
+    """Around ``strategy.run`` of a step that sums over the replicas itself.
 
-    Must surround ``strategy.run``: the replicas' threads take turns inside it.
+    Inside, ``optimizer.apply`` takes gradients that are summed already, and
+    synchronised batch statistics leave out `real_rows`'s stand-ins. Must
+    surround ``strategy.run``: the replicas' threads take turns inside it.
     """
     inner = _inner(optimizer)
-    if inner is None or not hasattr(inner, "_all_reduce_sum_gradients"):
-        yield
-        return
-    inner.__dict__["_all_reduce_sum_gradients"] = list
+    moments = keras_nn._compute_moments_sync
+    keras_nn._compute_moments_sync = _synchronized_moments
+    if inner is not None:
+        inner.__dict__["_all_reduce_sum_gradients"] = list
     try:
         yield
     finally:
-        inner.__dict__.pop("_all_reduce_sum_gradients", None)
+        keras_nn._compute_moments_sync = moments
+        if inner is not None:
+            inner.__dict__.pop("_all_reduce_sum_gradients", None)
 
 
 def expects_summed_gradients(optimizer) -> bool:
-    """Whether `gradients_already_summed` is in force for the optimizer."""
+    """Whether `step_of_replicas` is in force for the optimizer."""
     return "_all_reduce_sum_gradients" in _inner(optimizer).__dict__
 
 
@@ -611,6 +617,48 @@ def assign_local(variable, parts: list[tf.Tensor]) -> None:
             component.assign(part)
     else:
         value.assign(parts[0])
+
+
+# Batch statistics -------------------------------------------------------------
+
+_THREAD = threading.local()
+
+
+@contextlib.contextmanager
+def real_rows(rows: tf.Tensor) -> Iterator[None]:
+    """Inside, this replica's batch has ``rows`` rows; one that stands in is none."""
+    _THREAD.rows = rows
+    try:
+        yield
+    finally:
+        _THREAD.rows = None
+
+
+def _synchronized_moments(x, axes, keepdims):
+    """Mean and variance of the rows of all replicas.
+
+    In place of Keras's `_compute_moments_sync` (backend/tensorflow/nn.py), which
+    counts a row that stands in for none, and takes the variance as the
+    difference of two large numbers.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is None:
+        return tf.nn.moments(x, axes, keepdims=keepdims)
+    rows = getattr(_THREAD, "rows", None)
+    real = tf.ones((), x.dtype) if rows is None else tf.cast(rows > 0, x.dtype)
+
+    def mean_of_all(values):
+        sums = real * tf.reduce_sum(values, axes, keepdims=True)
+        counts = real * tf.reduce_sum(tf.ones_like(values), axes, keepdims=True)
+        return tf.math.divide_no_nan(
+            *replica.all_reduce(tf.distribute.ReduceOp.SUM, [sums, counts])
+        )
+
+    mean = mean_of_all(x)
+    variance = mean_of_all(tf.math.squared_difference(x, mean))
+    if keepdims:
+        return mean, variance
+    return tf.squeeze(mean, axes), tf.squeeze(variance, axes)
 
 
 # Data -------------------------------------------------------------------------

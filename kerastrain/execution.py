@@ -7,9 +7,8 @@
     logs = steps.train_and_report(batch)
 
 A batch is always the global batch. Under a strategy each replica takes its
-own consecutive rows of it: replica ``r`` of ``R`` has the rows from
-``rows * r // R`` to ``rows * (r + 1) // R``, so shares differ by at most one
-row and the order of rows is kept.
+own consecutive rows of it (`kerastrain.rows`): shares differ by at most one row
+and the order of rows is kept.
 """
 
 from collections.abc import Callable
@@ -76,11 +75,11 @@ class Steps:
         if self._replicas == 1 or self._own_train_step:
             return compiled  # a step of the user's own leaves the sum to the optimizer
 
-        def run_with_summed_gradients(batch):
-            with _keras.gradients_already_summed(self._model.optimizer):
+        def run_in_charge(batch):
+            with _keras.step_of_replicas(self._model.optimizer):
                 return compiled(batch)
 
-        return run_with_summed_gradients
+        return run_in_charge
 
     @property
     def _replicas(self):

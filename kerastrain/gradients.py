@@ -67,23 +67,22 @@ def rescale(gradients: Gradients, factor: Any) -> Gradients:
     return [None if g is None else multiply(g) for g in gradients]
 
 
-def weigh(gradients: Gradients, denominator: tf.Tensor, rows: tf.Tensor) -> Gradients:
-    """Gradients of a local mean times its denominator; nothing from no rows."""
+def of_real_rows(gradients: Gradients, rows: tf.Tensor) -> Gradients:
+    """The gradients, or zeros where the replica has no rows.
 
-    def multiply(gradient):
-        gradient = tf.convert_to_tensor(gradient)
-        weighed = gradient * tf.cast(denominator, gradient.dtype)
-        return tf.where(rows > 0, weighed, tf.zeros_like(weighed))
+    A row of zeros has stood in for them, whose derivatives may be NaN. Nothing
+    is copied where there are rows.
+    """
+    present = [g for g in gradients if g is not None]
+    kept = iter(
+        tf.cond(rows > 0, lambda: present, lambda: [tf.zeros_like(g) for g in present])
+    )
+    return [None if g is None else next(kept) for g in gradients]
 
-    return [None if g is None else multiply(g) for g in gradients]
 
-
-def divide(gradients: Gradients, denominator: tf.Tensor) -> Gradients:
-    """Gradients over a denominator; 0 where that is 0."""
-    return [
-        None if g is None else tf.math.divide_no_nan(g, tf.cast(denominator, g.dtype))
-        for g in gradients
-    ]
+def dense(gradients: Gradients) -> Gradients:
+    """The gradients as tensors."""
+    return [None if g is None else tf.convert_to_tensor(g) for g in gradients]
 
 
 def all_reduce_sum(structure: Any) -> Any:

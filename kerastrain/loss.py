@@ -15,9 +15,15 @@ Both sums add over parts of the batch (replicas, micro-batches), so with local
 
     L = sum_s N_s / sum_s D_s = sum_s (D_s / D) L_s        D = sum_s D_s
 
-and the gradient of the whole is ``sum_s (D_s / D) grad L_s``: each part's mean
-is multiplied by its own denominator, and divided by the global one. Weight
-regularisers depend on no row and are added once.
+and the gradient of the whole is the sum of those of ``(D_s / D) L_s``: each
+part's mean is multiplied by its own denominator, and divided by the global
+one. The factor stands before the backward pass, because a layer may depend on
+the rows of other replicas (synchronised batch statistics), whose part has
+another factor. ``D`` is not known by then where a mask comes out of the forward
+pass, so parts are differentiated with ``D_s / E``, where ``E`` is the ``D`` of
+no mask and no weights, and the sum is multiplied by ``E / D``. (Were it ``D_s``
+alone, the loss scale of mixed precision would act on another magnitude than on
+one device.) Weight regularisers depend on no row and are added once.
 
 Rules for what is not a Keras loss:
 
@@ -55,6 +61,8 @@ class Term(NamedTuple):
         value: the part's ``L_s``, a scalar; a sum for the group `SUM`.
         denominator: the part's ``D_s``, a scalar; the number of rows for
             the group `ROWS`, and 1 for `SUM`.
+        per_row: what a row without mask and weights adds to the denominator:
+            1 for the group `ROWS`.
         weight: the factor of ``value`` in the total loss.
         reported: ``(numerator, denominator)`` of the logged value, scalars.
     """
@@ -62,6 +70,7 @@ class Term(NamedTuple):
     group: str
     value: tf.Tensor
     denominator: tf.Tensor
+    per_row: Any
     weight: Any
     reported: tuple[tf.Tensor, tf.Tensor]
 
@@ -112,7 +121,7 @@ def _row_mean(value: tf.Tensor, rows: tf.Tensor) -> Term:
     denominator = tf.cast(rows, value.dtype)
     # Nothing from no rows, even where the value of a stand-in row is NaN.
     numerator = tf.math.multiply_no_nan(value, denominator)
-    return Term(ROWS, value, denominator, None, (numerator, denominator))
+    return Term(ROWS, value, denominator, 1.0, None, (numerator, denominator))
 
 
 def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term:
@@ -138,7 +147,7 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
         one = tf.ones_like(numerator)
         numerator = tf.math.multiply_no_nan(numerator, real)
         logged = (numerator, one if reduction == "sum" else count * real)
-        return Term(SUM, numerator, one, output.weight, logged)
+        return Term(SUM, numerator, one, 1.0, output.weight, logged)
     if reduction == "mean_with_sample_weight" and weights is not None:
         group, denominator = f"output {index}", tf.reduce_sum(weights) * real
     elif mask is not None:
@@ -152,7 +161,8 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
         return _row_mean(value, rows)._replace(weight=output.weight)
     value = tf.math.divide_no_nan(numerator, denominator)
     numerator = tf.math.multiply_no_nan(value, denominator)
-    return Term(group, value, denominator, output.weight, (numerator, denominator))
+    per_row = count / tf.cast(tf.shape(values)[0], count.dtype)
+    return Term(group, value, denominator, per_row, output.weight, (numerator, denominator))
 
 
 def _weights(values, mask, sample_weight):
@@ -168,16 +178,26 @@ def _weights(values, mask, sample_weight):
     return mask * sample_weight
 
 
-def means_by_group(terms: list[Term]) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-    """``{group: (weighted sum of the terms' values, their denominator)}``."""
+def shares_by_group(terms: list[Term], all_rows: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What a part adds to the loss, to differentiate: ``{group: sum of L_s D_s / E}``.
+
+    Args:
+        terms: of the part.
+        all_rows: scalar; the rows of the global batch.
+    """
     groups = {}
     for term in terms:
-        value = term.value if term.weight is None else term.value * term.weight
-        if term.group in groups:
-            groups[term.group] = (groups[term.group][0] + value, term.denominator)
-        else:
-            groups[term.group] = (value, term.denominator)
+        share = term.value
+        if term.group != SUM:
+            share = tf.math.multiply_no_nan(share, term.denominator / expected(term, all_rows))
+        share = share if term.weight is None else share * term.weight
+        groups[term.group] = groups[term.group] + share if term.group in groups else share
     return groups
+
+
+def expected(term: Term, all_rows: tf.Tensor) -> tf.Tensor:
+    """The global denominator ``E`` that there is without mask and weights, a scalar."""
+    return tf.cast(all_rows, term.denominator.dtype) * term.per_row
 
 
 def regularization(model: keras.Model) -> tf.Tensor | None:

@@ -162,7 +162,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
 
     def _summing(self, train_function):
         def train(iterator):
-            with _keras.gradients_already_summed(self.optimizer):
+            with _keras.step_of_replicas(self.optimizer):
                 return train_function(iterator)
 
         return train

@@ -2,7 +2,8 @@
 
 Every leaf of a batch has the rows as its first axis. Parts are consecutive and
 differ by at most one row: part ``k`` of ``n`` has the rows from
-``rows * k // n`` to ``rows * (k + 1) // n``, so joined parts keep the order.
+``ceil(rows * k / n)`` to ``ceil(rows * (k + 1) / n)``, so joined parts keep the
+order, and where there are fewer rows than parts the last ones have none.
 """
 
 from collections.abc import Iterator
@@ -107,10 +108,15 @@ def micro_batches(
         yield data, rows
         return
     for k in range(count):
-        start, stop = rows * k // count, rows * (k + 1) // count
-        size = stop - start
+        start, size = _part(rows, k, count)
         first = tf.where(size > 0, start, 0)
         yield slice_rows(data, first, tf.maximum(size, 1)), size
+
+
+def _part(rows, k, count):
+    """``(first row, number of rows)`` of part ``k`` of ``count``."""
+    start, stop = (-(-rows * i // count) for i in (k, k + 1))
+    return start, stop - start
 
 
 def own_rows(batch: Any) -> Any:
@@ -118,6 +124,4 @@ def own_rows(batch: Any) -> Any:
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
     with tf.device("/CPU:0"):
-        rows = count_rows(batch)
-        start = rows * replica // replicas
-        return slice_rows(batch, start, rows * (replica + 1) // replicas - start)
+        return slice_rows(batch, *_part(count_rows(batch), replica, replicas))

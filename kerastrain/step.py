@@ -7,8 +7,9 @@ them, `TrainableModel` under ``model.fit`` and `Trainer` in its own loop::
 
 The order inside a step, on every replica of a ``tf.distribute`` strategy:
 
-1. split the replica's rows into micro-batches
-2. forward pass and local gradients of each, summed
+1. split the replica's rows into micro-batches; the replicas agree on the
+   number of rows in the global batch
+2. forward pass and gradients of each part's share of the loss, summed
 3. one all-reduce of gradients, loss numerators and denominators
 4. gradients of the weight regularisers, once
 5. the model's ``transform_gradients`` hook, then clipping: both see the
@@ -21,8 +22,8 @@ On one replica with one micro-batch steps 1 and 3 vanish, and the loss is what
 ``model.compute_loss`` returns: that path is Keras's own arithmetic. Otherwise
 `kerastrain.loss` combines the parts so that weights, loss and metrics equal
 those of the whole batch at once. Exceptions: layers that use statistics of
-the batch (``BatchNormalization`` without ``synchronized=True``) see the part
-only, and dropout draws its masks part by part.
+the batch see a micro-batch only, and without ``synchronized=True`` a replica's
+rows only; dropout draws its masks part by part.
 """
 
 import warnings
@@ -131,11 +132,12 @@ def _update_loss_metrics(model, total, parts, rows):
 def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
     """Gradients of the global loss from micro-batches on every replica.
 
-    Each part's gradient is that of its local mean, multiplied by its local
-    denominator (`kerastrain.loss`). Terms of one denominator share one
-    gradient set; most models have a single one.
+    Each part is differentiated as its share of the global loss
+    (`kerastrain.loss`). Terms of one denominator share one gradient set; most
+    models have a single one.
     """
     data = rows_lib.at_least_one_row((x, y, sample_weight), rows)
+    all_rows = gradients_lib.all_reduce_sum(tf.cast(rows, tf.float32))
     terms_by_part, outputs, sums = [], [], {}
     for part, size in rows_lib.micro_batches(data, rows, micro_batches):
         # One after another, or memory would not fall: the next part waits for
@@ -143,37 +145,40 @@ def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
         done = [g for group in sums.values() for g in group if g is not None]
         with tf.control_dependencies(done):
             part = rows_lib.identity(part)
-        with tf.GradientTape(persistent=True) as tape:
+        with tf.GradientTape(persistent=True) as tape, _keras.real_rows(size):
             y_pred = _keras.forward(model, part[0], training=True)
             terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
-            means = {
-                group: (_scaled(model.optimizer, value), denominator)
-                for group, (value, denominator) in loss_lib.means_by_group(terms).items()
+            shares = {
+                group: _scaled(model.optimizer, share)
+                for group, share in loss_lib.shares_by_group(terms, all_rows).items()
             }
         variables = model.trainable_weights  # after the call, which may build them
-        for group, (value, denominator) in means.items():
-            local = gradients_lib.weigh(tape.gradient(value, variables), denominator, size)
+        for group, share in shares.items():
+            local = gradients_lib.dense(tape.gradient(share, variables))
             sums[group] = gradients_lib.add(sums.get(group), local)
         del tape
         terms_by_part.append(terms)
         outputs.append(rows_lib.first_rows(y_pred, size))
+    if replicas() > 1:
+        sums = {g: gradients_lib.of_real_rows(local, rows) for g, local in sums.items()}
     reduced_losses, reduced = gradients_lib.all_reduce_sum((_loss_sums(terms_by_part), sums))
-    gradients = _over_denominators(terms_by_part[0], reduced_losses, reduced)
+    gradients = _over_denominators(terms_by_part[0], reduced_losses, reduced, all_rows)
     gradients = gradients_lib.add(gradients, _regularization_gradients(model, variables))
     _update_sharded_loss_metrics(model, terms_by_part[0], reduced_losses, rows)
     return rows_lib.concat(outputs), gradients
 
 
-def _over_denominators(terms, sums, gradients):
+def _over_denominators(terms, sums, gradients, all_rows):
     """The groups' gradient sets, each over its global denominator, added up."""
-    denominators = {
-        term.group: total for term, (total, *_) in zip(terms, sums, strict=True)
-    }
     combined = None
-    for group, local in gradients.items():
-        if group != loss_lib.SUM:
-            local = gradients_lib.divide(local, denominators[group])
-        combined = gradients_lib.add(combined, local)
+    known = {loss_lib.SUM, loss_lib.ROWS}  # whose denominator the shares had already
+    for term, (denominator, *_) in zip(terms, sums, strict=True):
+        if term.group in gradients:
+            local = gradients.pop(term.group)
+            if term.group not in known:
+                factor = tf.math.divide_no_nan(loss_lib.expected(term, all_rows), denominator)
+                local = gradients_lib.rescale(local, factor)
+            combined = gradients_lib.add(combined, local)
     return combined
 
 

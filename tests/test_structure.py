@@ -15,11 +15,12 @@ LAYERS = (
     ("rows", "gradients", "merging", "loss", "metrics", "strategy", "data", "datasets"),
     ("step",),
     ("model",),
-    ("checks",),
+    ("checks", "lint"),
     ("compiled",),
     ("execution",),
     ("preparation",),
     ("trainer",),
+    ("testing",),
     ("__init__",),
     ("demo", "examples", "__main__"),
 )
