@@ -30,6 +30,7 @@ from keras.src.trainers.data_adapters import is_grain_dataset
 from keras.src.trainers.data_adapters import is_torch_dataloader
 from keras.src.trainers.data_adapters import tf_dataset_adapter
 from keras.src.utils.python_utils import pythonify_logs
+from tensorflow.python.distribute import ps_values
 
 # What `compile` sets on a model (trainers/trainer.py, `Trainer.compile`), and
 # what `fit` caches there. Plain entries of `model.__dict__`, one set a model.
@@ -106,6 +107,11 @@ def all_layers(model: keras.Model) -> list:
     return list(model._flatten_layers())
 
 
+def random_states(model: keras.Model) -> list[keras.Variable]:
+    """The states of the random generators of the model's layers."""
+    return [g.state for layer in model._flatten_layers() for g in layer._seed_generators]
+
+
 def is_functional_call(args: tuple, kwargs: dict) -> bool:
     """Whether these are the arguments ``(inputs, outputs)`` of a functional model."""
     return functional_init_arguments(args, kwargs)
@@ -153,6 +159,7 @@ class BuildsFromShapes:
             data_batch = tree.map_structure(_symbol_of_spec, spec)
         with self._distribute_strategy.scope():
             self._symbolic_build(data_batch=data_batch)
+            let_replicas_update(self)
 
 
 def _symbol_of_spec(spec):
@@ -541,19 +548,22 @@ def _inner(optimizer):
 def step_of_replicas(optimizer) -> Iterator[None]:
     """Around ``strategy.run`` of a step that sums over the replicas itself.
 
-    Inside, ``optimizer.apply`` takes gradients that are summed already, and
-    synchronised batch statistics leave out `real_rows`'s stand-ins. Must
-    surround ``strategy.run``: the replicas' threads take turns inside it.
+    Inside, ``optimizer.apply`` takes gradients that are summed already,
+    synchronised batch statistics leave out `real_rows`'s stand-ins, and each
+    replica draws random numbers of its own. Must surround ``strategy.run``:
+    the replicas' threads take turns inside it.
     """
     inner = _inner(optimizer)
-    moments = keras_nn._compute_moments_sync
+    moments, draw = keras_nn._compute_moments_sync, keras.random.SeedGenerator.next
     keras_nn._compute_moments_sync = _synchronized_moments
+    keras.random.SeedGenerator.next = lambda *a, **kw: _seed_of_replica(draw(*a, **kw))
     if inner is not None:
         inner.__dict__["_all_reduce_sum_gradients"] = list
     try:
         yield
     finally:
         keras_nn._compute_moments_sync = moments
+        keras.random.SeedGenerator.next = draw
         if inner is not None:
             inner.__dict__.pop("_all_reduce_sum_gradients", None)
 
@@ -561,6 +571,43 @@ def step_of_replicas(optimizer) -> Iterator[None]:
 def expects_summed_gradients(optimizer) -> bool:
     """Whether `step_of_replicas` is in force for the optimizer."""
     return "_all_reduce_sum_gradients" in _inner(optimizer).__dict__
+
+
+def updates_in_replicas(optimizer) -> bool:
+    """Whether each replica can run ``optimizer.apply`` itself.
+
+    It cannot where something is updated at every n-th step only: Keras 3.15.1 does
+    that in a ``tf.cond`` (optimizers/base_optimizer.py), inside of which replicas
+    cannot meet. Nor where they share their variables.
+    """
+    inner = _inner(optimizer)
+    conditional = getattr(inner, "gradient_accumulation_steps", None) or getattr(
+        inner, "ema_overwrite_frequency", None
+    )
+    strategy = tf.distribute.get_strategy()
+    return not conditional and not isinstance(
+        strategy, tf.distribute.experimental.CentralStorageStrategy
+    )
+
+
+def apply_for_all_replicas(optimizer, gradients: list, variables: list) -> None:
+    """``optimizer.apply`` outside the replicas, on the variables of all of them.
+
+    Args:
+        gradients: one tensor, or None, for each of ``variables``.
+    """
+    interim = tf.__internal__.distribute.interim
+    meet = interim.maybe_merge_call
+    interim.maybe_merge_call = lambda function, strategy, *args: function(strategy, *args)
+    try:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            if not optimizer.built:
+                optimizer.build(variables)
+            optimizer._common_apply(gradients, variables)
+        else:
+            optimizer.apply(gradients, variables)
+    finally:
+        interim.maybe_merge_call = meet
 
 
 def unknown_to_optimizer(optimizer, variables) -> list[str]:
@@ -591,6 +638,29 @@ def replicas_of(model: keras.Model) -> int:
     return strategy.num_replicas_in_sync if strategy is not None else 1
 
 
+def let_replicas_update(model: keras.Model) -> None:
+    """Under a ``CentralStorageStrategy``, lets replicas update the one variable they share.
+
+    Metrics become plain variables, which the replicas update in turn: TensorFlow
+    would add up what each has read and added. Other variables, of which Keras
+    3.15.1 says nothing, get the mean of what the replicas assign if they are
+    floats (batch statistics), else what the first assigns (random seeds).
+    """
+    state = {id(v) for metric in all_metrics(model) for v in own_variables(metric)}
+    for variable in [*model.variables, *(v for m in model.metrics for v in m.variables)]:
+        value = tf_variable(variable)
+        if not isinstance(value, ps_values.AggregatingVariable):
+            continue
+        if id(variable) in state:
+            variable._value = value._v
+        elif value.aggregation == tf.VariableAggregation.NONE:
+            value._aggregation = (
+                tf.VariableAggregation.MEAN
+                if value.dtype.is_floating
+                else tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )
+
+
 def is_distributed(variable) -> bool:
     """Whether each replica has a value of its own."""
     return isinstance(tf_variable(variable), tf.distribute.DistributedValues)
@@ -617,6 +687,21 @@ def assign_local(variable, parts: list[tf.Tensor]) -> None:
             component.assign(part)
     else:
         value.assign(parts[0])
+
+
+def _seed_of_replica(seed: tf.Tensor) -> tf.Tensor:
+    """The seed moved by the replica's number, the first one's unchanged.
+
+    All replicas hold the same state of a generator, and would draw equal dropout
+    masks.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return seed
+    # An odd number far from 1, so that replicas do not meet each other's seeds.
+    step = tf.constant([2654435769, 0], tf.int64)
+    moved = tf.cast(seed, tf.int64) + step * tf.cast(replica.replica_id_in_sync_group, tf.int64)
+    return tf.cast(moved % 2**32, seed.dtype)
 
 
 # Batch statistics -------------------------------------------------------------

@@ -8,7 +8,7 @@
     # `model` is compiled as it was
 
 Under a strategy ``trained`` may be a copy in the strategy's scope;
-`hand_back` brings its weights to the user's model.
+its weights and optimizer state are handed back to the user's own.
 """
 
 import contextlib
@@ -59,7 +59,8 @@ class CompiledModel:
         options: StepOptions | None,
     ):
         self._strategy = strategy
-        self._optimizer_source: Any = None
+        self._users_optimizer: Any = None  # where another one trains in its stead
+        self._optimizer_taken_over = False
         self.users = self.model = self._built(model)
         if strategy is not None and not strategy_lib.is_built_under(self.users, strategy):
             self.model = strategy_lib.rebuild(self.users, strategy)
@@ -136,12 +137,17 @@ class CompiledModel:
     def _own_optimizer(self, optimizer):
         made = strategy_lib.optimizer_for(optimizer, self._strategy)
         if self._strategy is not None and made is not optimizer:
-            self._optimizer_source = optimizer
+            self._users_optimizer = optimizer
         return made
 
     @contextlib.contextmanager
-    def in_charge(self) -> Iterator[keras.Model]:
-        """Inside, the model carries this compile state, in the scope."""
+    def in_charge(self, trains: bool = False) -> Iterator[keras.Model]:
+        """Inside, the model carries this compile state, in the scope.
+
+        Args:
+            trains: the user's own model and optimizer are given afterwards what
+                was trained in their stead, also where an error ends it.
+        """
         self._copy_weights_in()
         users = _keras.compile_state(self.model)
         options = _keras.set_step_options(self.model, self.options)
@@ -153,6 +159,8 @@ class CompiledModel:
             self._state = _keras.compile_state(self.model)
             _keras.set_compile_state(self.model, users)
             _keras.set_step_options(self.model, options)
+            if trains and self.users.built and self.model.built:
+                self._hand_back()
 
     def build_users(self, x: Any) -> None:
         """Before a copy in the scope trains: both have the same initial weights.
@@ -175,10 +183,13 @@ class CompiledModel:
 
     def take_over_optimizer(self) -> None:
         """Copies the state of an optimizer that was made outside the scope, once."""
-        strategy_lib.copy_optimizer(self._optimizer_source, self.model.optimizer)
-        self._optimizer_source = None
+        if not self._optimizer_taken_over:
+            strategy_lib.copy_optimizer(self._users_optimizer, self.model.optimizer)
+            self._optimizer_taken_over = True
 
-    def hand_back(self) -> None:
-        """Gives the user's model the trained weights."""
+    def _hand_back(self):
         if self.users is not self.model:
             strategy_lib.copy_weights(self.model, self.users)
+        strategy_lib.copy_optimizer(
+            self.optimizer, self._users_optimizer, self.users.trainable_variables
+        )

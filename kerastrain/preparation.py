@@ -77,6 +77,8 @@ class Preparation:
                 checks.check_labels(model, part.arrays, part.name)
         if train and (self._strategy is not None or not (eager or own["train"])):
             checks.build_optimizer(model)
+        if self._strategy is not None:
+            _keras.let_replicas_update(model)
         checks.check_names(model)
         merging.check_model(model)
         if train:

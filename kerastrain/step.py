@@ -255,11 +255,25 @@ def update_weights(model: keras.Model, gradients: list, options: StepOptions) ->
             gradients = model.transform_gradients(gradients, variables)
             gradients = gradients_lib.rescale(gradients, scale)
         gradients = gradients_lib.clip(gradients, options, scale)
-    if replicas() > 1 and not _keras.expects_summed_gradients(optimizer):
-        # Somebody else's `strategy.run`: Keras will sum the equal gradients
-        # over the replicas once more.
-        gradients = gradients_lib.rescale(gradients, 1.0 / replicas())
-    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    _apply(optimizer, gradients, variables)
+
+
+def _apply(optimizer, gradients, variables):
+    if replicas() == 1 or _keras.updates_in_replicas(optimizer):
+        if replicas() > 1 and not _keras.expects_summed_gradients(optimizer):
+            # Somebody else's `strategy.run`: Keras will sum the equal gradients
+            # over the replicas once more.
+            gradients = gradients_lib.rescale(gradients, 1.0 / replicas())
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return
+
+    def apply_once(strategy, gradients):
+        first = [
+            None if g is None else strategy.experimental_local_results(g)[0] for g in gradients
+        ]
+        _keras.apply_for_all_replicas(optimizer, first, variables)
+
+    tf.distribute.get_replica_context().merge_call(apply_once, args=(gradients,))
 
 
 def _has_gradient_hook(model):

@@ -21,24 +21,34 @@ from kerastrain.errors import UnsupportedTypeError
 
 
 def resolve(strategy: Any) -> tf.distribute.Strategy | None:
-    """Returns a ``tf.distribute`` strategy, or None for none.
+    """Returns a ``tf.distribute`` strategy of one machine, or None for none.
 
     Args:
-        strategy: a ``tf.distribute.Strategy``; None; ``"mirrored"``, all GPUs,
-            or all logical CPU devices where there is no GPU;
-            ``"mirrored:N"``, the first N of them; or ``"auto"``:
-            ``"mirrored"`` where there are several GPUs, else None.
+        strategy: a ``tf.distribute.Strategy``; None; or a name: ``"mirrored"``,
+            all GPUs, or all logical CPU devices where there is no GPU;
+            ``"mirrored:N"``, the first N of them; ``"central_storage"`` and
+            ``"central_storage:N"``, the same with one copy of the variables;
+            ``"one_device"``, the first of them; or ``"auto"``: ``"mirrored"``
+            where there are several GPUs, else None.
+
+    An object may be any strategy that keeps its replicas in step:
+    ``OneDeviceStrategy``, ``MirroredStrategy``, ``CentralStorageStrategy``. A
+    ``TPUStrategy`` takes the same path through the code, but none was at hand to
+    try it on.
 
     Raises:
         ArgumentError: an unknown name, or more devices than there are.
-        UnsupportedTypeError: neither a name nor a strategy.
+        UnsupportedTypeError: neither a name nor a strategy, or one whose
+            replicas are not in step.
 
     Example:
         >>> resolve("mirrored:1").num_replicas_in_sync
         1
     """
-    if strategy is None or isinstance(strategy, tf.distribute.Strategy):
-        return strategy
+    if strategy is None:
+        return None
+    if isinstance(strategy, tf.distribute.Strategy):
+        return _in_step(strategy)
     if not isinstance(strategy, str):
         raise UnsupportedTypeError(
             "`strategy` must be a tf.distribute.Strategy, a name or None. "
@@ -47,20 +57,44 @@ def resolve(strategy: Any) -> tf.distribute.Strategy | None:
     if strategy == "auto":
         gpus = tf.config.list_logical_devices("GPU")
         return tf.distribute.MirroredStrategy() if len(gpus) > 1 else None
-    name, _, count = strategy.partition(":")
-    if name != "mirrored" or (count and not count.isdigit()) or count == "0":
+    name, colon, count = strategy.partition(":")
+    counts = ("mirrored", "central_storage")
+    if name not in (*counts, "one_device") or (
+        colon and not (name in counts and count.isdigit() and int(count) > 0)
+    ):
         raise ArgumentError(
             f"Unknown strategy {strategy!r}. Use \"mirrored\", \"mirrored:2\", "
-            '"auto", None or a tf.distribute.Strategy.'
+            '"central_storage:2", "one_device", "auto", None or a tf.distribute.Strategy.'
         )
+    return _on_devices(name, int(count) if count else None)
+
+
+def _in_step(strategy):
+    asynchronous = tf.distribute.experimental.ParameterServerStrategy
+    if isinstance(strategy, asynchronous):
+        raise UnsupportedTypeError(
+            f"`strategy` is a {type(strategy).__name__}, whose replicas do not train in step, "
+            "so no number of theirs is that of one device. Use a MirroredStrategy, "
+            "CentralStorageStrategy or OneDeviceStrategy."
+        )
+    return strategy
+
+
+def _on_devices(name, count):
     gpus = tf.config.list_logical_devices("GPU")
     devices = [d.name for d in gpus or tf.config.list_logical_devices("CPU")]
-    wanted = int(count) if count else len(devices)
+    if name == "one_device":
+        return tf.distribute.OneDeviceStrategy(devices[0])
+    wanted = count or len(devices)
     if wanted > len(devices):
         raise ArgumentError(
-            f"strategy={strategy!r} wants {wanted} devices; there are "
+            f'strategy="{name}:{wanted}" wants {wanted} devices; there are '
             f"{len(devices)}. On CPU, make logical ones first with "
             "tf.config.set_logical_device_configuration."
+        )
+    if name == "central_storage":
+        return tf.distribute.experimental.CentralStorageStrategy(
+            compute_devices=devices[:wanted], parameter_device="/CPU:0"
         )
     # On CPU, collectives of two strategies in one process would collide.
     reduction = None if gpus else tf.distribute.ReductionToOneDevice()
@@ -119,21 +153,32 @@ def optimizer_for(optimizer: Any, strategy: tf.distribute.Strategy | None) -> An
     return type(found).from_config(found.get_config())
 
 
-def copy_optimizer(source: Any, target: Any) -> None:
-    """Assigns the state of one built optimizer to another of the same kind.
+def copy_optimizer(source: Any, target: Any, variables: list | None = None) -> None:
+    """Assigns the state of one optimizer to another of the same kind.
 
-    A name, or an optimizer that is not built, has no state.
+    Args:
+        source, target: either may be wrapped for loss scaling and the other not.
+            Nothing is copied from or to a name, or from one without state.
+        variables: the trainable weights that an unbuilt ``target`` is built
+            with. Without them it stays as it is.
     """
-    if not isinstance(source, keras.optimizers.Optimizer) or not source.built:
+    both = (source, target)
+    if not all(isinstance(o, keras.optimizers.Optimizer) for o in both) or not source.built:
         return
-    if not hasattr(source, "inner_optimizer"):
-        target = getattr(target, "inner_optimizer", target)
+    if not all(hasattr(o, "inner_optimizer") for o in both):
+        source, target = (getattr(o, "inner_optimizer", o) for o in both)
+    if not target.built:
+        if not variables:
+            return
+        target.build(variables)
     for s, t in zip(source.variables, target.variables, strict=True):
         t.assign(_keras.tf_variable(s).numpy())
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Assigns every weight of ``source`` to its counterpart in ``target``.
+
+    The states of random layers such as dropout are copied too.
 
     Raises:
         ModelError: the two models do not have the same weights.
@@ -147,5 +192,6 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             f"{[tuple(w.shape) for w in target.weights]}. Call the model on a batch "
             "before giving it to Trainer, and let get_config() hold every argument."
         )
+    pairs += zip(_keras.random_states(source), _keras.random_states(target), strict=False)
     for s, t in pairs:
         t.assign(_keras.tf_variable(s).numpy())

@@ -212,26 +212,20 @@ class Trainer:
         validation = self._validation_sources(
             validation_data, validation_batch_size or batch_size, validation_steps
         )
-        with self._compiled.in_charge() as model, contextlib.ExitStack() as stack:
+        in_charge = self._compiled.in_charge(trains=True)
+        with in_charge as model, contextlib.ExitStack() as stack:
             for part in (source, *validation.values()):
                 stack.enter_context(contextlib.closing(part))
             self._preparation.ready(source, validation.values())
-            with Progress(verbose, epochs) as progress:
-                callback_list = self._callback_list(
-                    callbacks, verbose, epochs, source.num_batches, add_history=True
-                )
-                model.stop_training = False
-                try:
-                    self._run_epochs(
-                        source,
-                        validation,
-                        callback_list,
-                        progress,
-                        range(initial_epoch, epochs),
-                        validation_freq,
-                    )
-                finally:
-                    self._compiled.hand_back()
+            progress = stack.enter_context(Progress(verbose, epochs))
+            callback_list = self._callback_list(
+                callbacks, verbose, epochs, source.num_batches, add_history=True
+            )
+            model.stop_training = False
+            numbers = range(initial_epoch, epochs)
+            self._run_epochs(
+                source, validation, callback_list, progress, numbers, validation_freq
+            )
         return _keras.history_of(callback_list)
 
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):

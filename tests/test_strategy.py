@@ -1,0 +1,299 @@
+"""Every strategy of one machine gives the numbers of one device, through both doors."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastrain import ArgumentError
+from kerastrain import Execution
+from kerastrain import StepOptions
+from kerastrain import TrainableModel
+from kerastrain import Trainer
+from kerastrain import UnsupportedTypeError
+from kerastrain import strategy
+from tests import models
+
+TOLERANCE = 1e-6
+X, _, WEIGHT = models.regression(rows=11)  # batches of 5, 5 and 1: fewer rows than replicas
+Y = (X[:, :1] > 0).astype("float32")
+STRATEGIES = ("one_device", "central_storage:1", "central_storage:2", "mirrored:1", "mirrored:4")
+DOORS = ("trainer", "fit")
+OPTIMIZERS = {
+    "accumulation": lambda o: o.Adam(0.05, gradient_accumulation_steps=2),
+    "EMA": lambda o: o.Adam(0.05, use_ema=True, ema_momentum=0.9),
+    "EMA that overwrites": lambda o: o.SGD(0.1, use_ema=True, ema_overwrite_frequency=2),
+    "loss scale": lambda o: o.LossScaleOptimizer(o.SGD(0.1)),
+    "loss scale and accumulation": lambda o: o.LossScaleOptimizer(
+        o.SGD(0.1, gradient_accumulation_steps=2, global_clipnorm=0.1)
+    ),
+    "weight decay and clipping": lambda o: o.AdamW(0.05, weight_decay=0.1, clipnorm=0.1),
+    "Muon": lambda o: o.Muon(0.05),
+    "Adafactor": lambda o: o.Adafactor(0.05),
+}
+
+
+def net(make, normalized=False):
+    """A classifier, with batch statistics of all replicas where asked."""
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(6, activation="tanh", kernel_regularizer="l2")(inputs)
+    if normalized:
+        hidden = keras.layers.BatchNormalization(synchronized=True)(hidden)
+    return make(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+
+
+def trained(where, door, build=net, optimizer=None, micro_batches=1, **fit):
+    """Trains two epochs; returns ``(model, history)``. A Trainer's model is built outside."""
+    keras.utils.set_random_seed(1)
+    optimizer = optimizer or (lambda o: o.Adam(0.05))
+    scope = strategy.resolve(where)
+    with scope.scope() if scope and door == "fit" else contextlib.nullcontext():
+        metrics = ["accuracy", keras.metrics.AUC(name="auc")]
+    compiled = {"loss": "binary_crossentropy", "metrics": metrics}
+    fit = {
+        "x": X, "y": Y, "sample_weight": WEIGHT, "batch_size": 5, "epochs": 2, "shuffle": False,
+        "validation_data": (X[:7], Y[:7]), "verbose": 0, **fit,
+    }  # fmt: skip
+    if door == "trainer":
+        model = build(keras.Model)
+        options = StepOptions(micro_batches=micro_batches)
+        trainer = Trainer(
+            model, optimizer=optimizer(keras.optimizers), strategy=scope, step=options, **compiled
+        )
+        return model, trainer.fit(**fit).history
+    with scope.scope() if scope else contextlib.nullcontext():
+        model = build(TrainableModel)
+        model.compile(optimizer(keras.optimizers), **compiled, micro_batches=micro_batches)
+    return model, model.fit(**fit).history
+
+
+def assert_equal_runs(one, other):
+    assert models.largest_difference(one[0], other[0]) <= TOLERANCE
+    assert list(one[1]) == list(other[1])
+    for name, values in one[1].items():
+        np.testing.assert_allclose(other[1][name], values, atol=TOLERANCE, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The run of one device."""
+    return trained(None, "trainer")
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("where", STRATEGIES)
+def test_each_strategy(whole, where, door):
+    """Weights, loss and metrics of a ragged epoch, with validation, are those of one device."""
+    assert_equal_runs(whole, trained(where, door))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_optimizer(name):
+    """What an optimizer does once, or at every other step, it does once for all replicas."""
+    one = trained(None, "trainer", optimizer=OPTIMIZERS[name])
+    for where, door in (("central_storage:2", "trainer"), ("mirrored:2", "fit")):
+        assert_equal_runs(one, trained(where, door, optimizer=OPTIMIZERS[name], micro_batches=2))
+
+
+@pytest.mark.parametrize(
+    "where, door",
+    [("central_storage:2", "trainer"), ("mirrored:2", "fit"), ("mirrored:4", "trainer")],
+)
+def test_synchronised_batch_statistics(where, door):
+    """They are those of the global batch, where shares are unequal and where one is empty."""
+    build = lambda make: net(make, normalized=True)  # noqa: E731
+    sgd = lambda o: o.SGD(0.1)  # noqa: E731
+    one = trained(None, "trainer", build, sgd)
+    assert_equal_runs(one, trained(where, door, build, sgd))
+
+
+class TestRandomness:
+    def dropped(self, where):
+        """The masks of each call of a dropout layer in one step, and the trained model."""
+        seen = []
+
+        class Noted(keras.layers.Dropout):
+            def call(self, inputs, training=False):
+                outputs = super().call(inputs, training=training)
+                if isinstance(outputs, tf.Tensor) and hasattr(outputs, "numpy") and training:
+                    seen.append(outputs.numpy() > 0)
+                return outputs
+
+        scope = strategy.resolve(where)
+        with scope.scope():
+            model = keras.Sequential([keras.Input((64,)), Noted(0.5, seed=1)])
+            model.add(keras.layers.Dense(1))
+        trainer = Trainer(
+            model, optimizer="sgd", loss="mse", strategy=scope, execution=Execution(eager=True)
+        )
+        trainer.fit(np.ones((4, 64), "float32"), np.ones((4, 1)), batch_size=4, verbose=0)
+        return seen
+
+    @pytest.mark.parametrize("where", ("central_storage:2", "mirrored:2"))
+    def test_replicas_draw_different_masks(self, where):
+        """Two replicas drop other units; the first one those of one device."""
+        first, second = self.dropped(where)
+        assert 0.3 < np.mean(first != second) < 0.7
+        (alone,) = self.dropped("one_device")
+        np.testing.assert_array_equal(alone[:2], first)
+
+    def test_rebuilt_model_goes_on_with_its_seeds(self):
+        """A model rebuilt in a scope of one replica drops what it would have dropped outside."""
+
+        def run(where):
+            keras.utils.set_random_seed(1)
+            hidden = [keras.layers.Dense(8), keras.layers.Dropout(0.5)]  # no seed given
+            model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(1)])
+            trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=where, seed=0)
+            trainer.fit(X, Y, epochs=2, verbose=0)
+            return model
+
+        one, other = run(None), run("mirrored:1")
+        assert models.largest_difference(one, other) == 0.0
+        states = [model.layers[1].seed_generator.state.numpy() for model in (one, other)]
+        np.testing.assert_array_equal(*states)
+
+
+class TestHandedBack:
+    """A model built outside the scope has afterwards what was trained inside."""
+
+    @pytest.mark.parametrize("compiled", (True, False))
+    def test_optimizer(self, compiled):
+        """The user's own optimizer has the state of the one that trained, and trains on."""
+
+        def run(where):
+            keras.utils.set_random_seed(1)
+            model, adam = models.mlp(outputs=1), keras.optimizers.Adam(0.05)
+            if compiled:
+                model.compile(adam, "mse")
+                trainer = Trainer(model, strategy=where)
+            else:
+                trainer = Trainer(model, optimizer=adam, loss="mse", strategy=where)
+            trainer.fit(X, Y, epochs=2, shuffle=False, verbose=0)
+            model.compile(adam, "mse")
+            model.fit(X, Y, epochs=1, shuffle=False, verbose=0)
+            return model, adam
+
+        (one, adam_one), (two, adam_two) = run(None), run("mirrored:2")
+        assert 3 == int(adam_one.iterations) == int(adam_two.iterations)
+        assert models.largest_difference(one, two) <= TOLERANCE
+        for a, b in zip(adam_one.variables, adam_two.variables, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), atol=TOLERANCE)
+
+    def test_after_an_error(self):
+        """What was trained before a callback failed is not lost."""
+
+        class Fails(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                raise RuntimeError("stop here")
+
+        model, adam = models.mlp(outputs=1), keras.optimizers.Adam(0.05)
+        before = model.get_weights()
+        trainer = Trainer(model, optimizer=adam, loss="mse", strategy="mirrored:2")
+        with pytest.raises(RuntimeError, match="stop here"):
+            trainer.fit(X, Y, callbacks=[Fails()], verbose=0)
+        assert 1 == int(adam.iterations)
+        assert np.abs(before[0] - model.get_weights()[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("where", ("central_storage:2", "mirrored:2"))
+@pytest.mark.parametrize("row", (0, 3))
+def test_one_decision_on_overflow(where, row):
+    """An overflow on whichever replica skips the step on all: no weight, half the scale."""
+
+    def run(where):
+        keras.utils.set_random_seed(1)
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            model = net(keras.Model)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=8.0)
+        trainer = Trainer(model, optimizer=scaled, loss="mse", strategy=where)
+        before = model.get_weights()
+        x = X[:4].copy()
+        x[row] = np.inf
+        trainer.fit(x, Y[:4], batch_size=4, verbose=0)
+        skipped = model.get_weights()
+        trainer.fit(X[:4], Y[:4], batch_size=4, epochs=2, verbose=0)
+        return before, skipped, model, float(trainer.optimizer.dynamic_scale.numpy())
+
+    before, skipped, one, scale = run(None)
+    replicas_before, replicas_skipped, two, replicas_scale = run(where)
+    np.testing.assert_equal(before, skipped)
+    np.testing.assert_equal(replicas_before, replicas_skipped)
+    assert 4.0 == scale == replicas_scale
+    assert models.largest_difference(one, two) <= 2e-4  # of float16's 1e-3
+
+
+@pytest.mark.parametrize("where", ("one_device", "central_storage:2", "mirrored:2", "mirrored:4"))
+def test_predict_keeps_rows_and_their_order(where):
+    """Every row has its prediction at its place, batches that do not divide included."""
+    model = models.mlp(outputs=3)
+    expected = model(X).numpy()
+    trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=where)
+    for batch_size in (1, 3, 4, 11, 32):
+        predicted = trainer.predict(X, batch_size=batch_size, verbose=0)
+        np.testing.assert_allclose(expected, predicted, atol=1e-6)
+    stream = tf.data.Dataset.from_tensor_slices(X).batch(5)
+    np.testing.assert_allclose(expected, trainer.predict(stream, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(
+        expected[:1], trainer.predict(X[:1], verbose=0), atol=1e-6, err_msg="one row"
+    )
+
+
+def test_predict_of_a_model_that_is_not_built():
+    """A subclass meets its first batch in predict, which does not divide by the replicas."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Doubles(keras.Model):
+        def call(self, x):
+            return {"twice": 2 * x}
+
+    trainer = Trainer(Doubles(), optimizer="sgd", loss="mse", strategy="mirrored:2")
+    predicted = trainer.predict(X, batch_size=3, verbose=0)
+    np.testing.assert_allclose(2 * X, predicted["twice"])
+
+
+def test_one_trace_of_ragged_batches():
+    """Shares of other sizes and empty ones run the same trace."""
+    trainer = Trainer(models.mlp(outputs=1), optimizer="sgd", loss="mse", strategy="mirrored:4")
+    for rows in (11, 10, 9, 1):
+        trainer.fit(X[:rows], Y[:rows], batch_size=4, verbose=0)
+    assert {"train": 1} == trainer.traces
+
+
+class TestNames:
+    def test_kinds(self):
+        """A name gives its strategy, on as many devices as it says."""
+        kinds = {
+            "one_device": (tf.distribute.OneDeviceStrategy, 1),
+            "mirrored": (tf.distribute.MirroredStrategy, 4),
+            "mirrored:3": (tf.distribute.MirroredStrategy, 3),
+            "central_storage": (tf.distribute.experimental.CentralStorageStrategy, 4),
+            "central_storage:2": (tf.distribute.experimental.CentralStorageStrategy, 2),
+        }
+        for name, (kind, replicas) in kinds.items():
+            found = strategy.resolve(name)
+            assert (kind, replicas) == (type(found), found.num_replicas_in_sync)
+        assert strategy.resolve("auto") is None  # no GPU
+
+    @pytest.mark.parametrize("name", ("mirror", "mirrored:", "mirrored:0", "mirrored:-1",
+                                      "mirrored:x", "one_device:2", "auto:2", ""))  # fmt: skip
+    def test_unknown(self, name):
+        """Another name is refused with those that there are."""
+        with pytest.raises(ArgumentError, match="Unknown strategy.*one_device"):
+            strategy.resolve(name)
+
+    @pytest.mark.parametrize("name", ("mirrored:9", "central_storage:9"))
+    def test_too_many(self, name):
+        """More devices than there are is an error that says how to make them."""
+        with pytest.raises(ArgumentError, match="9 devices; there are 4.*logical"):
+            strategy.resolve(name)
+
+    def test_other_types(self):
+        """What is no strategy is refused."""
+        with pytest.raises(UnsupportedTypeError, match="int"):
+            strategy.resolve(2)
