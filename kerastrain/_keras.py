@@ -8,7 +8,6 @@ checked by reading this file.
 
 import contextlib
 import inspect
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -545,31 +544,21 @@ def _inner(optimizer):
 
 
 @contextlib.contextmanager
-def step_of_replicas(optimizer) -> Iterator[None]:
-    """Around ``strategy.run`` of a step that sums over the replicas itself.
-
-    Inside, ``optimizer.apply`` takes gradients that are summed already,
-    synchronised batch statistics leave out `real_rows`'s stand-ins, and each
-    replica draws random numbers of its own. Must surround ``strategy.run``:
-    the replicas' threads take turns inside it.
-    """
+def gradients_already_summed(optimizer) -> Iterator[None]:
+    """Inside, ``optimizer.apply`` takes gradients that are summed over replicas."""
     inner = _inner(optimizer)
-    moments, draw = keras_nn._compute_moments_sync, keras.random.SeedGenerator.next
-    keras_nn._compute_moments_sync = _synchronized_moments
-    keras.random.SeedGenerator.next = lambda *a, **kw: _seed_of_replica(draw(*a, **kw))
-    if inner is not None:
-        inner.__dict__["_all_reduce_sum_gradients"] = list
+    if inner is None or not hasattr(inner, "_all_reduce_sum_gradients"):
+        yield
+        return
+    inner.__dict__["_all_reduce_sum_gradients"] = list
     try:
         yield
     finally:
-        keras_nn._compute_moments_sync = moments
-        keras.random.SeedGenerator.next = draw
-        if inner is not None:
-            inner.__dict__.pop("_all_reduce_sum_gradients", None)
+        inner.__dict__.pop("_all_reduce_sum_gradients", None)
 
 
 def expects_summed_gradients(optimizer) -> bool:
-    """Whether `step_of_replicas` is in force for the optimizer."""
+    """Whether `gradients_already_summed` is in force for the optimizer."""
     return "_all_reduce_sum_gradients" in _inner(optimizer).__dict__
 
 
@@ -622,6 +611,31 @@ def unknown_to_optimizer(optimizer, variables) -> list[str]:
 def optimizer_strategy(optimizer):
     """The strategy in whose scope the optimizer was made."""
     return getattr(_inner(optimizer), "_distribution_strategy", None)
+
+
+# Layers over replicas ---------------------------------------------------------
+
+
+@contextlib.contextmanager
+def synchronized_moments(moments: Callable) -> Iterator[None]:
+    """Inside, synchronised batch statistics are ``moments(x, axes, keepdims)``."""
+    keras_own = keras_nn._compute_moments_sync  # backend/tensorflow/nn.py
+    keras_nn._compute_moments_sync = moments
+    try:
+        yield
+    finally:
+        keras_nn._compute_moments_sync = keras_own
+
+
+@contextlib.contextmanager
+def random_seeds(change: Callable) -> Iterator[None]:
+    """Inside, what a ``SeedGenerator`` draws goes through ``change(seed)``."""
+    draw = keras.random.SeedGenerator.next
+    keras.random.SeedGenerator.next = lambda *args, **kwargs: change(draw(*args, **kwargs))
+    try:
+        yield
+    finally:
+        keras.random.SeedGenerator.next = draw
 
 
 # Variables and strategies -----------------------------------------------------
@@ -687,63 +701,6 @@ def assign_local(variable, parts: list[tf.Tensor]) -> None:
             component.assign(part)
     else:
         value.assign(parts[0])
-
-
-def _seed_of_replica(seed: tf.Tensor) -> tf.Tensor:
-    """The seed moved by the replica's number, the first one's unchanged.
-
-    All replicas hold the same state of a generator, and would draw equal dropout
-    masks.
-    """
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return seed
-    # An odd number far from 1, so that replicas do not meet each other's seeds.
-    step = tf.constant([2654435769, 0], tf.int64)
-    moved = tf.cast(seed, tf.int64) + step * tf.cast(replica.replica_id_in_sync_group, tf.int64)
-    return tf.cast(moved % 2**32, seed.dtype)
-
-
-# Batch statistics -------------------------------------------------------------
-
-_THREAD = threading.local()
-
-
-@contextlib.contextmanager
-def real_rows(rows: tf.Tensor) -> Iterator[None]:
-    """Inside, this replica's batch has ``rows`` rows; one that stands in is none."""
-    _THREAD.rows = rows
-    try:
-        yield
-    finally:
-        _THREAD.rows = None
-
-
-def _synchronized_moments(x, axes, keepdims):
-    """Mean and variance of the rows of all replicas.
-
-    In place of Keras's `_compute_moments_sync` (backend/tensorflow/nn.py), which
-    counts a row that stands in for none, and takes the variance as the
-    difference of two large numbers.
-    """
-    replica = tf.distribute.get_replica_context()
-    if replica is None:
-        return tf.nn.moments(x, axes, keepdims=keepdims)
-    rows = getattr(_THREAD, "rows", None)
-    real = tf.ones((), x.dtype) if rows is None else tf.cast(rows > 0, x.dtype)
-
-    def mean_of_all(values):
-        sums = real * tf.reduce_sum(values, axes, keepdims=True)
-        counts = real * tf.reduce_sum(tf.ones_like(values), axes, keepdims=True)
-        return tf.math.divide_no_nan(
-            *replica.all_reduce(tf.distribute.ReduceOp.SUM, [sums, counts])
-        )
-
-    mean = mean_of_all(x)
-    variance = mean_of_all(tf.math.squared_difference(x, mean))
-    if keepdims:
-        return mean, variance
-    return tf.squeeze(mean, axes), tf.squeeze(variance, axes)
 
 
 # Data -------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import merging
+from kerastrain import replicas
 from kerastrain import rows as rows_lib
 from kerastrain import step
 from kerastrain.model import TrainableModel
@@ -76,7 +77,7 @@ class Steps:
             return compiled  # a step of the user's own leaves the sum to the optimizer
 
         def run_in_charge(batch):
-            with _keras.step_of_replicas(self._model.optimizer):
+            with replicas.in_step(self._model.optimizer):
                 return compiled(batch)
 
         return run_in_charge

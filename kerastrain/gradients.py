@@ -14,11 +14,6 @@ from kerastrain.options import StepOptions
 Gradients = list[tf.Tensor | tf.IndexedSlices | None]
 
 
-def replicas() -> int:
-    """The number of replicas in sync that run this step; 1 without a strategy."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
 def add(left: Gradients | None, right: Gradients | None) -> Gradients | None:
     """Adds two sets; None, for a set or in it, counts as nothing."""
     if left is None or right is None:
@@ -83,22 +78,6 @@ def of_real_rows(gradients: Gradients, rows: tf.Tensor) -> Gradients:
 def dense(gradients: Gradients) -> Gradients:
     """The gradients as tensors."""
     return [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-
-
-def all_reduce_sum(structure: Any) -> Any:
-    """Sums every tensor over the replicas, in one all-reduce."""
-    if replicas() == 1:
-        return structure
-    flat = tf.nest.flatten(structure)
-    present = [t for t in flat if t is not None]
-    summed = iter(
-        tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, present
-        )
-    )
-    return tf.nest.pack_sequence_as(
-        structure, [None if t is None else next(summed) for t in flat]
-    )
 
 
 def clip(gradients: Gradients, options: StepOptions, scale: Any = 1.0) -> Gradients:

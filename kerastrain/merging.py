@@ -42,6 +42,7 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import replicas
 from kerastrain.errors import MetricError
 
 RULES = ("sum", "max", "min", "concat")
@@ -164,12 +165,6 @@ def merged_states(model: keras.Model) -> Iterator[None]:
         yield
 
 
-def in_replica() -> bool:
-    """Whether this code runs as one of several replicas."""
-    context = tf.distribute.get_replica_context()
-    return context is not None and context.num_replicas_in_sync > 1
-
-
 def results(model: keras.Model, get_results: Callable | None = None) -> dict[str, Any]:
     """``model.get_metrics_result()``, of the merged states.
 
@@ -182,7 +177,8 @@ def results(model: keras.Model, get_results: Callable | None = None) -> dict[str
         read, so that what happens to it later does not change the result.
     """
     get_results = get_results or model.get_metrics_result
-    with contextlib.nullcontext() if in_replica() else merged_states(model):
+    local = replicas.is_one_of_several()
+    with contextlib.nullcontext() if local else merged_states(model):
         return keras.tree.map_structure(
             lambda v: tf.identity(v.value) if isinstance(v, keras.Variable) else v, get_results()
         )
@@ -195,7 +191,7 @@ def results_in_step(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
         model: the model that runs the step.
         logs: what the step is about to return.
     """
-    if not in_replica():
+    if not replicas.is_one_of_several():
         return logs
     merged = tf.distribute.get_replica_context().merge_call(lambda strategy: results(model))
     return {name: merged.get(name, value) for name, value in logs.items()}

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import merging
+from kerastrain import replicas
 from kerastrain import step
 from kerastrain.options import StepOptions
 from kerastrain.options import check_clips_once
@@ -162,7 +163,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
 
     def _summing(self, train_function):
         def train(iterator):
-            with _keras.step_of_replicas(self.optimizer):
+            with replicas.in_step(self.optimizer):
                 return train_function(iterator)
 
         return train

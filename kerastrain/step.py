@@ -35,9 +35,9 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import gradients as gradients_lib
 from kerastrain import loss as loss_lib
+from kerastrain import replicas
 from kerastrain import rows as rows_lib
 from kerastrain.errors import ModelError
-from kerastrain.gradients import replicas
 from kerastrain.options import StepOptions
 
 
@@ -55,7 +55,7 @@ def train_step(model: keras.Model, data: Any, options: StepOptions) -> dict:
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     rows = rows_lib.count_rows(x)
-    if replicas() == 1 and options.micro_batches == 1:
+    if replicas.count() == 1 and options.micro_batches == 1:
         y_pred, gradients = _whole_gradients(model, x, y, sample_weight, rows)
     else:
         y_pred, gradients = _summed_gradients(
@@ -77,7 +77,7 @@ def test_step(model: keras.Model, data: Any) -> dict:
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     rows = rows_lib.count_rows(x)
-    if replicas() == 1:
+    if replicas.count() == 1:
         y_pred = _keras.forward(model, x, training=False)
         total, parts = _whole_loss(model, x, y, y_pred, sample_weight, training=False)
         _update_loss_metrics(model, total, parts, rows)
@@ -87,7 +87,7 @@ def test_step(model: keras.Model, data: Any) -> dict:
         terms = loss_lib.local_terms(
             model, padded[0], padded[1], y_pred, padded[2], rows, training=False
         )
-        sums = gradients_lib.all_reduce_sum(_loss_sums([terms]))
+        sums = replicas.all_reduce_sum(_loss_sums([terms]))
         _update_sharded_loss_metrics(model, terms, sums, rows)
         y_pred = rows_lib.first_rows(y_pred, rows)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -137,7 +137,7 @@ def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
     models have a single one.
     """
     data = rows_lib.at_least_one_row((x, y, sample_weight), rows)
-    all_rows = gradients_lib.all_reduce_sum(tf.cast(rows, tf.float32))
+    all_rows = replicas.all_reduce_sum(tf.cast(rows, tf.float32))
     terms_by_part, outputs, sums = [], [], {}
     for part, size in rows_lib.micro_batches(data, rows, micro_batches):
         # One after another, or memory would not fall: the next part waits for
@@ -145,7 +145,7 @@ def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
         done = [g for group in sums.values() for g in group if g is not None]
         with tf.control_dependencies(done):
             part = rows_lib.identity(part)
-        with tf.GradientTape(persistent=True) as tape, _keras.real_rows(size):
+        with tf.GradientTape(persistent=True) as tape, replicas.real_rows(size):
             y_pred = _keras.forward(model, part[0], training=True)
             terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
             shares = {
@@ -159,9 +159,9 @@ def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
         del tape
         terms_by_part.append(terms)
         outputs.append(rows_lib.first_rows(y_pred, size))
-    if replicas() > 1:
+    if replicas.count() > 1:
         sums = {g: gradients_lib.of_real_rows(local, rows) for g, local in sums.items()}
-    reduced_losses, reduced = gradients_lib.all_reduce_sum((_loss_sums(terms_by_part), sums))
+    reduced_losses, reduced = replicas.all_reduce_sum((_loss_sums(terms_by_part), sums))
     gradients = _over_denominators(terms_by_part[0], reduced_losses, reduced, all_rows)
     gradients = gradients_lib.add(gradients, _regularization_gradients(model, variables))
     _update_sharded_loss_metrics(model, terms_by_part[0], reduced_losses, rows)
@@ -255,25 +255,7 @@ def update_weights(model: keras.Model, gradients: list, options: StepOptions) ->
             gradients = model.transform_gradients(gradients, variables)
             gradients = gradients_lib.rescale(gradients, scale)
         gradients = gradients_lib.clip(gradients, options, scale)
-    _apply(optimizer, gradients, variables)
-
-
-def _apply(optimizer, gradients, variables):
-    if replicas() == 1 or _keras.updates_in_replicas(optimizer):
-        if replicas() > 1 and not _keras.expects_summed_gradients(optimizer):
-            # Somebody else's `strategy.run`: Keras will sum the equal gradients
-            # over the replicas once more.
-            gradients = gradients_lib.rescale(gradients, 1.0 / replicas())
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return
-
-    def apply_once(strategy, gradients):
-        first = [
-            None if g is None else strategy.experimental_local_results(g)[0] for g in gradients
-        ]
-        _keras.apply_for_all_replicas(optimizer, first, variables)
-
-    tf.distribute.get_replica_context().merge_call(apply_once, args=(gradients,))
+    replicas.apply(optimizer, gradients, variables)
 
 
 def _has_gradient_hook(model):

@@ -88,7 +88,7 @@ def _on_devices(name, count):
     wanted = count or len(devices)
     if wanted > len(devices):
         raise ArgumentError(
-            f'strategy="{name}:{wanted}" wants {wanted} devices; there are '
+            f"strategy={f'{name}:{wanted}'!r} wants {wanted} devices; there are "
             f"{len(devices)}. On CPU, make logical ones first with "
             "tf.config.set_logical_device_configuration."
         )

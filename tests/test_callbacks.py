@@ -553,7 +553,7 @@ class Steps(execution.Steps):
 )
 def test_results_are_computed_for_listeners_only(make, expected, monkeypatch):
     """Where no callback listens to batches, the step that reports is not run."""
-    monkeypatch.setattr("kerastrain.trainer.Steps", Steps)
+    monkeypatch.setattr("kerastrain.preparation.Steps", Steps)
     Steps.ran = []
     by_trainer(make(), epochs=1)
     assert expected == set(Steps.ran)
