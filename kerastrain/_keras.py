@@ -8,6 +8,7 @@ checked by reading this file.
 
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -89,6 +90,43 @@ def added_losses(model: keras.Model) -> list:
     for layer in model._flatten_layers():
         losses.extend(layer._get_own_losses())
     return losses
+
+
+class _LossesByReplica:
+    """Stands in for a layer's list of added losses: each replica's thread has its own."""
+
+    def __init__(self):
+        self._lists = {}
+
+    def _own(self):
+        return self._lists.setdefault(threading.get_ident(), [])
+
+    def extend(self, losses):
+        self._own().extend(losses)
+
+    def clear(self):
+        self._own().clear()
+
+    def __getitem__(self, index):
+        return self._own()[index]
+
+
+@contextlib.contextmanager
+def losses_by_replica(model: keras.Model) -> Iterator[None]:
+    """Inside, what a layer adds as a loss on one replica is not seen on another.
+
+    Keras 3.15.1 keeps one list a layer (layers/layer.py, `add_loss`), and the replicas'
+    threads take turns wherever a layer looks at the others. Must surround
+    ``strategy.run``.
+    """
+    before = [(layer, layer._losses) for layer in model._flatten_layers()]
+    for layer, _ in before:
+        layer.__dict__["_losses"] = _LossesByReplica()
+    try:
+        yield
+    finally:
+        for layer, losses in before:
+            layer.__dict__["_losses"] = losses
 
 
 def defines_losses(layer) -> bool:

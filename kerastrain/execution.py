@@ -77,7 +77,7 @@ class Steps:
             return compiled  # a step of the user's own leaves the sum to the optimizer
 
         def run_in_charge(batch):
-            with replicas.in_step(self._model.optimizer):
+            with replicas.in_step(self._model):
                 return compiled(batch)
 
         return run_in_charge

@@ -109,6 +109,7 @@ def clip(gradients: Gradients, options: StepOptions, scale: Any = 1.0) -> Gradie
             for g in gradients
         ]
     if options.global_clipnorm is not None:
-        limit = tf.cast(options.global_clipnorm * scale, tf.float32)
+        dtype = next((g.dtype for g in gradients if g is not None), tf.float32)
+        limit = tf.cast(options.global_clipnorm * scale, dtype)
         return tf.clip_by_global_norm(gradients, limit)[0]
     return gradients

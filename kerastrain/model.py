@@ -163,7 +163,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
 
     def _summing(self, train_function):
         def train(iterator):
-            with replicas.in_step(self.optimizer):
+            with replicas.in_step(self):
                 return train_function(iterator)
 
         return train

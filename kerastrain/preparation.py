@@ -10,6 +10,7 @@ All of it is over before a weight changes; what was checked once is not checked
 again by a later ``fit``.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ from kerastrain import data as data_lib
 from kerastrain import merging
 from kerastrain import metrics as metrics_lib
 from kerastrain.compiled import CompiledModel
+from kerastrain.errors import KerastrainError
 from kerastrain.execution import Steps
 from kerastrain.execution import trainable_state
 from kerastrain.model import TrainableModel
@@ -75,6 +77,9 @@ class Preparation:
             if not own[kind]:
                 self._check_targets(part, eager)
                 checks.check_labels(model, part.arrays, part.name)
+            else:  # only to build the metrics, where its batch is what Keras takes it for
+                with contextlib.suppress(KerastrainError):
+                    self._check_targets(part, eager)
         if train and (self._strategy is not None or not (eager or own["train"])):
             checks.build_optimizer(model)
         if self._strategy is not None:

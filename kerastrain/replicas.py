@@ -2,7 +2,7 @@
 
 ::
 
-    with in_step(optimizer):                  # around strategy.run
+    with in_step(model):                      # around strategy.run
         strategy.run(step, args=(batch,))     # in it: all_reduce_sum, apply
 
 They sum numbers, share the statistics of their rows, draw random numbers of
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from kerastrain import _keras
@@ -32,16 +33,17 @@ def is_one_of_several() -> bool:
 
 
 @contextlib.contextmanager
-def in_step(optimizer: Any) -> Iterator[None]:
+def in_step(model: keras.Model) -> Iterator[None]:
     """Around ``strategy.run`` of a step that sums its gradients by itself.
 
     Inside, the optimizer does not sum them once more, synchronised batch
-    statistics leave out rows that stand in for none (`real_rows`), and each
-    replica draws random numbers of its own. To be entered outside of
-    ``strategy.run``, where the replicas' threads take turns.
+    statistics leave out rows that stand in for none (`real_rows`), each replica
+    draws random numbers of its own, and adds losses of its own. To be entered
+    outside of ``strategy.run``, where the replicas' threads take turns.
     """
     with (
-        _keras.gradients_already_summed(optimizer),
+        _keras.gradients_already_summed(model.optimizer),
+        _keras.losses_by_replica(model),
         _keras.synchronized_moments(_moments),
         _keras.random_seeds(_seed_of_replica),
     ):

@@ -109,6 +109,49 @@ def test_synchronised_batch_statistics(where, door):
     assert_equal_runs(one, trained(where, door, build, sgd))
 
 
+@pytest.mark.parametrize("door", DOORS)
+def test_added_losses_beside_synchronised_statistics(door):
+    """A layer where replicas meet, with added losses before and after it: each counts once."""
+
+    def build(make):
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(6, activity_regularizer="l2")(inputs)
+        hidden = keras.layers.BatchNormalization(synchronized=True)(hidden)
+        outputs = keras.layers.Dense(1, activation="sigmoid", activity_regularizer="l1")(hidden)
+        return make(inputs, outputs)
+
+    sgd = lambda o: o.SGD(0.1)  # noqa: E731
+    one = trained(None, "trainer", build, sgd)
+    assert_equal_runs(one, trained("mirrored:2", door, build, sgd))
+
+
+@pytest.mark.parametrize("where", (None, "mirrored:2"))
+def test_own_step_with_compiled_metrics(where, recwarn):
+    """A `train_step` of the user's own finds its metrics built, and nothing says otherwise."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class OwnStep(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                y_pred = self(x, training=True)
+                loss = self.compute_loss(x, y, y_pred)
+            gradients = tape.gradient(loss, self.trainable_weights)
+            self.optimizer.apply(gradients, self.trainable_weights)
+            return self.compute_metrics(x, y, y_pred)
+
+    trainer = Trainer(OwnStep(), optimizer="sgd", loss="mse", metrics=["mae"], strategy=where)
+    trainer.fit(X, Y, batch_size=4, verbose=0)
+    assert not [w for w in recwarn if "'mae'" in str(w.message)]
+
+
 class TestRandomness:
     def dropped(self, where):
         """The masks of each call of a dropout layer in one step, and the trained model."""
