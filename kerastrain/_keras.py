@@ -22,6 +22,7 @@ from keras.src.losses import loss as keras_loss
 from keras.src.models import functional as keras_functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.saving import object_registration
+from keras.src.trainers import compile_utils
 from keras.src.trainers.data_adapters import array_data_adapter
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters import data_adapter_utils
@@ -194,6 +195,7 @@ class BuildsFromShapes:
         if data_batch is None:
             spec = iterator._distributed_dataset.element_spec
             data_batch = tree.map_structure(_symbol_of_spec, spec)
+        self.__dict__["_built_from"] = data_batch
         with self._distribute_strategy.scope():
             self._symbolic_build(data_batch=data_batch)
             let_replicas_update(self)
@@ -206,6 +208,26 @@ def _symbol_of_spec(spec):
         return None
     shape = [None, *spec.shape[1:]] if spec.shape.rank else spec.shape
     return keras.KerasTensor(shape, keras_backend.standardize_dtype(spec.dtype))
+
+
+def random_batch(model: keras.Model) -> Any:
+    """A batch of the shapes that the model was built from: numbers from 0 to 1.
+
+    None where there are no such shapes, or where it would need other than numbers.
+    """
+    symbols = model.__dict__.get("_built_from")
+    leaves = [leaf for leaf in tree.flatten(symbols) if leaf is not None]
+    if not leaves or any(leaf.dtype == "string" for leaf in leaves):
+        return None
+    random = np.random.default_rng(0)
+
+    def numbers(symbol):
+        shape = [8 if length is None else length for length in symbol.shape]
+        values = random.uniform(size=shape)
+        whole = not keras_backend.is_float_dtype(symbol.dtype)
+        return tf.constant((values > 0.5) if whole else values, tf.as_dtype(symbol.dtype))
+
+    return tree.map_structure(lambda s: None if s is None else numbers(s), symbols)
 
 
 def reduce_model(model: keras.Model) -> tuple:
@@ -276,6 +298,26 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
             metrics._user_weighted_metrics if metrics is not None else None
         ),
     }
+
+
+@contextlib.contextmanager
+def unbuilt_held_back(model: keras.Model) -> Iterator[None]:
+    """Inside, compiled losses and metrics that are not built yet have stand-ins.
+
+    The stand-ins build themselves in place of them, the metrics' without any metric.
+    """
+    before = {name: model.__dict__.get(name) for name in ("_compile_loss", "_compile_metrics")}
+    loss, metrics = before.values()
+    if loss is not None and not loss.built:
+        model.__dict__["_compile_loss"] = compile_utils.CompileLoss(
+            loss._user_loss, loss._user_loss_weights, output_names=loss.output_names
+        )
+    if metrics is not None and not metrics.built:
+        model.__dict__["_compile_metrics"] = compile_utils.CompileMetrics(None, None)
+    try:
+        yield
+    finally:
+        model.__dict__.update(before)
 
 
 def output_spec(function: Callable, *args, **kwargs) -> Any:
@@ -538,6 +580,11 @@ def all_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
 def own_variables(metric: keras.metrics.Metric) -> list[keras.Variable]:
     """The state of the metric itself, without that of metrics inside it."""
     return list(metric._variables)
+
+
+def metric_function(metric: keras.metrics.Metric) -> Callable | None:
+    """The function whose mean a metric is, or None."""
+    return getattr(metric, "_fn", None)
 
 
 def add_growing_variable(metric, shape: tuple, dtype, name: str) -> keras.Variable:

@@ -12,6 +12,7 @@ its weights and optimizer state are handed back to the user's own.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -39,6 +40,7 @@ class CompiledModel:
         strategy: the strategy to train under, or None.
         execution, options: how the step is compiled and what it does; None
             for those of the compiled model.
+        strict: as for `StepOptions`.
 
     Attributes:
         execution, options: the ones in force.
@@ -57,6 +59,7 @@ class CompiledModel:
         strategy: tf.distribute.Strategy | None,
         execution: Execution | None,
         options: StepOptions | None,
+        strict: bool = False,
     ):
         self._strategy = strategy
         self._users_optimizer: Any = None  # where another one trains in its stead
@@ -66,6 +69,8 @@ class CompiledModel:
             self.model = strategy_lib.rebuild(self.users, strategy)
         self.execution = execution or self._users_execution()
         self.options = options or getattr(self.users, "step_options", StepOptions())
+        if strict:
+            self.options = dataclasses.replace(self.options, strict=True)
         self._state = self._compile(arguments)
         check_clips_once(self.options, self.optimizer)
 

@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import lint
 from kerastrain import merging
 from kerastrain import replicas
 from kerastrain import step
@@ -66,13 +67,14 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
+        strict: bool = False,
         **kwargs,
     ) -> None:
         """Configures the model for training.
 
         Args:
             optimizer, *args, **kwargs: as for ``keras.Model.compile``.
-            micro_batches, clipvalue, clipnorm, global_clipnorm: as for
+            micro_batches, clipvalue, clipnorm, global_clipnorm, strict: as for
                 `StepOptions`.
 
         Raises:
@@ -84,6 +86,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             clipvalue=clipvalue,
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
+            strict=strict,
         )
         optimizer = keras.optimizers.get(optimizer)
         check_clips_once(options, optimizer)
@@ -154,9 +157,14 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     transform_gradients.does_nothing = True
 
     def make_train_function(self, force=False):
-        """Keras's function that trains on a batch, told who sums the gradients."""
+        """Keras's function that trains on a batch, told who sums the gradients.
+
+        Before it is made for the first time, `kerastrain.lint` looks at the model.
+        """
         made = self.train_function is None or force
         super().make_train_function(force)
+        if made:
+            lint.check(self, _keras.random_batch(self), self.step_options)
         if made and self.distribute_strategy.num_replicas_in_sync > 1:
             if not _keras.overrides(self, "train_step", TrainableModel):
                 self.train_function = self._summing(self.train_function)

@@ -28,6 +28,9 @@ class StepOptions:
         global_clipnorm: all gradients together are scaled down to this L2
             norm (Pascanu, Mikolov, Bengio: On the difficulty of training
             recurrent neural networks, 2013, section 3.2).
+        strict: whether what goes wrong silently with replicas or micro-batches
+            (`kerastrain.lint`) is an error at the start of ``fit``. Default
+            False, a warning.
 
     Clipping acts on the gradient of the global batch, unlike the optimizer's
     own under Keras's ``fit`` with replicas. At most one of the three may be
@@ -38,13 +41,14 @@ class StepOptions:
 
     Example:
         >>> StepOptions(micro_batches=2, global_clipnorm=1.0)
-        StepOptions(micro_batches=2, clipvalue=None, clipnorm=None, global_clipnorm=1.0)
+        StepOptions(micro_batches=2, clipvalue=None, clipnorm=None, global_clipnorm=1.0, strict=False)
     """
 
     micro_batches: int = 1
     clipvalue: float | None = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None
+    strict: bool = False
 
     def __post_init__(self):
         if not isinstance(self.micro_batches, numbers.Integral) or self.micro_batches < 1:

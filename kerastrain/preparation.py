@@ -20,6 +20,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import checks
 from kerastrain import data as data_lib
+from kerastrain import lint
 from kerastrain import merging
 from kerastrain import metrics as metrics_lib
 from kerastrain.compiled import CompiledModel
@@ -80,6 +81,9 @@ class Preparation:
             else:  # only to build the metrics, where its batch is what Keras takes it for
                 with contextlib.suppress(KerastrainError):
                     self._check_targets(part, eager)
+        if train and "lint" not in self._checked:  # before the optimizer is built, which may fail
+            lint.check(model, source.peek(), self._compiled.options)
+            self._checked.add("lint")
         if train and (self._strategy is not None or not (eager or own["train"])):
             checks.build_optimizer(model)
         if self._strategy is not None:

@@ -72,6 +72,8 @@ class Trainer:
             a compiled `TrainableModel`, else the defaults.
         execution: how to compile the step, `Execution`. None takes
             ``run_eagerly`` and ``jit_compile`` of a compiled model.
+        strict: whether what goes wrong silently with replicas or micro-batches
+            is an error at the start of ``fit``, not a warning (`kerastrain.lint`).
 
     Raises:
         ModelError: no optimizer or loss is given or compiled, or the model
@@ -102,6 +104,7 @@ class Trainer:
         seed: int | None = None,
         step: StepOptions | None = None,
         execution: Execution | None = None,
+        strict: bool = False,
     ):
         given = {
             "optimizer": optimizer,
@@ -112,7 +115,7 @@ class Trainer:
         }
         self._strategy = strategy_lib.resolve(strategy)
         checks.check_options(step, execution, seed, self._strategy)
-        self._compiled = CompiledModel(model, given, self._strategy, execution, step)
+        self._compiled = CompiledModel(model, given, self._strategy, execution, step, strict)
         self._model = self._compiled.model
         self._seed = seed
         checks.check_own_step(self._model, step, self._strategy)

@@ -1,0 +1,380 @@
+"""Dry steps: what a step would do, found without doing it.
+
+::
+
+    with nothing_kept():
+        norms = gradient_norms(model, batch, strategy)
+
+In a dry step nothing is updated. What it assigns to a Keras variable stays in a
+``keras.StatelessScope``, optimizers hand over their gradients in place of applying
+them, and the graph is a ``wrap_function``, which runs no operation that the asked
+value does not need: an assignment to a TensorFlow variable, for example. Only Python
+code has run once more, as in any trace.
+
+Whatever the user's code raises, the answer is then None: not known.
+"""
+
+import contextlib
+import inspect
+import random
+import threading
+import warnings
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import merging
+
+# Rows of a dry step on each replica.
+_ROWS = 2
+# Rows that metrics are tried on.
+_METRIC_ROWS = 64
+
+
+def can_run(model: keras.Model, batch: Any, strategy: tf.distribute.Strategy) -> bool:
+    """Whether a dry step has rows to pick and runs alone.
+
+    With several workers it would wait for the others, which may have failed.
+    """
+    leaves = [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
+    dense = all(isinstance(leaf, tf.Tensor) and leaf.shape.rank for leaf in leaves)
+    resolver = strategy.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict() if resolver is not None else {}
+    return (
+        bool(leaves)
+        and dense
+        and leaves[0].shape[0] > 0
+        and sum(len(tasks) for tasks in cluster.values()) <= 1
+    )
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Inside, code of the user's can be traced without consequence.
+
+    A function under ``tf.function`` would keep the trace of a dry step for the
+    steps to come, so all run as plain Python. Draws from the random generators of
+    Python and NumPy are undone, and warnings are left to the real step.
+    """
+    eagerly = tf.config.functions_run_eagerly()
+    states = random.getstate(), np.random.get_state()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _nothing_built(model) -> Iterator[None]:
+    """Inside, a layer that is not built fails where it is called, and losses have stand-ins."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("A dry step creates no variable.")
+
+    before = {layer: vars(layer).get("build") for layer in _keras.all_layers(model)}
+    unbuilt = {layer: build for layer, build in before.items() if not layer.built}
+    for layer in unbuilt:
+        vars(layer)["build"] = refuse
+    try:
+        with _keras.unbuilt_held_back(model):
+            yield
+    finally:
+        for layer, build in unbuilt.items():
+            vars(layer)["build"] = build
+
+
+def _computed(function: Callable) -> Any:
+    """What a function without arguments computes in a graph, and nothing beside it."""
+
+    def seeded():
+        # Random operations of TensorFlow draw the same numbers in each graph.
+        tf.compat.v1.set_random_seed(0)
+        return function()
+
+    return tf.compat.v1.wrap_function(seeded, [])()
+
+
+# Gradients --------------------------------------------------------------------
+
+
+def gradient_norms(
+    model: keras.Model,
+    batch: Any,
+    strategy: tf.distribute.Strategy,
+    *,
+    told: int | None = None,
+    copies: int = 1,
+) -> np.ndarray | None:
+    """The norms of the gradients that ``model.train_step`` hands to optimizers.
+
+    Args:
+        model: whose step it is.
+        batch: the rows are taken from it, two for each replica.
+        strategy: whose replicas run the step.
+        told: the number of replicas that the step hears of; None for the truth.
+        copies: how often the rows of a replica are repeated.
+
+    Returns:
+        For each call of an optimizer, in order, the sum over the replicas of the
+        global norm. None without such a call, or where all are zero or one is not
+        finite.
+    """
+    count = tf.nest.flatten(batch)[0].shape[0]
+    failed = []
+
+    def rows_of_replica(context):
+        first = _ROWS * context.replica_id_in_sync_group
+        return _picked(batch, [(first + i) % count for i in range(_ROWS)] * copies)
+
+    def on_replica(data):
+        captured.sets, replicas.number = [], told
+        try:
+            with _updates_dropped(model):
+                model.train_step(data)
+            return [_norm(gradients) for gradients in captured.sets]
+        except Exception as error:  # of any kind: the code is the user's
+            failed.append(error)
+            return []
+        finally:
+            del captured.sets, replicas.number
+
+    def summed():
+        norms = strategy.run(on_replica, args=(data,))
+        return tf.stack([tf.add_n(strategy.experimental_local_results(n)) for n in norms])
+
+    data = strategy.experimental_distribute_values_from_function(rows_of_replica)
+    try:
+        with _captured_gradients() as captured, _told_replicas(strategy) as replicas:
+            with _nothing_built(model):
+                norms = _computed(summed).numpy()
+    except Exception:  # also where the replicas did not do the same
+        return None
+    useful = not failed and np.isfinite(norms).all() and (norms > 0).any()
+    return norms if useful else None
+
+
+def _picked(batch, rows):
+    return tf.nest.map_structure(lambda t: None if t is None else tf.gather(t, rows), batch)
+
+
+def _norm(gradients):
+    dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients if g is not None]
+    return tf.linalg.global_norm(dense) if dense else tf.zeros(())
+
+
+def _updates_dropped(model) -> keras.StatelessScope:
+    """A scope that keeps assignments to itself and lets gradients through."""
+    scope = keras.StatelessScope(collect_losses=True)
+    for weight in model.trainable_weights:
+        # A regulariser asks the scope for its weight, and finds the weight itself.
+        scope.add_update((weight, weight.value))
+    return scope
+
+
+@contextlib.contextmanager
+def _replaced(owner, name, value):
+    """Inside, an attribute of a class is another."""
+    inherited, before = name not in vars(owner), vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def _captured_gradients() -> Iterator[threading.local]:
+    """Inside, a thread that has ``sets`` finds there what optimizers were to apply.
+
+    In this thread, where replicas meet, it is dropped.
+    """
+    thread = threading.local()
+    thread.sets = []
+
+    def capturing(apply):
+        def capture(self, grads, *args, **kwargs):
+            if not hasattr(thread, "sets"):
+                return apply(self, grads, *args, **kwargs)
+            return thread.sets.append(list(grads))
+
+        return capture
+
+    scaled, plain = keras.optimizers.LossScaleOptimizer, keras.optimizers.Optimizer
+    with _replaced(scaled, "apply", capturing(scaled.apply)):
+        with _replaced(plain, "apply", capturing(plain.apply)):
+            yield thread
+
+
+@contextlib.contextmanager
+def _told_replicas(strategy) -> Iterator[threading.local]:
+    """Inside, a thread that has a ``number`` hears that the strategy has so many replicas."""
+    thread, owner = threading.local(), type(strategy)
+    truth = owner.num_replicas_in_sync
+
+    def count(self):
+        number = getattr(thread, "number", None) if self is strategy else None
+        return truth.fget(self) if number is None else number
+
+    with _replaced(owner, "num_replicas_in_sync", property(count)):
+        yield thread
+
+
+# A call on shapes -------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """What a training call of a model does.
+
+    Attributes:
+        training: the ids of the watched layers that were called in training mode.
+        assigned: the ids of the watched variables that were assigned.
+    """
+
+    training: set[int]
+    assigned: set[int]
+
+
+def training_call(
+    model: keras.Model, batch: Any, layers: list[keras.Layer], variables: list[keras.Variable]
+) -> Call | None:
+    """Calls the model in training mode, on shapes alone.
+
+    Args:
+        model: a model; of one that is not built nothing is known.
+        batch: a batch, or None for the inputs of a functional model.
+        layers, variables: what to watch.
+    """
+    training, scope = set(), keras.StatelessScope(collect_losses=True)
+
+    def watch(layer):
+        call = layer.call
+        signature = inspect.signature(call)
+
+        def watching(*args, **kwargs):
+            if signature.bind(*args, **kwargs).arguments.get("training"):
+                training.add(id(layer))
+            return call(*args, **kwargs)
+
+        vars(layer)["call"] = watching
+
+    def run(x):
+        with scope:
+            return _keras.forward(model, x, training=True)
+
+    try:
+        for layer in layers:
+            watch(layer)
+        if batch is None:
+            x = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+        else:
+            x = _keras.as_symbolic(keras.utils.unpack_x_y_sample_weight(batch)[0])
+        with _nothing_built(model):
+            _keras.output_spec(run, x)
+    except Exception:  # a model without `call`, or whose inputs are not known
+        return None
+    finally:
+        for layer in layers:
+            vars(layer).pop("call", None)
+    return Call(training, {id(v) for v in variables if scope.get_current_value(v) is not None})
+
+
+# Metrics ----------------------------------------------------------------------
+
+
+def whole_and_merged(
+    model: keras.Model,
+    batch: Any,
+    metrics: list[keras.metrics.Metric],
+    reverse: bool = False,
+) -> list[tuple[list, list]] | None:
+    """Results of metrics over a batch at once, and merged from two unequal parts.
+
+    State that each replica has of its own is merged by the rules of
+    `kerastrain.merging`; other state goes on from the first part to the second, as
+    when replicas update it in turn.
+
+    Args:
+        model: its ``compute_metrics`` updates the metrics.
+        batch: its first rows are used.
+        metrics: those of the model whose results are wanted.
+        reverse: take the rows in reverse order.
+
+    Returns:
+        For each metric the numbers of both results, flat; none of one that fails.
+    """
+    count = min(tf.nest.flatten(batch)[0].shape[0], _METRIC_ROWS)
+    if count < 2:
+        return None
+    rows = list(range(count))[:: -1 if reverse else 1]
+    try:
+        with _nothing_built(model):
+            return _computed(lambda: _both_results(model, _picked(batch, rows), metrics, count))
+    except Exception:  # of any kind: the code is the user's
+        return None
+
+
+def _both_results(model, batch, metrics, count):
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    with keras.StatelessScope():
+        y_pred = _keras.forward(model, x, training=False)
+    owned = [(m, v) for m in _keras.all_metrics(model) for v in _keras.own_variables(m)]
+    variables = {id(v): v for _, v in owned}
+    rules = {id(v): merging.rule_of(m, v) for m, v in owned if _keras.is_distributed(v)}
+    with keras.StatelessScope():
+        for metric in model.metrics:
+            metric.reset_state()
+        fresh = {key: tf.convert_to_tensor(v.value) for key, v in variables.items()}
+
+    def holding(states):
+        scope = keras.StatelessScope()
+        for key, variable in variables.items():
+            scope.add_update((variable, states[key]))
+        return scope
+
+    def after(first, last, states):
+        parts = [_rows(part, first, last) for part in (x, y, y_pred, sample_weight)]
+        with holding(states) as scope:
+            model.compute_metrics(*parts[:3], sample_weight=parts[3])
+        return {key: scope.get_current_value(v) for key, v in variables.items()}
+
+    def results(states):
+        with holding(states):
+            return [_result(metric) for metric in metrics]
+
+    cut = max(count * 2 // 3, 1)
+    shares = {key: merging.spread(rule, fresh[key], 2) for key, rule in rules.items()}
+    one = after(0, cut, fresh | {key: share[0] for key, share in shares.items()})
+    other = after(cut, count, one | {key: share[1] for key, share in shares.items()})
+    merged = {key: merging.merge(rule, [one[key], other[key]]) for key, rule in rules.items()}
+    whole = results(after(0, count, fresh))
+    return list(zip(whole, results(other | merged), strict=True))
+
+
+def _rows(part, first, last):
+    def cut(tensor):
+        rows, mask = tensor[first:last], _keras.get_mask(tensor)
+        if mask is not None:
+            _keras.set_mask(rows, mask[first:last])
+        return rows
+
+    return tf.nest.map_structure(lambda t: None if t is None else cut(t), part)
+
+
+def _result(metric):
+    try:
+        return [tf.cast(value, tf.float64) for value in keras.tree.flatten(metric.result())]
+    except Exception:  # of any kind: the code is the user's
+        return []
