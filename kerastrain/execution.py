@@ -11,6 +11,7 @@ own consecutive rows of it (`kerastrain.rows`): shares differ by at most one row
 and the order of rows is kept.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,53 +49,52 @@ class Steps:
         execution: Execution,
     ):
         self._model, self._strategy, self._execution = model, strategy, execution
-        self._own_train_step = _keras.overrides(model, "train_step", TrainableModel)
-        if self._own_train_step:
-            train = model.train_step
-        else:
-            train = lambda data: step.train_step(model, data, options)  # noqa: E731
-        if _keras.overrides(model, "test_step", TrainableModel):
-            test = model.test_step
-        else:
-            test = lambda data: step.test_step(model, data)  # noqa: E731
-        self.traces = {}
-        self.train = self._compiled("train", train, report=False)
-        self.train_and_report = self._compiled("train", train, report=True)
-        self.test = self._compiled("test", test, report=False)
-        self.test_and_report = self._compiled("test", test, report=True)
+        own_train = _keras.overrides(model, "train_step", TrainableModel)
+        own_test = _keras.overrides(model, "test_step", TrainableModel)
 
-    def _compiled(self, name, function, report):
+        def train(data, share=None):
+            return step.train_step(model, data, options, share)
+
+        def test(data, share=None):
+            return step.test_step(model, data, share)
+
+        self.traces = {}
+        steps = {
+            "train": (model.train_step if own_train else train, own_train),
+            "test": (model.test_step if own_test else test, own_test),
+        }
+        self.train = self._compiled("train", *steps["train"], report=False)
+        self.train_and_report = self._compiled("train", *steps["train"], report=True)
+        self.test = self._compiled("test", *steps["test"], report=False)
+        self.test_and_report = self._compiled("test", *steps["test"], report=True)
+
+    def _compiled(self, name, function, is_users, report):
         def run(batch):
             self.traces[name] = self.traces.get(name, 0) + 1
-            logs = self._on_replicas(function, batch)
+            return self._on_replicas(function, is_users, batch, report)
+
+        return run if self._execution.eager else OpenRows(run, self._execution.jit_compile)
+
+    def _on_replicas(self, function, is_users, batch, report):
+        """Runs the step; what holds around it while it is traced is kept in the trace."""
+        strategy = self._strategy
+        if strategy is None or strategy.num_replicas_in_sync == 1:
+            run = strategy.run if strategy else lambda step, args: step(*args)
+            logs = run(function, args=(batch,))
             return logs if report else None
 
-        if self._execution.eager:
-            compiled = run
-        else:
-            compiled = OpenRows(run, self._execution.jit_compile)
-        if self._replicas == 1 or self._own_train_step:
-            return compiled  # a step of the user's own leaves the sum to the optimizer
+        def on_replica(batch):
+            own = rows_lib.own_rows(batch)
+            return function(own) if is_users else function(own, rows_lib.own_share(batch))
 
-        def run_in_charge(batch):
-            with replicas.in_step(self._model):
-                return compiled(batch)
-
-        return run_in_charge
-
-    @property
-    def _replicas(self):
-        return self._strategy.num_replicas_in_sync if self._strategy else 1
-
-    def _on_replicas(self, function, batch):
-        if self._strategy is None:
-            return function(batch)
-        if self._replicas == 1:
-            return self._strategy.run(function, args=(batch,))
-        outputs = self._strategy.run(lambda data: function(rows_lib.own_rows(data)), args=(batch,))
+        # A step of the user's own leaves the sum over replicas to the optimizer.
+        with contextlib.nullcontext() if is_users else replicas.in_step(self._model):
+            outputs = strategy.run(on_replica, args=(batch,))
+        if not report:
+            return None
         results = merging.results(self._model)
         return {
-            name: results[name] if name in results else self._mean(value)
+            name: results[name] if name in results else tf.nest.map_structure(self._mean, value)
             for name, value in outputs.items()
         }
 

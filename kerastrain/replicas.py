@@ -51,11 +51,11 @@ def in_step(model: keras.Model) -> Iterator[None]:
 
 
 def all_reduce_sum(structure: Any) -> Any:
-    """Sums every tensor over the replicas, in one all-reduce."""
-    if count() == 1:
-        return structure
+    """Sums every tensor over the replicas, in one all-reduce; None stays None."""
     flat = tf.nest.flatten(structure)
     present = [t for t in flat if t is not None]
+    if count() == 1 or not present:
+        return structure
     context = tf.distribute.get_replica_context()
     summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     return tf.nest.pack_sequence_as(

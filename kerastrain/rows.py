@@ -7,7 +7,7 @@ order, and where there are fewer rows than parts the last ones have none.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -119,9 +119,39 @@ def _part(rows, k, count):
     return start, stop - start
 
 
+class Share(NamedTuple):
+    """A replica's part of a global batch that the replica has seen whole.
+
+    Attributes:
+        data: its rows; where it has none, the batch's first row stands in, so
+            that no layer sees an empty tensor.
+        rows: how many of them are its own, a scalar integer.
+        all_rows: rows of the global batch, a scalar integer.
+    """
+
+    data: Any
+    rows: tf.Tensor
+    all_rows: tf.Tensor
+
+
 def own_rows(batch: Any) -> Any:
-    """This replica's rows of the global batch, sliced on the host."""
+    """This replica's rows of the global batch, sliced on the host; there may be none."""
+    return _own(batch, lambda rows, start, size: slice_rows(batch, start, size))
+
+
+def own_share(batch: Any) -> Share:
+    """This replica's `Share` of the global batch, sliced on the host."""
+
+    def share(rows, start, size):
+        first = tf.where(size > 0, start, 0)
+        return Share(slice_rows(batch, first, tf.maximum(size, 1)), size, rows)
+
+    return _own(batch, share)
+
+
+def _own(batch, cut):
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
     with tf.device("/CPU:0"):
-        return slice_rows(batch, *_part(count_rows(batch), replica, replicas))
+        rows = count_rows(batch)
+        return cut(rows, *_part(rows, replica, replicas))

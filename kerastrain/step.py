@@ -41,7 +41,9 @@ from kerastrain.errors import ModelError
 from kerastrain.options import StepOptions
 
 
-def train_step(model: keras.Model, data: Any, options: StepOptions) -> dict:
+def train_step(
+    model: keras.Model, data: Any, options: StepOptions, share: rows_lib.Share | None = None
+) -> dict:
     """Runs one optimizer update on one global batch (this replica's part of it).
 
     Args:
@@ -49,6 +51,8 @@ def train_step(model: keras.Model, data: Any, options: StepOptions) -> dict:
         data: ``x``, ``(x, y)`` or ``(x, y, sample_weight)``; each leaf has the
             rows of the batch as its first axis.
         options: micro-batches and clipping.
+        share: the same rows, where the whole batch is at hand. By default the
+            replicas count their rows and tell each other.
 
     Returns:
         What ``model.compute_metrics`` returns: ``{name: scalar}``.
@@ -59,18 +63,18 @@ def train_step(model: keras.Model, data: Any, options: StepOptions) -> dict:
         y_pred, gradients = _whole_gradients(model, x, y, sample_weight, rows)
     else:
         y_pred, gradients = _summed_gradients(
-            model, x, y, sample_weight, rows, options.micro_batches
+            model, (x, y, sample_weight), rows, share, options.micro_batches
         )
     update_weights(model, gradients, options)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
-def test_step(model: keras.Model, data: Any) -> dict:
+def test_step(model: keras.Model, data: Any, share: rows_lib.Share | None = None) -> dict:
     """Updates loss and metrics on one batch without training.
 
     Args:
         model: a compiled model.
-        data: as in `train_step`.
+        data, share: as in `train_step`.
 
     Returns:
         What ``model.compute_metrics`` returns: ``{name: scalar}``.
@@ -82,15 +86,20 @@ def test_step(model: keras.Model, data: Any) -> dict:
         total, parts = _whole_loss(model, x, y, y_pred, sample_weight, training=False)
         _update_loss_metrics(model, total, parts, rows)
     else:
-        padded = rows_lib.at_least_one_row((x, y, sample_weight), rows)
-        y_pred = _keras.forward(model, padded[0], training=False)
-        terms = loss_lib.local_terms(
-            model, padded[0], padded[1], y_pred, padded[2], rows, training=False
-        )
-        sums = replicas.all_reduce_sum(_loss_sums([terms]))
+        part = _never_empty((x, y, sample_weight), rows, share)
+        y_pred = _keras.forward(model, part[0], training=False)
+        terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], rows, False)
+        sums, _ = _all_reduced([terms])
         _update_sharded_loss_metrics(model, terms, sums, rows)
         y_pred = rows_lib.first_rows(y_pred, rows)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _never_empty(data, rows, share):
+    """``(x, y, sample_weight)`` with a row that stands in where there is none."""
+    if share is None:
+        return rows_lib.at_least_one_row(data, rows)
+    return keras.utils.unpack_x_y_sample_weight(share.data)
 
 
 # The whole batch at once ------------------------------------------------------
@@ -129,22 +138,25 @@ def _update_loss_metrics(model, total, parts, rows):
 # The batch in parts -----------------------------------------------------------
 
 
-def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
+def _summed_gradients(model, data, rows, share, micro_batches):
     """Gradients of the global loss from micro-batches on every replica.
 
     Each part is differentiated as its share of the global loss
     (`kerastrain.loss`). Terms of one denominator share one gradient set; most
     models have a single one.
     """
-    data = rows_lib.at_least_one_row((x, y, sample_weight), rows)
-    all_rows = replicas.all_reduce_sum(tf.cast(rows, tf.float32))
+    data = _never_empty(data, rows, share)
+    if share is None:
+        all_rows = replicas.all_reduce_sum(tf.cast(rows, tf.float32))
+    else:
+        all_rows = share.all_rows
     terms_by_part, outputs, sums = [], [], {}
     for part, size in rows_lib.micro_batches(data, rows, micro_batches):
         # One after another, or memory would not fall: the next part waits for
         # the gradients of this one.
-        done = [g for group in sums.values() for g in group if g is not None]
-        with tf.control_dependencies(done):
-            part = rows_lib.identity(part)
+        if done := [g for group in sums.values() for g in group if g is not None]:
+            with tf.control_dependencies(done):
+                part = rows_lib.identity(part)
         with tf.GradientTape(persistent=True) as tape, replicas.real_rows(size):
             y_pred = _keras.forward(model, part[0], training=True)
             terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
@@ -159,9 +171,9 @@ def _summed_gradients(model, x, y, sample_weight, rows, micro_batches):
         del tape
         terms_by_part.append(terms)
         outputs.append(rows_lib.first_rows(y_pred, size))
-    if replicas.count() > 1:
+    if replicas.count() > 1 and share is None:
         sums = {g: gradients_lib.of_real_rows(local, rows) for g, local in sums.items()}
-    reduced_losses, reduced = replicas.all_reduce_sum((_loss_sums(terms_by_part), sums))
+    reduced_losses, reduced = _all_reduced(terms_by_part, sums)
     gradients = _over_denominators(terms_by_part[0], reduced_losses, reduced, all_rows)
     gradients = gradients_lib.add(gradients, _regularization_gradients(model, variables))
     _update_sharded_loss_metrics(model, terms_by_part[0], reduced_losses, rows)
@@ -182,9 +194,14 @@ def _over_denominators(terms, sums, gradients, all_rows):
     return combined
 
 
-def _loss_sums(terms_by_part):
-    """``[(denominator, logged numerator, logged denominator)]`` of each term."""
-    return [
+def _all_reduced(terms_by_part, gradients=None):
+    """Sums over all parts of all replicas: ``(sums of each term, gradients)``.
+
+    The sums are ``(denominator, logged numerator, logged denominator)``. Those of
+    a mean over rows stay the replica's: its denominator is known, and what is
+    logged is weighed by the replica's rows.
+    """
+    own = [
         (
             tf.add_n([term.denominator for term in same]),
             tf.add_n([term.reported[0] for term in same]),
@@ -192,10 +209,15 @@ def _loss_sums(terms_by_part):
         )
         for same in zip(*terms_by_part, strict=True)
     ]
+    is_mean = [term.group == loss_lib.ROWS for term in terms_by_part[0]]
+    told = [None if mean else sums for mean, sums in zip(is_mean, own, strict=True)]
+    told, gradients = replicas.all_reduce_sum((told, gradients))
+    sums = [mine if all_ is None else all_ for all_, mine in zip(told, own, strict=True)]
+    return sums, gradients
 
 
 def _update_sharded_loss_metrics(model, terms, sums, rows):
-    """Logs the global loss, weighed by this replica's rows."""
+    """Logs the loss, weighed by this replica's rows."""
     trackers = _keras.output_loss_trackers(model)
     total = None
     for index, (term, (_, numerator, denominator)) in enumerate(
@@ -205,7 +227,7 @@ def _update_sharded_loss_metrics(model, terms, sums, rows):
             value = numerator
         else:
             value = tf.math.divide_no_nan(numerator, denominator)
-        if index < len(trackers) and len(trackers) > 0:
+        if index < len(trackers):
             trackers[index].update_state(value, sample_weight=rows)
         value = value if term.weight is None else value * term.weight
         total = value if total is None else total + value

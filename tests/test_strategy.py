@@ -145,7 +145,8 @@ def test_own_step_with_compiled_metrics(where, recwarn):
                 loss = self.compute_loss(x, y, y_pred)
             gradients = tape.gradient(loss, self.trainable_weights)
             self.optimizer.apply(gradients, self.trainable_weights)
-            return self.compute_metrics(x, y, y_pred)
+            self.compute_metrics(x, y, y_pred)
+            return {metric.name: metric.result() for metric in self.metrics}
 
     trainer = Trainer(OwnStep(), optimizer="sgd", loss="mse", metrics=["mae"], strategy=where)
     trainer.fit(X, Y, batch_size=4, verbose=0)

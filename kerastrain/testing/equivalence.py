@@ -35,7 +35,6 @@ from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain.errors import ArgumentError
-from kerastrain.errors import KerastrainError
 from kerastrain.errors import UnsupportedTypeError
 from kerastrain.model import TrainableModel
 from kerastrain.options import StepOptions
@@ -296,13 +295,6 @@ class _Runs:
 
     def _begin(self, model):
         """Before the first step: the model is built, and has the weights of the first one."""
-        if has_own_step(model):  # which `Trainer` does not run on shapes, to build all
-            first_row = data_lib.Source(*self._data, batch_size=1, name="data").peek()
-            with contextlib.suppress(KerastrainError):
-                checks.check_targets(model, first_row, "data")
-            if not model.built:
-                checks.check_call(model, first_row, "data")
-            checks.build_optimizer(model)
         if self._initial is None:
             self._initial = [_read(weight)[0] for weight in model.weights]
             return
