@@ -135,6 +135,16 @@ def defines_losses(layer) -> bool:
     return not type(layer).__module__.startswith("keras.")
 
 
+@contextlib.contextmanager
+def without_results(model: keras.Model) -> Iterator[None]:
+    """Inside, ``model.compute_metrics`` updates metrics and computes no result."""
+    model.__dict__["get_metrics_result"] = dict
+    try:
+        yield
+    finally:
+        del model.__dict__["get_metrics_result"]
+
+
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     """The metric that is logged as ``"loss"``."""
     return model._loss_tracker

@@ -51,6 +51,10 @@ class Steps:
         self._model, self._strategy, self._execution = model, strategy, execution
         own_train = _keras.overrides(model, "train_step", TrainableModel)
         own_test = _keras.overrides(model, "test_step", TrainableModel)
+        self._has_own_results = any(
+            _keras.overrides(model, method, TrainableModel)
+            for method in ("compute_metrics", "get_metrics_result")
+        )
 
         def train(data, share=None):
             return step.train_step(model, data, options, share)
@@ -77,25 +81,30 @@ class Steps:
 
     def _on_replicas(self, function, is_users, batch, report):
         """Runs the step; what holds around it while it is traced is kept in the trace."""
-        strategy = self._strategy
-        if strategy is None or strategy.num_replicas_in_sync == 1:
-            run = strategy.run if strategy else lambda step, args: step(*args)
-            logs = run(function, args=(batch,))
-            return logs if report else None
+        with contextlib.ExitStack() as around:
+            if not report and not is_users and not self._has_own_results:
+                around.enter_context(_keras.without_results(self._model))
+            strategy = self._strategy
+            if strategy is None or strategy.num_replicas_in_sync == 1:
+                run = strategy.run if strategy else lambda step, args: step(*args)
+                logs = run(function, args=(batch,))
+                return logs if report else None
 
-        def on_replica(batch):
-            own = rows_lib.own_rows(batch)
-            return function(own) if is_users else function(own, rows_lib.own_share(batch))
+            def on_replica(batch):
+                own = rows_lib.own_rows(batch)
+                return function(own) if is_users else function(own, rows_lib.own_share(batch))
 
-        # A step of the user's own leaves the sum over replicas to the optimizer.
-        with contextlib.nullcontext() if is_users else replicas.in_step(self._model):
-            outputs = strategy.run(on_replica, args=(batch,))
-        if not report:
-            return None
+            if not is_users:  # its own leaves the sum over replicas to the optimizer
+                around.enter_context(replicas.in_step(self._model))
+            logs = strategy.run(on_replica, args=(batch,))
+        return self._merged(logs) if report else None
+
+    def _merged(self, logs):
+        """A step's logs with the results of all replicas together."""
         results = merging.results(self._model)
         return {
             name: results[name] if name in results else tf.nest.map_structure(self._mean, value)
-            for name, value in outputs.items()
+            for name, value in logs.items()
         }
 
     def _mean(self, per_replica):
