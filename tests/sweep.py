@@ -12,7 +12,6 @@ batches. Prints the differences, and exits with 1 if one is above the tolerance:
 
 import argparse
 import collections
-import concurrent.futures
 import multiprocessing
 import os
 import sys
@@ -33,13 +32,13 @@ def start_process():
     import tests.conftest  # noqa: F401
 
 
-def run(cell, door, floatx):
+def run(work):
     """``(differences, seconds)``, or the traceback of what failed in their stead."""
     import keras
 
     from tests import cells
 
-    begun = time.perf_counter()
+    (cell, door, floatx), begun = work, time.perf_counter()
     try:
         keras.utils.clear_session(free_memory=False)
         with cells.precision(floatx):
@@ -101,13 +100,10 @@ def main(arguments=None) -> int:
     console.width = max(console.width, 100)
     begun, results = time.perf_counter(), []
     work = [(*one, options.floatx) for one in drawn(options.cells, options.seed)]
-    with concurrent.futures.ProcessPoolExecutor(
-        options.processes,
-        multiprocessing.get_context("spawn"),
-        start_process,
-        max_tasks_per_child=100,  # graphs of cells that are over stay in memory
-    ) as pool:
-        for (cell, door, _), (found, seconds) in zip(work, pool.map(run, *zip(*work)), strict=True):
+    spawn = multiprocessing.get_context("spawn")
+    # Graphs of cells that are over stay in memory, so a process does not live for ever.
+    with spawn.Pool(options.processes, start_process, maxtasksperchild=100) as pool:
+        for (cell, door, _), (found, seconds) in zip(work, pool.imap(run, work), strict=True):
             results.append((cell, door, found, seconds))
             if len(results) % 50 == 0:
                 console.print(f"{len(results)} cells, {time.perf_counter() - begun:.0f} s")
