@@ -375,7 +375,9 @@ class OutputLoss(NamedTuple):
 def output_loss_trackers(model: keras.Model) -> list[keras.metrics.Mean]:
     """The metrics that log each output's loss; empty for a single output."""
     compiled = model._compile_loss
-    return list(compiled.metrics) if compiled is not None else []
+    if compiled is None:
+        return []
+    return list(getattr(compiled._metrics, "trackers", compiled._metrics))
 
 
 def output_losses(model, y, y_pred, sample_weight) -> list[OutputLoss]:
@@ -424,14 +426,26 @@ def build_output_losses(model, y, y_pred, sample_weight) -> None:
 
 
 class _HeldBack:
-    """Stands in for the metric of one output's loss and keeps what it is given."""
+    """Stands in for the metric of one output's loss and keeps what it is given, by thread."""
 
     def __init__(self):
-        self.values = []
+        self._values = {}
+
+    @property
+    def values(self) -> list:
+        return self._values.setdefault(threading.get_ident(), [])
 
     def update_state(self, value, sample_weight=None):
         del sample_weight
         self.values.append(value)
+
+
+class _StandIns(list):
+    """Stand-ins for ``trackers``, in use by ``entered`` replicas at the moment."""
+
+    def __init__(self, trackers):
+        super().__init__(_HeldBack() for _ in trackers)
+        self.trackers, self.entered = trackers, 0
 
 
 @contextlib.contextmanager
@@ -439,30 +453,39 @@ def output_trackers_held_back(model) -> Iterator[list[_HeldBack]]:
     """Keeps ``CompileLoss`` from updating the metrics of the single outputs.
 
     It weighs a batch by its *static* size, which is None in a graph: the logged
-    ``<output>_loss`` is a mean of batch means (compile_utils.py, 3.15.1).
+    ``<output>_loss`` is a mean of batch means (compile_utils.py, 3.15.1). Replicas
+    take turns, so one may come in while another is inside.
     """
     compiled = model._compile_loss
     if compiled is None:
         yield []
         return
-    trackers = compiled._metrics
-    stands_in = [_HeldBack() for _ in trackers]
-    compiled._metrics = stands_in
+    if not isinstance(compiled._metrics, _StandIns):
+        compiled._metrics = _StandIns(compiled._metrics)
+    stand_ins = compiled._metrics
+    stand_ins.entered += 1
+    for one in stand_ins:
+        one.values.clear()
     try:
-        yield stands_in
+        yield stand_ins
     finally:
-        compiled._metrics = trackers
+        stand_ins.entered -= 1
+        if not stand_ins.entered:
+            compiled._metrics = stand_ins.trackers
 
 
 @contextlib.contextmanager
 def losses_not_scaled() -> Iterator[None]:
-    """Keeps Keras from dividing each replica's loss by the number of replicas."""
-    scale = keras_loss.scale_loss_for_distribution
-    keras_loss.scale_loss_for_distribution = lambda value: value
+    """Keeps Keras from dividing losses by the number of replicas, and from undoing it."""
+    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+    before = [getattr(keras_loss, name) for name in names]
+    for name in names:
+        setattr(keras_loss, name, lambda value: value)
     try:
         yield
     finally:
-        keras_loss.scale_loss_for_distribution = scale
+        for name, function in zip(names, before, strict=True):
+            setattr(keras_loss, name, function)
 
 
 def unreduced_loss(loss, y_true, y_pred) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -595,6 +618,19 @@ def own_variables(metric: keras.metrics.Metric) -> list[keras.Variable]:
 def metric_function(metric: keras.metrics.Metric) -> Callable | None:
     """The function whose mean a metric is, or None."""
     return getattr(metric, "_fn", None)
+
+
+def take_no_rows(model: keras.Model) -> bool:
+    """Whether all metrics can be updated by no rows: they are Keras's own, or ours."""
+
+    def is_known(thing):
+        module = getattr(thing, "__module__", None) or ""
+        return thing is None or module.startswith(("keras.", "kerastrain."))
+
+    return all(
+        is_known(type(metric)) and is_known(getattr(metric, "_fn", None))
+        for metric in all_metrics(model)
+    )
 
 
 def add_growing_variable(metric, shape: tuple, dtype, name: str) -> keras.Variable:

@@ -63,7 +63,8 @@ class CompiledModel:
     ):
         self._strategy = strategy
         self._users_optimizer: Any = None  # where another one trains in its stead
-        self._optimizer_taken_over = False
+        self._handed_back: list | None = None
+        self._is_in_charge = False
         self.users = self.model = self._built(model)
         if strategy is not None and not strategy_lib.is_built_under(self.users, strategy):
             self.model = strategy_lib.rebuild(self.users, strategy)
@@ -153,14 +154,19 @@ class CompiledModel:
             trains: the user's own model and optimizer are given afterwards what
                 was trained in their stead, also where an error ends it.
         """
+        if self._is_in_charge:  # asked for by a callback of `fit`: all is in place
+            yield self.model
+            return
         self._copy_weights_in()
         users = _keras.compile_state(self.model)
         options = _keras.set_step_options(self.model, self.options)
         _keras.set_compile_state(self.model, self._state)
+        self._is_in_charge = True
         try:
             with self.scope():
                 yield self.model
         finally:
+            self._is_in_charge = False
             self._state = _keras.compile_state(self.model)
             _keras.set_compile_state(self.model, users)
             _keras.set_step_options(self.model, options)
@@ -183,14 +189,20 @@ class CompiledModel:
 
     def _copy_weights_in(self):
         """Gives the copy the weights of the user's model, which may have changed."""
-        if self.users is not self.model and self.users.built and self.model.built:
+        if self.users is self.model:
+            return
+        strategy_lib.copy_trainable(self.users, self.model)
+        if self.users.built and self.model.built:
             strategy_lib.copy_weights(self.users, self.model)
 
     def take_over_optimizer(self) -> None:
-        """Copies the state of an optimizer that was made outside the scope, once."""
-        if not self._optimizer_taken_over:
+        """Copies the state of the user's optimizer, if it was changed since it was handed back."""
+        if self._handed_back is None or self._handed_back != self._numbers():
             strategy_lib.copy_optimizer(self._users_optimizer, self.model.optimizer)
-            self._optimizer_taken_over = True
+
+    def _numbers(self):
+        """The user's optimizer's single numbers, such as its learning rate and iterations."""
+        return strategy_lib.optimizer_numbers(self._users_optimizer)
 
     def _hand_back(self):
         if self.users is not self.model:
@@ -198,3 +210,4 @@ class CompiledModel:
         strategy_lib.copy_optimizer(
             self.optimizer, self._users_optimizer, self.users.trainable_variables
         )
+        self._handed_back = self._numbers()

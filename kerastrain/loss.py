@@ -51,6 +51,8 @@ from kerastrain.errors import ModelError
 ROWS = "rows"
 # The group of all terms that are sums: their denominator is 1.
 SUM = "sum"
+# The group of terms that are means over the rows, logged and not trained on.
+LOGGED = "logged"
 
 
 class Term(NamedTuple):
@@ -95,9 +97,14 @@ def local_terms(
             beside other losses.
     """
     if _keras.overrides(model, "compute_loss"):
-        with _keras.output_trackers_held_back(model), _keras.losses_not_scaled():
+        _keras.build_output_losses(model, y, y_pred, sample_weight)
+        with _keras.output_trackers_held_back(model) as outputs, _keras.losses_not_scaled():
             value = _keras.compute_loss(model, x, y, y_pred, sample_weight, training)
-        return [_row_mean(tf.reduce_mean(value), rows)]
+        logged = [_row_mean(tf.reduce_mean(v), rows) for o in outputs for v in o.values[:1]]
+        if len(logged) < len(outputs):  # it does not compute each output's loss
+            logged = [_row_mean(tf.zeros(()), tf.zeros((), tf.int32)) for _ in outputs]
+        logged = [term._replace(group=LOGGED) for term in logged]
+        return [*logged, _row_mean(tf.reduce_mean(value), rows)]
     outputs = _keras.output_losses(model, y, y_pred, sample_weight)
     added = _keras.added_losses(model)
     terms = [_output_term(i, output, rows) for i, output in enumerate(outputs)]
@@ -187,6 +194,8 @@ def shares_by_group(terms: list[Term], all_rows: tf.Tensor) -> dict[str, tf.Tens
     """
     groups = {}
     for term in terms:
+        if term.group == LOGGED:
+            continue
         share = term.value
         if term.group != SUM:
             share = tf.math.multiply_no_nan(share, term.denominator / expected(term, all_rows))

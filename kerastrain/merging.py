@@ -218,3 +218,8 @@ def reset(model: keras.Model, reset_metrics: Callable[[], None]) -> None:
             _keras.assign_local(variable, parts)
         else:
             variable.assign(value)
+    states = {id(variable) for _, variable in _states(model)}
+    for variable in model.variables:  # what else a `reset_metrics` of the user's own sets
+        value = scope.get_current_value(variable)
+        if value is not None and id(variable) not in states:
+            variable.assign(value)

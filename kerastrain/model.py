@@ -15,7 +15,9 @@ cloning are Keras's. To add behaviour, override a hook instead of the step:
 - ``transform_gradients(gradients, variables)``: the gradients of the global
   batch, before clipping
 - ``compute_metrics(x, y, y_pred, sample_weight)``: updates metrics, returns
-  their results
+  their results. On several replicas each calls it for its own rows, so what is
+  derived from results belongs in ``get_metrics_result()``, which is asked again
+  for those of all.
 """
 
 import keras
@@ -162,9 +164,9 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         Before it is made for the first time, `kerastrain.lint` looks at the model.
         """
         made = self.train_function is None or force
-        super().make_train_function(force)
-        if made:
+        if made:  # before Keras makes it, or the next `fit` would find it made
             lint.check(self, _keras.random_batch(self), self.step_options)
+        super().make_train_function(force)
         if made and self.distribute_strategy.num_replicas_in_sync > 1:
             if not _keras.overrides(self, "train_step", TrainableModel):
                 self.train_function = self._summing(self.train_function)

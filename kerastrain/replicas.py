@@ -36,7 +36,7 @@ def is_one_of_several() -> bool:
 def in_step(model: keras.Model) -> Iterator[None]:
     """Around ``strategy.run`` of a step that sums its gradients by itself.
 
-    Inside, the optimizer does not sum them once more, synchronised batch
+    Inside, neither losses nor gradients are scaled or summed by Keras, synchronised batch
     statistics leave out rows that stand in for none (`real_rows`), each replica
     draws random numbers of its own, and adds losses of its own. To be entered
     outside of ``strategy.run``, where the replicas' threads take turns.
@@ -44,6 +44,7 @@ def in_step(model: keras.Model) -> Iterator[None]:
     with (
         _keras.gradients_already_summed(model.optimizer),
         _keras.losses_by_replica(model),
+        _keras.losses_not_scaled(),
         _keras.synchronized_moments(_moments),
         _keras.random_seeds(_seed_of_replica),
     ):

@@ -66,7 +66,7 @@ def train_step(
             model, (x, y, sample_weight), rows, share, options.micro_batches
         )
     update_weights(model, gradients, options)
-    return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    return _computed_metrics(model, x, y, y_pred, sample_weight, rows)
 
 
 def test_step(model: keras.Model, data: Any, share: rows_lib.Share | None = None) -> dict:
@@ -92,7 +92,23 @@ def test_step(model: keras.Model, data: Any, share: rows_lib.Share | None = None
         sums, _ = _all_reduced([terms])
         _update_sharded_loss_metrics(model, terms, sums, rows)
         y_pred = rows_lib.first_rows(y_pred, rows)
-    return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    return _computed_metrics(model, x, y, y_pred, sample_weight, rows)
+
+
+def _computed_metrics(model, x, y, y_pred, sample_weight, rows):
+    """``model.compute_metrics``; without rows, no metric of the user's own is updated."""
+
+    def compute():
+        return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    if (
+        replicas.count() == 1
+        or _keras.take_no_rows(model)
+        or _keras.overrides(model, "compute_metrics")
+    ):
+        return compute()
+    tf.cond(rows > 0, lambda: (compute(), rows)[1], lambda: rows)
+    return model.get_metrics_result()
 
 
 def _never_empty(data, rows, share):
@@ -209,7 +225,7 @@ def _all_reduced(terms_by_part, gradients=None):
         )
         for same in zip(*terms_by_part, strict=True)
     ]
-    is_mean = [term.group == loss_lib.ROWS for term in terms_by_part[0]]
+    is_mean = [term.group in (loss_lib.ROWS, loss_lib.LOGGED) for term in terms_by_part[0]]
     told = [None if mean else sums for mean, sums in zip(is_mean, own, strict=True)]
     told, gradients = replicas.all_reduce_sum((told, gradients))
     sums = [mine if all_ is None else all_ for all_, mine in zip(told, own, strict=True)]
@@ -229,6 +245,8 @@ def _update_sharded_loss_metrics(model, terms, sums, rows):
             value = tf.math.divide_no_nan(numerator, denominator)
         if index < len(trackers):
             trackers[index].update_state(value, sample_weight=rows)
+        if term.group == loss_lib.LOGGED:
+            continue
         value = value if term.weight is None else value * term.weight
         total = value if total is None else total + value
     regularization = None

@@ -101,6 +101,11 @@ def _on_devices(name, count):
     return tf.distribute.MirroredStrategy(devices[:wanted], reduction)
 
 
+def of_model(model: Any) -> tf.distribute.Strategy | None:
+    """The strategy in whose scope a model was made; None of another object."""
+    return _keras.model_strategy(model) if isinstance(model, keras.Model) else None
+
+
 def is_built_under(model: keras.Model, strategy: tf.distribute.Strategy) -> bool:
     """Whether the model was made inside the strategy's scope."""
     return _keras.model_strategy(model) is strategy
@@ -158,21 +163,35 @@ def copy_optimizer(source: Any, target: Any, variables: list | None = None) -> N
 
     Args:
         source, target: either may be wrapped for loss scaling and the other not.
-            Nothing is copied from or to a name, or from one without state.
+            Nothing is copied from or to a name.
         variables: the trainable weights that an unbuilt ``target`` is built
-            with. Without them it stays as it is.
+            with, for a ``source`` that is built.
     """
     both = (source, target)
-    if not all(isinstance(o, keras.optimizers.Optimizer) for o in both) or not source.built:
+    if not all(isinstance(o, keras.optimizers.Optimizer) for o in both):
         return
     if not all(hasattr(o, "inner_optimizer") for o in both):
         source, target = (getattr(o, "inner_optimizer", o) for o in both)
-    if not target.built:
+    if source.built and not target.built:
         if not variables:
             return
         target.build(variables)
-    for s, t in zip(source.variables, target.variables, strict=True):
+    # One that is not built has its learning rate and iterations.
+    for s, t in zip(source.variables, target.variables, strict=source.built):
         t.assign(_keras.tf_variable(s).numpy())
+
+
+def optimizer_numbers(optimizer: Any) -> list[float]:
+    """The values of an optimizer's variables that are single numbers; none of a name's."""
+    variables = getattr(optimizer, "variables", [])
+    return [float(_keras.tf_variable(v).numpy()) for v in variables if len(v.shape) == 0]
+
+
+def copy_trainable(source: keras.Model, target: keras.Model) -> None:
+    """Freezes the layers of ``target`` that are frozen in ``source``, and no others."""
+    # A model hands its flag down to its layers, so it comes before them.
+    for s, t in zip(_keras.all_layers(source), _keras.all_layers(target), strict=False):
+        t.trainable = s.trainable
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

@@ -63,9 +63,10 @@ class Trainer:
             ``keras.Model.compile``. What is None is taken from the compiled
             model; pass ``metrics=[]`` for none.
         strategy: a ``tf.distribute.Strategy``, ``"mirrored"``,
-            ``"mirrored:2"``, ``"auto"`` or None (`kerastrain.strategy`). A
-            model built outside its scope is built again inside it; after
-            ``fit`` your model has the trained weights.
+            ``"mirrored:2"``, ``"auto"`` or None (`kerastrain.strategy`): that in
+            whose scope the model was built, if any. A model built outside the
+            scope is built again inside it; after ``fit`` your model and
+            optimizer have the trained weights and state.
         seed: an integer that the order of shuffled arrays follows, with the
             epoch; None draws one from Python's ``random``.
         step: micro-batches and clipping, `StepOptions`. None takes those of
@@ -113,7 +114,7 @@ class Trainer:
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
         }
-        self._strategy = strategy_lib.resolve(strategy)
+        self._strategy = strategy_lib.resolve(strategy) or strategy_lib.of_model(model)
         checks.check_options(step, execution, seed, self._strategy)
         self._compiled = CompiledModel(model, given, self._strategy, execution, step, strict)
         self._model = self._compiled.model
@@ -378,6 +379,9 @@ class Trainer:
         if not data_lib.is_streamed(x):
             source = data_lib.Source(x, batch_size=batch_size, steps=steps)
         with self._compiled.in_charge() as model:
+            if source is not None:
+                inputs, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
+                self._compiled.build_users(_keras.as_symbolic(inputs))
             if source is not None and source.arrays is not None and not eager:
                 checks.check_call(model, source.peek(), "x")
             return model.predict(

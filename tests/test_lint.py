@@ -1176,6 +1176,17 @@ def test_strict_stops_fit(door, micro_batches, where):
         fitted(door, TrainableModel, True, micro_batches, where)
 
 
+def test_strict_stops_every_fit():
+    """A second try is no way around it."""
+    model = with_faults(TrainableModel)
+    model.compile("sgd", "mse", micro_batches=2, strict=True)
+    before = model.get_weights()
+    for _ in range(2):
+        with pytest.raises(ModelError, match="batch_normalization"):
+            model.fit(X, Y, verbose=0)
+    np.testing.assert_equal(before, model.get_weights())
+
+
 @pytest.mark.parametrize("door", ("trainer", "fit"))
 def test_says_nothing_without_cuts(door):
     """On one device with whole batches none of it is a mistake."""

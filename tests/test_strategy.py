@@ -44,13 +44,13 @@ def net(make, normalized=False):
     return make(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
 
 
-def trained(where, door, build=net, optimizer=None, micro_batches=1, **fit):
+def trained(where, door, build=net, optimizer=None, micro_batches=1, metrics=None, **fit):
     """Trains two epochs; returns ``(model, history)``. A Trainer's model is built outside."""
     keras.utils.set_random_seed(1)
     optimizer = optimizer or (lambda o: o.Adam(0.05))
     scope = strategy.resolve(where)
     with scope.scope() if scope and door == "fit" else contextlib.nullcontext():
-        metrics = ["accuracy", keras.metrics.AUC(name="auc")]
+        metrics = metrics or ["accuracy", keras.metrics.AUC(name="auc")]
     compiled = {"loss": "binary_crossentropy", "metrics": metrics}
     fit = {
         "x": X, "y": Y, "sample_weight": WEIGHT, "batch_size": 5, "epochs": 2, "shuffle": False,
@@ -341,3 +341,159 @@ class TestNames:
         """What is no strategy is refused."""
         with pytest.raises(UnsupportedTypeError, match="int"):
             strategy.resolve(2)
+
+
+class TestOwnCode:
+    """A user's callbacks, overrides and changes between fits act as on one device."""
+
+    def test_evaluate_in_a_callback(self):
+        """A callback that evaluates with the trainer does not disturb the rebuilt copy."""
+
+        def run(where):
+            keras.utils.set_random_seed(1)
+            model, seen = models.mlp(outputs=1), []
+            trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=where)
+
+            def evaluate(epoch, logs):
+                seen.append(trainer.evaluate(X, Y, verbose=0))
+
+            callback = keras.callbacks.LambdaCallback(on_epoch_end=evaluate)
+            fit = {"epochs": 3, "batch_size": 4, "shuffle": False, "verbose": 0}
+            history = trainer.fit(X, Y, callbacks=[callback], **fit)
+            return model, {**history.history, "seen": seen}
+
+        assert_equal_runs(run(None), run("mirrored:2"))
+
+    def test_changes_between_two_fits(self):
+        """A layer frozen, and a learning rate changed, hold for the copy that trains."""
+
+        def run(where):
+            keras.utils.set_random_seed(1)
+            model, sgd = models.mlp(outputs=1), keras.optimizers.SGD(0.1)
+            trainer = Trainer(model, optimizer=sgd, loss="mse", strategy=where)
+            fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
+            first = trainer.fit(X, Y, **fit).history
+            model.layers[1].trainable = False
+            sgd.learning_rate = 0.01
+            frozen = model.layers[1].get_weights()
+            second = trainer.fit(X, Y, **fit).history
+            np.testing.assert_array_equal(frozen[0], model.layers[1].get_weights()[0])
+            trainer.optimizer.learning_rate = 0.02
+            third = trainer.fit(X, Y, **fit).history
+            return model, {"loss": first["loss"] + second["loss"] + third["loss"]}
+
+        assert_equal_runs(run(None), run("mirrored:2"))
+
+    def test_own_loss_of_two_outputs(self):
+        """With a `compute_loss` of the user's own, each output still logs its own loss."""
+
+        @keras.saving.register_keras_serializable("tests")
+        class Twice(keras.Model):
+            def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+                return 2 * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+        def run(where, micro_batches):
+            keras.utils.set_random_seed(1)
+            inputs = keras.Input((4,))
+            outputs = {n: keras.layers.Dense(1, name=n)(inputs) for n in ("p", "q")}
+            model = Twice(inputs, outputs)
+            trainer = Trainer(
+                model,
+                optimizer="sgd",
+                loss={"p": "mse", "q": "mae"},
+                strategy=where,
+                step=StepOptions(micro_batches=micro_batches),
+            )
+            fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
+            return model, trainer.fit(X, {"p": Y, "q": -Y}, **fit).history
+
+        assert_equal_runs(run(None, 1), run("mirrored:2", 2))
+
+    def test_own_loss_in_which_replicas_meet(self):
+        """Replicas take turns inside of it; what holds there holds for each, and ends."""
+
+        @keras.saving.register_keras_serializable("tests")
+        class Centred(keras.Model):
+            def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+                context = tf.distribute.get_replica_context()
+                counted = [tf.reduce_sum(y), tf.cast(tf.size(y), "float32")]
+                if context is not None and context.num_replicas_in_sync > 1:
+                    counted = context.all_reduce(tf.distribute.ReduceOp.SUM, counted)
+                mean = counted[0] / counted[1]
+                return super().compute_loss(x, y - mean, y_pred, sample_weight, training)
+
+        def run(where):
+            keras.utils.set_random_seed(1)
+            inputs = keras.Input((4,))
+            outputs = {n: keras.layers.Dense(1, name=n)(inputs) for n in ("p", "q")}
+            model = Centred(inputs, outputs["p"])
+            trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=where)
+            fit = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+            return model, trainer.fit(X[:8], Y[:8], **fit).history
+
+        assert_equal_runs(run(None), run("mirrored:2"))
+
+    def test_own_reset_of_something_else(self):
+        """What a `reset_metrics` of the user's own sets beside metrics is set."""
+
+        @keras.saving.register_keras_serializable("tests")
+        class Counts(keras.Model):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.epochs = self.add_weight(shape=(), name="epochs", trainable=False)
+
+            def reset_metrics(self):
+                super().reset_metrics()
+                self.epochs.assign_add(1.0)
+
+        with (scope := strategy.resolve("mirrored:2")).scope():
+            inputs = keras.Input((4,))
+            model = Counts(inputs, keras.layers.Dense(1)(inputs))
+        begun = float(model.epochs.numpy())
+        trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=scope)
+        trainer.fit(X, Y, epochs=2, verbose=0)
+        assert begun + 2 == float(model.epochs.numpy())
+
+    def test_metric_of_no_rows(self):
+        """A metric function that is a mean of its rows stays a number where a share is empty."""
+
+        def error(y, y_pred):
+            return keras.ops.mean(keras.ops.abs(y - y_pred))
+
+        for door in DOORS:
+            _, history = trained("mirrored:2", door, metrics=[error])
+            assert np.isfinite(history["error"] + history["val_error"]).all()
+
+    def test_rate_set_before_the_first_fit(self):
+        """A learning rate that is changed before anything is built is that of the copy."""
+        model, sgd = models.mlp(outputs=1), keras.optimizers.SGD(0.1)
+        trainer = Trainer(model, optimizer=sgd, loss="mse", strategy="mirrored:2")
+        sgd.learning_rate = 0.0
+        before = model.get_weights()
+        trainer.fit(X, Y, verbose=0)
+        np.testing.assert_equal(before, model.get_weights())
+
+    def test_model_made_in_a_scope(self):
+        """A model trains under the strategy that it was made under, if none is given."""
+        with (scope := strategy.resolve("mirrored:2")).scope():
+            model = models.mlp(outputs=1)
+        trainer = Trainer(model, optimizer="sgd", loss="mse")
+        trainer.fit(X, Y, batch_size=4, verbose=0)
+        assert scope is trainer.optimizer._distribution_strategy
+
+    def test_predict_before_fit(self):
+        """An unbuilt model is built once: its predictions do not change without training."""
+
+        @keras.saving.register_keras_serializable("tests")
+        class Lazy(keras.Model):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.dense = keras.layers.Dense(1)
+
+            def call(self, x):
+                return self.dense(x)
+
+        trainer = Trainer(Lazy(), optimizer="sgd", loss="mse", strategy="mirrored:2")
+        first = trainer.predict(X, verbose=0)
+        trainer.evaluate(X, Y, verbose=0)
+        np.testing.assert_allclose(first, trainer.predict(X, verbose=0), atol=1e-6)
