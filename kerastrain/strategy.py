@@ -170,13 +170,13 @@ def copy_optimizer(source: Any, target: Any, variables: list | None = None) -> N
     both = (source, target)
     if not all(isinstance(o, keras.optimizers.Optimizer) for o in both):
         return
-    if not all(hasattr(o, "inner_optimizer") for o in both):
+    # One that is not built has its learning rate and iterations, inside.
+    if not source.built or not all(hasattr(o, "inner_optimizer") for o in both):
         source, target = (getattr(o, "inner_optimizer", o) for o in both)
     if source.built and not target.built:
         if not variables:
             return
         target.build(variables)
-    # One that is not built has its learning rate and iterations.
     for s, t in zip(source.variables, target.variables, strict=source.built):
         t.assign(_keras.tf_variable(s).numpy())
 

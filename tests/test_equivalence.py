@@ -442,11 +442,25 @@ def test_one_error_for_all_cuts():
     assert isinstance(report, Equivalence) and not report.passed
 
 
+class FewUpdates(keras.metrics.Metric):
+    """A number until its second update, which comes with the first step of two replicas."""
+
+    def __init__(self, name="few_updates"):
+        super().__init__(name=name)
+        self.updates = self.add_variable((), "zeros", name="updates")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.updates.assign_add(1.0)
+
+    def result(self):
+        return ops.sqrt(1.5 - self.updates)
+
+
 def test_nan_on_one_side_is_a_difference():
-    """A replica without rows makes a batch mean NaN, and that differs by infinity."""
-    report = failure(built(metrics=(BatchMeans,)), (X[:9], Y[:9]), **{**TWO, "batch_sizes": (8,)})
+    """A number on one device that is NaN on two replicas differs by infinity."""
+    report = failure(built(metrics=(FewUpdates,)), (X[:9], Y[:9]), **{**TWO, "batch_sizes": (8,)})
     (result,) = report.results
-    assert first(report) == (1, 2, 1, "batch_means")
+    assert first(report) == (1, 1, 8, "few_updates")
     assert result.first.difference == math.inf and math.isnan(result.first.value)
     assert result.weights <= 1e-6 and result.logs == math.inf
 

@@ -60,7 +60,7 @@ def test_drawn_cells(data):
 @pytest.mark.parametrize("optimizer", cells.AXES["optimizer"])
 def test_the_grid_can_fail(monkeypatch, optimizer):
     """The same check finds replicas whose means count the same, whatever their rows."""
-    cell = cells.Cell("functional", optimizer, "none", "mean", 2, 1, 1, "none")
+    cell = cells.Cell("functional", optimizer, "none", "mean", 2, 1, 3, "none")
     assert cell.difference()["weights"] <= TOLERANCE
     monkeypatch.setattr(
         loss, "shares_by_group", lambda terms, all_rows: {loss.ROWS: terms[0].value / 2}
