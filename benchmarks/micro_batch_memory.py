@@ -108,6 +108,8 @@ def measure_here(name: str, micro_batches: int, rows: int, weights_file: str) ->
     model = keras.Sequential([keras.Input(shape), *hidden, keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.01), "mse")
     model.optimizer.build(model.trainable_variables)
+    one = np.zeros((1, *shape), "float32")
+    model.evaluate(one, one[..., :1], verbose=0)  # Builds the loss, as `Trainer` does.
     steps = Steps(model, None, StepOptions(micro_batches=micro_batches), Execution())
     random = np.random.default_rng(0)
     x = tf.constant(random.normal(size=(rows, *shape)), tf.float32)

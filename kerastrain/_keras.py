@@ -145,6 +145,20 @@ def without_results(model: keras.Model) -> Iterator[None]:
         del model.__dict__["get_metrics_result"]
 
 
+def has_one_loss(model: keras.Model) -> bool:
+    """Whether it is certain that the loss has a single term beside weight regularisers."""
+    if overrides(model, "compute_loss"):
+        return True
+    compiled = model._compile_loss
+    if compiled is None or not compiled.built or len(compiled._flat_losses) != 1:
+        return False
+    return not any(
+        layer.activity_regularizer is not None
+        or (defines_losses(layer) and not type(layer).__module__.startswith("kerastrain."))
+        for layer in all_layers(model)
+    )
+
+
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     """The metric that is logged as ``"loss"``."""
     return model._loss_tracker

@@ -166,6 +166,8 @@ def _summed_gradients(model, data, rows, share, micro_batches):
         all_rows = replicas.all_reduce_sum(tf.cast(rows, tf.float32))
     else:
         all_rows = share.all_rows
+    # A persistent tape keeps three times the memory of a recurrent layer.
+    several = not _keras.has_one_loss(model)
     terms_by_part, outputs, sums = [], [], {}
     for part, size in rows_lib.micro_batches(data, rows, micro_batches):
         # One after another, or memory would not fall: the next part waits for
@@ -173,7 +175,7 @@ def _summed_gradients(model, data, rows, share, micro_batches):
         if done := [g for group in sums.values() for g in group if g is not None]:
             with tf.control_dependencies(done):
                 part = rows_lib.identity(part)
-        with tf.GradientTape(persistent=True) as tape, replicas.real_rows(size):
+        with tf.GradientTape(persistent=several) as tape, replicas.real_rows(size):
             y_pred = _keras.forward(model, part[0], training=True)
             terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
             shares = {
