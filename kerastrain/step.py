@@ -179,12 +179,12 @@ def _summed_gradients(model, data, rows, share, micro_batches):
             y_pred = _keras.forward(model, part[0], training=True)
             terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
             shares = {
-                group: _scaled(model.optimizer, share)
-                for group, share in loss_lib.shares_by_group(terms, all_rows).items()
+                group: _scaled(model.optimizer, part_share)
+                for group, part_share in loss_lib.shares_by_group(terms, all_rows).items()
             }
         variables = model.trainable_weights  # after the call, which may build them
-        for group, share in shares.items():
-            local = gradients_lib.dense(tape.gradient(share, variables))
+        for group, part_share in shares.items():
+            local = gradients_lib.dense(tape.gradient(part_share, variables))
             sums[group] = gradients_lib.add(sums.get(group), local)
         del tape
         terms_by_part.append(terms)

@@ -497,3 +497,22 @@ class TestOwnCode:
         first = trainer.predict(X, verbose=0)
         trainer.evaluate(X, Y, verbose=0)
         np.testing.assert_allclose(first, trainer.predict(X, verbose=0), atol=1e-6)
+
+    @pytest.mark.parametrize("door", DOORS)
+    def test_a_row_that_stands_in_has_no_gradient(self, door):
+        """A model whose derivative at zero is NaN stays finite where a share is empty."""
+
+        @keras.saving.register_keras_serializable("tests")
+        class Logarithm(keras.layers.Layer):
+            def call(self, x):
+                return keras.ops.log(keras.ops.sum(x**2, axis=-1, keepdims=True))
+
+        def build(make):
+            inputs = keras.Input((4,))
+            hidden = Logarithm()(keras.layers.Dense(3, use_bias=False)(inputs))
+            return make(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+
+        sgd = lambda o: o.SGD(0.1)  # noqa: E731
+        one = trained(None, "trainer", build, sgd)
+        assert np.isfinite(one[0].get_weights()[0]).all()
+        assert_equal_runs(one, trained("mirrored:2", door, build, sgd))
