@@ -8,7 +8,9 @@
 
 A batch is always the global batch. Under a strategy each replica takes its
 own consecutive rows of it (`kerastrain.rows`): shares differ by at most one row
-and the order of rows is kept.
+and the order of rows is kept. A batch with fewer rows than all replicas have
+micro-batches runs a step of its own, in which a row stands in where there is
+none; the usual step need not provide for that.
 """
 
 import contextlib
@@ -29,7 +31,7 @@ from kerastrain.options import StepOptions
 
 
 class Steps:
-    """The compiled steps of one model, traced on their first batch.
+    """The compiled steps of one model, each traced on its first batch.
 
     Args:
         model: a compiled model.
@@ -49,6 +51,9 @@ class Steps:
         execution: Execution,
     ):
         self._model, self._strategy, self._execution = model, strategy, execution
+        self._parts = options.micro_batches
+        if strategy is not None:
+            self._parts *= strategy.num_replicas_in_sync
         own_train = _keras.overrides(model, "train_step", TrainableModel)
         own_test = _keras.overrides(model, "test_step", TrainableModel)
         self._has_own_results = any(
@@ -73,26 +78,48 @@ class Steps:
         self.test_and_report = self._compiled("test", *steps["test"], report=True)
 
     def _compiled(self, name, function, is_users, report):
-        def run(batch):
+        def run(batch, full):
             self.traces[name] = self.traces.get(name, 0) + 1
-            return self._on_replicas(function, is_users, batch, report)
+            return self._on_replicas(function, is_users, batch, report, full)
 
-        return run if self._execution.eager else OpenRows(run, self._execution.jit_compile)
+        def run_any(batch):
+            return run(batch, full=False)
 
-    def _on_replicas(self, function, is_users, batch, report):
+        def run_full(batch):
+            return run(batch, full=True)
+
+        if self._execution.eager:
+            return run_any
+        run_any = OpenRows(run_any, self._execution.jit_compile)
+        if is_users or not self._has_replicas():
+            return run_any
+        # Nearly every batch has rows for all, and needs no row that stands in for none.
+        run_full = OpenRows(run_full, self._execution.jit_compile)
+
+        def run_either(batch):
+            return (run_full if rows_lib.known_rows(batch) >= self._parts else run_any)(batch)
+
+        return run_either
+
+    def _has_replicas(self):
+        return self._strategy is not None and self._strategy.num_replicas_in_sync > 1
+
+    def _on_replicas(self, function, is_users, batch, report, full):
         """Runs the step; what holds around it while it is traced is kept in the trace."""
         with contextlib.ExitStack() as around:
             if not report and not is_users and not self._has_own_results:
                 around.enter_context(_keras.without_results(self._model))
             strategy = self._strategy
-            if strategy is None or strategy.num_replicas_in_sync == 1:
+            if not self._has_replicas():
                 run = strategy.run if strategy else lambda step, args: step(*args)
                 logs = run(function, args=(batch,))
                 return logs if report else None
 
             def on_replica(batch):
-                own = rows_lib.own_rows(batch)
-                return function(own) if is_users else function(own, rows_lib.own_share(batch))
+                if is_users:
+                    return function(rows_lib.own_rows(batch))
+                share = rows_lib.own_share(batch, full)
+                return function(share.data if full else rows_lib.own_rows(batch), share)
 
             if not is_users:  # its own leaves the sum over replicas to the optimizer
                 around.enter_context(replicas.in_step(self._model))

@@ -96,8 +96,8 @@ _THREAD = threading.local()
 
 
 @contextlib.contextmanager
-def real_rows(rows: tf.Tensor) -> Iterator[None]:
-    """Inside, this replica's part of the batch has ``rows`` rows.
+def real_rows(rows: tf.Tensor | None) -> Iterator[None]:
+    """Inside, this replica's part of the batch has ``rows`` rows; None: at least one.
 
     With 0, the row that it holds stands in for none.
     """

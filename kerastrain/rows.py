@@ -25,6 +25,12 @@ def count_rows(x: Any) -> tf.Tensor:
     return tf.shape(leaf)[0]
 
 
+def known_rows(batch: Any) -> int:
+    """The rows of a batch if they are known before a step is run, else 0."""
+    leaf = next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None)
+    return (leaf.shape[0] or 0) if leaf.shape.rank else 0
+
+
 def at_least_one_row(data: Any, rows: tf.Tensor) -> Any:
     """The batch, or one row of zeros where it has no rows.
 
@@ -97,20 +103,28 @@ def identity(data: Any) -> Any:
 
 
 def micro_batches(
-    data: Any, rows: tf.Tensor, count: int
+    data: Any, rows: tf.Tensor, count: int, full: bool = False
 ) -> Iterator[tuple[Any, tf.Tensor]]:
     """Yields ``(part, rows of the part)``; parts differ by at most one row.
 
     A part without rows is given the first row of the batch, so that no layer
-    sees an empty tensor; it counts as zero rows.
+    sees an empty tensor; it counts as zero rows. With ``full`` every part is
+    known to have rows.
     """
     if count == 1:
         yield data, rows
         return
     for k in range(count):
         start, size = _part(rows, k, count)
-        first = tf.where(size > 0, start, 0)
-        yield slice_rows(data, first, tf.maximum(size, 1)), size
+        yield _stood_in_for(data, start, size, full), size
+
+
+def _stood_in_for(data, start, size, full):
+    """The rows of a part; the first row of the batch where it may have none."""
+    if full:
+        return slice_rows(data, start, size)
+    first = tf.where(size > 0, start, 0)
+    return slice_rows(data, first, tf.maximum(size, 1))
 
 
 def _part(rows, k, count):
@@ -127,11 +141,14 @@ class Share(NamedTuple):
             that no layer sees an empty tensor.
         rows: how many of them are its own, a scalar integer.
         all_rows: rows of the global batch, a scalar integer.
+        full: whether every micro-batch of every replica is known to have rows, so
+            that nothing stands in.
     """
 
     data: Any
     rows: tf.Tensor
     all_rows: tf.Tensor
+    full: bool
 
 
 def own_rows(batch: Any) -> Any:
@@ -139,12 +156,11 @@ def own_rows(batch: Any) -> Any:
     return _own(batch, lambda rows, start, size: slice_rows(batch, start, size))
 
 
-def own_share(batch: Any) -> Share:
+def own_share(batch: Any, full: bool = False) -> Share:
     """This replica's `Share` of the global batch, sliced on the host."""
 
     def share(rows, start, size):
-        first = tf.where(size > 0, start, 0)
-        return Share(slice_rows(batch, first, tf.maximum(size, 1)), size, rows)
+        return Share(_stood_in_for(batch, start, size, full), size, rows, full)
 
     return _own(batch, share)
 

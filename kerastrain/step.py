@@ -66,7 +66,7 @@ def train_step(
             model, (x, y, sample_weight), rows, share, options.micro_batches
         )
     update_weights(model, gradients, options)
-    return _computed_metrics(model, x, y, y_pred, sample_weight, rows)
+    return _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(share))
 
 
 def test_step(model: keras.Model, data: Any, share: rows_lib.Share | None = None) -> dict:
@@ -91,18 +91,24 @@ def test_step(model: keras.Model, data: Any, share: rows_lib.Share | None = None
         terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], rows, False)
         sums, _ = _all_reduced([terms])
         _update_sharded_loss_metrics(model, terms, sums, rows)
-        y_pred = rows_lib.first_rows(y_pred, rows)
-    return _computed_metrics(model, x, y, y_pred, sample_weight, rows)
+        if not _is_full(share):
+            y_pred = rows_lib.first_rows(y_pred, rows)
+    return _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(share))
 
 
-def _computed_metrics(model, x, y, y_pred, sample_weight, rows):
+def _is_full(share):
+    return share is not None and share.full
+
+
+def _computed_metrics(model, x, y, y_pred, sample_weight, rows, full):
     """``model.compute_metrics``; without rows, no metric of the user's own is updated."""
 
     def compute():
         return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     if (
-        replicas.count() == 1
+        full
+        or replicas.count() == 1
         or _keras.take_no_rows(model)
         or _keras.overrides(model, "compute_metrics")
     ):
@@ -166,16 +172,18 @@ def _summed_gradients(model, data, rows, share, micro_batches):
         all_rows = replicas.all_reduce_sum(tf.cast(rows, tf.float32))
     else:
         all_rows = share.all_rows
+    full = _is_full(share)
     # A persistent tape keeps three times the memory of a recurrent layer.
     several = not _keras.has_one_loss(model)
     terms_by_part, outputs, sums = [], [], {}
-    for part, size in rows_lib.micro_batches(data, rows, micro_batches):
+    for part, size in rows_lib.micro_batches(data, rows, micro_batches, full):
         # One after another, or memory would not fall: the next part waits for
         # the gradients of this one.
         if done := [g for group in sums.values() for g in group if g is not None]:
             with tf.control_dependencies(done):
                 part = rows_lib.identity(part)
-        with tf.GradientTape(persistent=several) as tape, replicas.real_rows(size):
+        real_rows = replicas.real_rows(None if full else size)
+        with tf.GradientTape(persistent=several) as tape, real_rows:
             y_pred = _keras.forward(model, part[0], training=True)
             terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
             shares = {
@@ -188,7 +196,7 @@ def _summed_gradients(model, data, rows, share, micro_batches):
             sums[group] = gradients_lib.add(sums.get(group), local)
         del tape
         terms_by_part.append(terms)
-        outputs.append(rows_lib.first_rows(y_pred, size))
+        outputs.append(y_pred if full else rows_lib.first_rows(y_pred, size))
     if replicas.count() > 1 and share is None:
         sums = {g: gradients_lib.of_real_rows(local, rows) for g, local in sums.items()}
     reduced_losses, reduced = _all_reduced(terms_by_part, sums)

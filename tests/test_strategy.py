@@ -301,12 +301,20 @@ def test_predict_of_a_model_that_is_not_built():
     np.testing.assert_allclose(2 * X, predicted["twice"])
 
 
-def test_one_trace_of_ragged_batches():
-    """Shares of other sizes and empty ones run the same trace."""
-    trainer = Trainer(models.mlp(outputs=1), optimizer="sgd", loss="mse", strategy="mirrored:4")
-    for rows in (11, 10, 9, 1):
-        trainer.fit(X[:rows], Y[:rows], batch_size=4, verbose=0)
+@pytest.mark.parametrize("micro_batches", (1, 2))
+def test_traces_of_ragged_batches(micro_batches):
+    """Shares of other sizes run one trace; all batches too small for all replicas a second."""
+    parts = 4 * micro_batches
+    trainer = Trainer(
+        models.mlp(outputs=1), optimizer="sgd", loss="mse", strategy="mirrored:4",
+        step=StepOptions(micro_batches=micro_batches),
+    )  # fmt: skip
+    for rows in (11, 10, 9, parts):
+        trainer.fit(X[:rows], Y[:rows], batch_size=12, verbose=0)
     assert {"train": 1} == trainer.traces
+    for rows in (parts - 1, 2, 1, 11):
+        trainer.fit(X[:rows], Y[:rows], batch_size=12, verbose=0)
+    assert {"train": 2} == trainer.traces
 
 
 class TestNames:
