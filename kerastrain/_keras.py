@@ -612,9 +612,10 @@ def leaf_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
     return list(found.values())
 
 
-def all_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
-    """Every metric of the model, and every metric inside another, once each."""
-    found, waiting = {}, list(model.metrics)
+def all_metrics(owner: keras.Model | keras.metrics.Metric) -> list[keras.metrics.Metric]:
+    """Every metric of a model, or a metric itself, and every metric inside another, once each."""
+    is_metric = isinstance(owner, keras.metrics.Metric)
+    found, waiting = {}, [owner] if is_metric else list(owner.metrics)
     while waiting:
         metric = waiting.pop(0)
         if id(metric) not in found:

@@ -132,12 +132,27 @@ def spread(rule: str, value: tf.Tensor, count: int) -> list[tf.Tensor]:
     return [value] * count
 
 
+# One metric -------------------------------------------------------------------
+
+
+def result(metric: keras.metrics.Metric) -> Any:
+    """``metric.result()`` of the merged states of all replicas, outside of a replica."""
+    return results(metric, metric.result)
+
+
+def reset_metric(metric: keras.metrics.Metric) -> None:
+    """``metric.reset_state()``; on every replica the state is then that of no rows."""
+    with keras.StatelessScope(initialize_variables=False) as scope:
+        metric.reset_state()
+    _assign_states(metric, scope)
+
+
 # A model's metrics ------------------------------------------------------------
 
 
-def _states(model):
-    """``(metric, variable)`` of every state variable of the model's metrics."""
-    for metric in _keras.all_metrics(model):
+def _states(owner):
+    """``(metric, variable)`` of every state variable of a model's metrics, or of one metric."""
+    for metric in _keras.all_metrics(owner):
         for variable in _keras.own_variables(metric):
             yield metric, variable
 
@@ -149,8 +164,8 @@ def check_model(model: keras.Model) -> None:
 
 
 @contextlib.contextmanager
-def merged_states(model: keras.Model) -> Iterator[None]:
-    """Inside, ``result`` of the model's metrics is that of the merged states.
+def merged_states(model: keras.Model | keras.metrics.Metric) -> Iterator[None]:
+    """Inside, ``result`` of the model's metrics (of the metric) is that of the merged states.
 
     To be entered outside ``strategy.run``. Summed variables are left to
     TensorFlow, which sums them when they are read there.
@@ -165,7 +180,9 @@ def merged_states(model: keras.Model) -> Iterator[None]:
         yield
 
 
-def results(model: keras.Model, get_results: Callable | None = None) -> dict[str, Any]:
+def results(
+    model: keras.Model | keras.metrics.Metric, get_results: Callable | None = None
+) -> dict[str, Any]:
     """``model.get_metrics_result()``, of the merged states.
 
     Args:
@@ -209,17 +226,22 @@ def reset(model: keras.Model, reset_metrics: Callable[[], None]) -> None:
         return
     with keras.StatelessScope(initialize_variables=False) as scope:
         reset_metrics()
-    for metric, variable in _states(model):
-        value = scope.get_current_value(variable)
-        if value is None:
-            continue
-        if _keras.is_distributed(variable):
-            parts = spread(rule_of(metric, variable), value, _keras.replicas_of(model))
-            _keras.assign_local(variable, parts)
-        else:
-            variable.assign(value)
+    _assign_states(model, scope)
     states = {id(variable) for _, variable in _states(model)}
     for variable in model.variables:  # what else a `reset_metrics` of the user's own sets
         value = scope.get_current_value(variable)
         if value is not None and id(variable) not in states:
+            variable.assign(value)
+
+
+def _assign_states(owner, scope):
+    """Assigns what a scope holds, so that the replicas' states merge to it."""
+    for metric, variable in _states(owner):
+        value = scope.get_current_value(variable)
+        if value is None:
+            continue
+        if _keras.is_distributed(variable):
+            count = len(_keras.read_local(variable))
+            _keras.assign_local(variable, spread(rule_of(metric, variable), value, count))
+        else:
             variable.assign(value)

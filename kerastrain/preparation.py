@@ -22,7 +22,7 @@ from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import lint
 from kerastrain import merging
-from kerastrain import metrics as metrics_lib
+from kerastrain.metrics import states as metrics_lib
 from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
 from kerastrain.execution import Steps

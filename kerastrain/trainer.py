@@ -42,7 +42,7 @@ from kerastrain import _keras
 from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import merging
-from kerastrain import metrics as metrics_lib
+from kerastrain.metrics import states as metrics_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError

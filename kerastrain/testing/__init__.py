@@ -1,14 +1,23 @@
 """Checks for the tests of your own project.
 
-::
+A metric, by laws::
+
+    from kerastrain.testing import binary_classification, metric_laws
+
+    test_my_metric = metric_laws(lambda: MyMetric(threshold=0.3), inputs=binary_classification())
+
+A model, over replicas and micro-batches::
 
     from kerastrain.testing import check_equivalence
 
     def test_trains_the_same_on_two_replicas():
         check_equivalence(build_and_compile, (x, y), replicas=(1, 2))
 
-Nothing in the rest of the package imports this one.
+The laws need Hypothesis: install ``kerastrain[testing]``. Nothing in the rest of the
+package imports this one, and importing it starts no device of TensorFlow.
 """
+
+import importlib
 
 from kerastrain.testing.equivalence import CutResult
 from kerastrain.testing.equivalence import Difference
@@ -16,4 +25,38 @@ from kerastrain.testing.equivalence import Equivalence
 from kerastrain.testing.equivalence import NotEquivalent
 from kerastrain.testing.equivalence import check_equivalence
 
-__all__ = ["CutResult", "Difference", "Equivalence", "NotEquivalent", "check_equivalence"]
+# Imported when they are asked for: they need Hypothesis.
+_OF_LAWS = {
+    "check": ("MetricReport", "Outcome", "check_metric", "metric_laws"),
+    "inputs": (
+        "Column", "arguments", "binary_classification", "multiclass_classification",
+        "multilabel_classification", "ranking", "regression", "segmentation", "sequences",
+    ),
+    "laws": ("LAWS",),
+    "streams": ("Stream",),
+    "violations": ("MetricLawError",),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _OF_LAWS.items() for name in names}
+
+__all__ = ["CutResult", "Difference", "Equivalence", "NotEquivalent", "check_equivalence",
+           *sorted(_MODULE_OF)]  # fmt: skip
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
+    except ImportError as error:
+        if error.name != "hypothesis":
+            raise
+        raise ImportError(
+            f"kerastrain.testing.{name} needs Hypothesis. Install it with "
+            "`pip install 'kerastrain[testing]'`.",
+            name="hypothesis",
+        ) from error
+    return getattr(module, name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,198 @@
+"""One trial of a law: draws its rows, makes its metrics, compares results.
+
+::
+
+    def split_invariance(case):
+        stream = case.stream(least=2)
+        whole, parts = case.metric(), case.metric()
+        ...
+        case.same(whole.result(), parts.result(), of=("at once", "in batches"))
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import keras
+import numpy as np
+
+from kerastrain.errors import MetricError
+from kerastrain.testing import inputs as inputs_lib
+from kerastrain.testing.streams import Stream
+from kerastrain.testing.subject import Result, Subject, as_result, differ
+from kerastrain.testing.violations import NotApplicable, Violation
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What is to be checked, as `kerastrain.testing.check_metric` was given it.
+
+    Attributes:
+        factory, inputs, reference, bounds, shift_invariant, scale_power,
+        tolerance: as there.
+    """
+
+    factory: Callable[[], Any]
+    inputs: Any
+    reference: Callable | None = None
+    bounds: tuple[float, float] | None = None
+    shift_invariant: bool = False
+    scale_power: float | None = None
+    tolerance: float = 1e-5
+
+    def make(self) -> keras.metrics.Metric:
+        """A new metric.
+
+        Raises:
+            MetricError: the factory gives something else.
+        """
+        metric = self.factory()
+        if not isinstance(metric, keras.metrics.Metric):
+            raise MetricError(
+                "`factory` must be a function without arguments that returns a new "
+                f"keras.metrics.Metric. It returned: {metric!r}. Pass for example "
+                "`lambda: MyMetric(threshold=0.3)`."
+            )
+        return metric
+
+    @functools.cached_property
+    def weighted(self) -> bool:
+        """Whether ``update_state`` takes ``sample_weight``."""
+        parameters = inspect.signature(self.make().update_state).parameters
+        return "sample_weight" in parameters
+
+
+class Case:
+    """One trial with one set of drawn rows.
+
+    Args:
+        trial: what is checked.
+        draw: draws from a Hypothesis strategy.
+
+    Attributes:
+        program: what was done, as code.
+    """
+
+    def __init__(self, trial: Trial, draw: Callable):
+        self.trial, self.draw = trial, draw
+        self.program: list[str] = []
+        self._made = 0
+
+    # Drawing ------------------------------------------------------------------
+
+    def stream(self, least: int = 1) -> Stream:
+        """Rows, ``least`` or more."""
+        stream = self.draw(self.trial.inputs)
+        if not isinstance(stream, Stream):
+            raise MetricError(
+                "`inputs` must be a strategy of kerastrain.testing.Stream, such as "
+                f"binary_classification(). It gave: {stream!r}."
+            )
+        self.assume(stream.rows >= least)
+        return stream
+
+    def assume(self, condition: Any) -> None:
+        """Leaves this example out unless the condition holds."""
+        if hypothesis.currently_in_test_context():
+            hypothesis.assume(condition)
+        else:
+            self.needs(condition, "the inputs have too few rows")
+
+    def batches(self, stream: Stream, least: int = 1) -> list[Stream]:
+        """The rows cut into batches of ``least`` rows or more."""
+        return stream.cut(self.draw(inputs_lib.partitions(stream.rows, least=least)))
+
+    def weights(self, stream: Stream, kind: str = "any") -> np.ndarray:
+        """A weight for each row, of a kind of `sample_weights`."""
+        return self.draw(inputs_lib.sample_weights((stream.rows,), kind))
+
+    # Metrics ------------------------------------------------------------------
+
+    def metric(self) -> Subject:
+        """A new metric, written as ``a``, ``b``, ... in the program."""
+        self._made += 1
+        return Subject(self.trial.make(), "abcdefgh"[self._made - 1], self.program)
+
+    def updated(self, *batches: Stream) -> Subject:
+        """A new metric that has seen these batches."""
+        subject = self.metric()
+        for batch in batches:
+            subject.update(batch)
+        return subject
+
+    def quiet(self, *batches: Stream) -> Result | None:
+        """The result of a new metric after these batches, not noted; None if that fails."""
+        try:
+            metric = self.trial.make()
+            for batch in batches:
+                batch.call(metric.update_state)
+            return as_result(metric.result())
+        except Exception:  # it only looks for a likely cause
+            return None
+
+    # Judging ------------------------------------------------------------------
+
+    def needs(self, condition: Any, reason: str) -> None:
+        """Ends the trial as not applicable unless the condition holds."""
+        if not condition:
+            raise NotApplicable(reason)
+
+    def needs_weights(self) -> None:
+        """Ends the trial of a metric that knows no weights."""
+        self.needs(self.trial.weighted, "`update_state` takes no `sample_weight`")
+
+    def fail(
+        self,
+        expected: Any = None,
+        found: Any = None,
+        of: tuple[str, str] = ("", ""),
+        cause: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        """Ends the trial: the law is broken."""
+        raise Violation(list(self.program), expected, found, of, cause, fix)
+
+    def same(
+        self,
+        expected: Result,
+        found: Result,
+        of: tuple[str, str] = ("", ""),
+        explain: Callable[[], tuple[str | None, str | None]] = lambda: (None, None),
+        tolerance: float | None = None,
+    ) -> None:
+        """Fails unless both results are equal.
+
+        Args:
+            expected, found: results.
+            of: what each is the result of.
+            explain: gives cause and fix; called only if they differ.
+            tolerance: in place of the trial's.
+        """
+        if self.differ(expected, found, tolerance):
+            self.fail(expected, found, of, *explain())
+
+    def differ(self, expected: Result, found: Result, tolerance: float | None = None) -> bool:
+        """Whether two results differ by more than the tolerance."""
+        return differ(expected, found, self.trial.tolerance if tolerance is None else tolerance)
+
+    def same_state(
+        self, expected: list, found: list, of: tuple[str, str], cause: str, fix: str
+    ) -> None:
+        """Fails unless both states are equal; ``{names}`` in the texts are the variables."""
+        names = [v.name for v in self.trial.make().variables]
+        states = [{(n, i): np.asarray(v) for i, (n, v) in enumerate(zip(names, s, strict=False))}
+                  for s in (expected, found)]  # fmt: skip
+        unequal = [k for k in states[0] if k not in states[1] or self.differ(
+            {(): states[0][k]}, {(): states[1][k]})]  # fmt: skip
+        if unequal:
+            listed = ", ".join(repr(name) for name, _ in unequal)
+            picked = [{(name,): s.get((name, i)) for name, i in unequal} for s in states]
+            self.fail(*picked, of, cause.format(names=listed), fix.format(names=listed))
+
+
+def rows_of(batches: list[Stream]) -> str:
+    """``"in batches of 2, 1 rows"``."""
+    return f"in batches of {', '.join(str(b.rows) for b in batches)} rows"

@@ -1,0 +1,358 @@
+"""One line that checks a metric by the laws.
+
+In a test file, a pytest test for each law::
+
+    test_my_metric = metric_laws(lambda: MyMetric(threshold=0.3),
+                                 inputs=binary_classification(), reference=my_numpy_version)
+
+Anywhere else, one call::
+
+    print(check_metric(MyMetric, inputs=regression()))
+
+Hypothesis draws the rows and removes what a failure does not need, so what is shown is the
+smallest stream of rows that breaks a law.
+"""
+
+import dataclasses
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import hypothesis
+import keras
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+
+from kerastrain.errors import ArgumentError
+from kerastrain.testing import replica_runs
+from kerastrain.testing.case import Case, Trial
+from kerastrain.testing.laws import LAWS
+from kerastrain.testing.laws.law import Law
+from kerastrain.testing.streams import Stream
+from kerastrain.testing.violations import MetricLawError, NotApplicable, Violation
+
+# Examples of a cheap law, and of one that compiles.
+PROFILES = {"dev": (30, 1), "ci": (40, 2), "thorough": (200, 4)}
+_PROFILE_VARIABLE = "KERASTRAIN_PROFILE"
+# From so many drawn streams the richest are taken for laws that compile.
+_POOL = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one law said.
+
+    Attributes:
+        law: its name.
+        status: ``"passed"``, ``"broken"``, ``"skipped"`` (by the user), ``"not applicable"``,
+            ``"expected"`` (broken, as declared) or ``"mended"`` (declared broken, and is not).
+        reason: why it was skipped, is not applicable or is expected to fail.
+        error: the `MetricLawError` of a broken law.
+    """
+
+    law: str
+    status: str
+    reason: str = ""
+    error: MetricLawError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricReport:
+    """What all laws said; prints as a list.
+
+    Attributes:
+        metric: the class's name.
+        outcomes: one for each law that was asked for.
+        seed: with which the examples were drawn.
+    """
+
+    metric: str
+    outcomes: tuple[Outcome, ...]
+    seed: int
+
+    @property
+    def broken(self) -> list[str]:
+        """The names of the broken laws."""
+        return [o.law for o in self.outcomes if o.status in ("broken", "mended")]
+
+    def __str__(self) -> str:
+        """A line for each law."""
+        counts = [(s, sum(o.status == s for o in self.outcomes)) for s in _STATUSES]
+        head = ", ".join(f"{n} {status}" for status, n in counts if n)
+        lines = [f"{self.metric}: {head} (seed {self.seed})"]
+        for o in self.outcomes:
+            lines.append(f"  {o.status:14s} {o.law}{f': {o.reason}' if o.reason else ''}")
+        return "\n".join(lines)
+
+
+_STATUSES = ("passed", "broken", "mended", "expected", "skipped", "not applicable")
+
+
+def check_metric(
+    factory: Callable[[], Any],
+    *,
+    inputs: Any,
+    reference: Callable | None = None,
+    laws: str | Iterable[str] | None = None,
+    skip: Mapping[str, str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    bounds: tuple[float, float] | None = None,
+    shift_invariant: bool = False,
+    scale_power: float | None = None,
+    tolerance: float = 1e-5,
+    profile: str | None = None,
+    seed: int | None = None,
+) -> MetricReport:
+    """Checks a metric by every law that applies to it.
+
+    Args:
+        factory: a function without arguments that returns a new metric; a class will do.
+        inputs: a strategy of `Stream`, such as `binary_classification`.
+        reference: a function of the same arguments as ``update_state``, NumPy arrays in
+            float64, columns ``(rows, 1)`` as ``(rows,)``; returns the result. With a
+            parameter ``sample_weight``, weights are checked too.
+        laws: the laws or families (``"weights"``) to check. None for all but the strict
+            ones, which Keras's own means break; ``"all"`` for these too.
+        skip: ``{law: why}``, laws that are not meant to hold.
+        expected_failures: ``{law: why}``, laws that are known to be broken. One that holds
+            is reported, so that a mended metric shows itself.
+        bounds: ``(lowest, highest)`` result.
+        shift_invariant: adding one amount to all values leaves the result.
+        scale_power: all values times ``c`` multiply the result by ``c ** scale_power``.
+        tolerance: the largest difference that counts as equal, relative above 1.
+        profile: ``"dev"`` (30 examples a law, other ones each time), ``"ci"`` (40, the same
+            ones each time) or ``"thorough"`` (200). Default: the environment variable
+            ``KERASTRAIN_PROFILE``, else ``"ci"`` where ``CI`` is set, else ``"dev"``.
+        seed: decides all examples. None: 0, and for ``"dev"`` one that is drawn. A failure
+            prints it.
+
+    Returns:
+        A `MetricReport`.
+
+    Raises:
+        MetricLawError: laws are broken; the message shows each. All laws have run then.
+        ArgumentError: an unknown law or profile, or a skipped law without a reason.
+        MetricError: ``factory`` gives no metric.
+
+    Example:
+        >>> from kerastrain.testing import regression
+        >>> report = check_metric(keras.metrics.MeanSquaredError, inputs=regression(), seed=0,
+        ...                       laws=["split_invariance", "within_bounds"])
+        >>> print(report)
+        MeanSquaredError: 1 passed, 1 not applicable (seed 0)
+          passed         split_invariance
+          not applicable within_bounds: no `bounds` are declared
+    """
+    plan = _Plan(
+        Trial(factory, inputs, reference, bounds, shift_invariant, scale_power, tolerance),
+        skip, expected_failures, profile, seed,
+    )  # fmt: skip
+    chosen = choose(laws)
+    replica_runs.make_devices()
+    name = type(plan.trial.make()).__name__
+    outcomes = tuple(plan.outcome(law) for law in chosen)
+    report = MetricReport(name, outcomes, plan.seed)
+    errors = [str(o.error) for o in outcomes if o.status == "broken"]
+    errors += [
+        f"{name} is declared to break {o.law} ({o.reason}), and does not. Remove it from "
+        "`expected_failures`."
+        for o in outcomes if o.status == "mended"
+    ]  # fmt: skip
+    if errors:
+        law = report.broken[0]
+        raise MetricLawError("\n\n".join([*errors, str(report)]), law)
+    return report
+
+
+def metric_laws(
+    factory: Callable[[], Any], *, inputs: Any, laws: str | Iterable[str] | None = None,
+    skip: Mapping[str, str] | None = None, expected_failures: Mapping[str, str] | None = None,
+    profile: str | None = None, seed: int | None = None, **declared: Any,
+) -> Callable:  # fmt: skip
+    """A pytest test for each law: assign it to a name that begins with ``test_``.
+
+    The tests have the laws' names as ids, so that ``-k split_invariance`` and markers
+    (``pytest.mark.slow(metric_laws(...))``) work. Nothing is made before they run.
+
+    Args:
+        factory, inputs, laws, skip, expected_failures, profile, seed: as for `check_metric`.
+        **declared: ``reference``, ``bounds``, ``shift_invariant``, ``scale_power`` and
+            ``tolerance``, as there.
+
+    Returns:
+        A parametrised test function. Laws that are skipped or do not apply are skipped with
+        their reason; expected failures are strict.
+
+    Example:
+        >>> from kerastrain.testing import arguments
+        >>> test_mean = metric_laws(keras.metrics.Mean, inputs=arguments(values=st.integers(0, 9)))
+        >>> [mark.name for mark in test_mean.pytestmark]
+        ['parametrize']
+    """
+    import pytest
+
+    plan = _Plan(Trial(factory, inputs, **declared), skip, expected_failures, profile, seed)
+
+    def parameter(law):
+        marks = []
+        if law.name in plan.skip:
+            marks = [pytest.mark.skip(reason=plan.skip[law.name])]
+        elif law.name in plan.expected:
+            reason = plan.expected[law.name]
+            marks = [pytest.mark.xfail(strict=True, reason=reason, raises=MetricLawError)]
+        return pytest.param(law, id=law.name, marks=marks)
+
+    @pytest.mark.parametrize("law", [parameter(law) for law in choose(laws)])
+    def test_metric(law: Law) -> None:
+        __tracebackhide__ = True
+        replica_runs.make_devices()
+        try:
+            plan.run(law)
+        except NotApplicable as reason:
+            pytest.skip(str(reason))
+
+    return test_metric
+
+
+def choose(laws: str | Iterable[str] | None) -> list[Law]:
+    """The laws that are asked for, in the order of `LAWS`.
+
+    Args:
+        laws: as for `check_metric`.
+
+    Raises:
+        ArgumentError: an unknown name.
+    """
+    if laws is None:
+        return [law for law in LAWS.values() if not law.strict]
+    if laws == "all":
+        return list(LAWS.values())
+    names = [laws] if isinstance(laws, str) else list(laws)
+    groups = {law.group for law in LAWS.values()}
+    _check_names("laws", [name for name in names if name not in groups])
+    return [
+        law for law in LAWS.values()
+        if law.name in names or (law.group in names and not law.strict)
+    ]  # fmt: skip
+
+
+def _check_names(argument, names):
+    unknown = [name for name in names if name not in LAWS]
+    if unknown:
+        raise ArgumentError(
+            f"`{argument}` names {unknown[0]!r}, which is no law. The laws are: {', '.join(LAWS)}."
+        )
+
+
+class _Plan:
+    """How the laws of one metric are run: what is skipped, how many examples, which seed."""
+
+    def __init__(self, trial, skip, expected, profile, seed):
+        if not callable(trial.factory):
+            raise ArgumentError(
+                "`factory` must be a function without arguments that returns a new metric. "
+                f"Received: {trial.factory!r}. Pass for example `lambda: MyMetric()`."
+            )
+        if not isinstance(trial.inputs, st.SearchStrategy):
+            raise ArgumentError(
+                "`inputs` must be a strategy of streams. Received: "
+                f"{trial.inputs!r}. Pass for example inputs=binary_classification()."
+            )
+        self.trial, self.skip, self.expected = trial, dict(skip or {}), dict(expected or {})
+        for argument, reasons in (("skip", self.skip), ("expected_failures", self.expected)):
+            _check_names(argument, reasons)
+            for name, reason in reasons.items():
+                if not isinstance(reason, str) or not reason.strip():
+                    raise ArgumentError(
+                        f"`{argument}` needs a reason for {name!r}. Received: {reason!r}. Pass "
+                        f'for example {argument}={{"{name}": "the order is what it measures"}}.'
+                    )
+        default = "ci" if os.environ.get("CI") else "dev"
+        self.profile = profile or os.environ.get(_PROFILE_VARIABLE) or default
+        if self.profile not in PROFILES:
+            raise ArgumentError(
+                f"`profile` must be one of {', '.join(PROFILES)}. Received: {self.profile!r}."
+            )
+        drawn = random.SystemRandom().randrange(2**32) if self.profile == "dev" else 0
+        self.seed = drawn if seed is None else seed
+
+    def outcome(self, law: Law) -> Outcome:
+        """Runs a law, unless it is skipped."""
+        if law.name in self.skip:
+            return Outcome(law.name, "skipped", self.skip[law.name])
+        reason = self.expected.get(law.name, "")
+        try:
+            self.run(law)
+        except NotApplicable as why:
+            return Outcome(law.name, "not applicable", str(why))
+        except MetricLawError as error:
+            return Outcome(law.name, "expected" if reason else "broken", reason, error)
+        return Outcome(law.name, "mended" if reason else "passed", reason)
+
+    def run(self, law: Law) -> None:
+        """Runs a law on its examples; raises `MetricLawError` or `NotApplicable`."""
+        few, many = PROFILES[self.profile][1], PROFILES[self.profile][0]
+        try:
+            if law.traced:
+                for number in range(few):
+                    law.check(Case(self.trial, _RichDraws(self.seed + number)))
+            else:
+                _run_examples(
+                    lambda draw: law.check(Case(self.trial, draw)), 1 if law.fixed else many, self.seed
+                )
+        except Violation as violation:
+            raise self._error(law, violation) from violation.__cause__
+        except Unsatisfiable as error:
+            raise NotApplicable(f"no valid example was found ({error})") from None
+
+    def _error(self, law, violation) -> MetricLawError:
+        name = type(self.trial.make()).__name__
+        replay = f'laws=["{law.name}"], seed={self.seed}, profile="{self.profile}"'
+        message = violation.message(name, law.name, law.statement, f"check_metric(..., {replay})")
+        return MetricLawError(message, law.name, violation.cause)
+
+
+def _run_examples(body: Callable, count: int, seed: int) -> None:
+    """Runs ``body(draw)`` on examples; raises what it raises on the smallest of them."""
+    settings = hypothesis.settings(
+        max_examples=count, deadline=None, database=None, derandomize=False, print_blob=False,
+        report_multiple_bugs=False, suppress_health_check=list(hypothesis.HealthCheck),
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        verbosity=hypothesis.Verbosity.quiet,
+    )  # fmt: skip
+
+    @hypothesis.seed(seed)
+    @settings
+    @hypothesis.given(st.data())
+    def run(data):
+        body(data.draw)
+
+    run()
+
+
+class _RichDraws:
+    """Draws without Hypothesis's search: of some examples the one that holds the most.
+
+    A law that compiles has few examples, and Hypothesis begins with the simplest.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = seed
+
+    def __call__(self, strategy: st.SearchStrategy) -> Any:
+        found: list[Any] = []
+        _run_examples(lambda draw: found.append(draw(strategy)), _POOL, self._seed)
+        self._seed += 1
+        return max(found, key=_richness)
+
+
+def _richness(value):
+    if isinstance(value, Stream):
+        leaves = keras.tree.flatten(value.arguments)
+        return sum(map(_richness, leaves)) + 100 * value.rows
+    try:
+        return len({str(v) for v in (value.ravel() if hasattr(value, "ravel") else value)})
+    except TypeError:
+        return 0
+

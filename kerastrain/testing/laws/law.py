@@ -1,0 +1,51 @@
+"""What a law is: a small named function of a `Case`, with its statement as docstring.
+
+::
+
+    @law("stream")
+    def empty_batch(case):
+        \"""A batch without rows changes nothing.\"""
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kerastrain.testing.case import Case
+
+
+class Law(NamedTuple):
+    """One law.
+
+    Attributes:
+        name: of its function.
+        group: the family: state, stream, weights, execution, configuration,
+            numbers, masks or reference.
+        check: the function; raises `Violation` or `NotApplicable`.
+        traced: whether it compiles something, so that it runs on few rich examples.
+        strict: whether it runs on request only: sound metrics of Keras break it,
+            in ways that its own ``fit`` never meets.
+        fixed: whether it draws nothing, so that one run is enough.
+    """
+
+    name: str
+    group: str
+    check: Callable[[Case], None]
+    traced: bool = False
+    strict: bool = False
+    fixed: bool = False
+
+    @property
+    def statement(self) -> str:
+        """The law in one sentence."""
+        return " ".join(self.check.__doc__.split("\n\n")[0].split())
+
+
+def law(
+    group: str, *, traced: bool = False, strict: bool = False, fixed: bool = False
+) -> Callable[[Callable], Law]:
+    """Makes a `Law` of a function of a case."""
+
+    def make(check):
+        return Law(check.__name__, group, check, traced, strict, fixed)
+
+    return make

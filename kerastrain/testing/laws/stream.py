@@ -1,0 +1,148 @@
+"""Laws of the stream: rows count, not how they are cut, ordered or spread."""
+
+import itertools
+
+import numpy as np
+from hypothesis import strategies as st
+
+from kerastrain import merging
+from kerastrain.errors import MetricError
+from kerastrain.testing.case import Case, rows_of
+from kerastrain.testing.laws.law import law
+from kerastrain.testing.subject import as_result, load
+
+
+@law("stream")
+def split_invariance(case: Case) -> None:
+    """Any cut of the rows into batches gives the same result."""
+    stream = case.stream(least=2)
+    batches = case.batches(stream)
+    whole, parts = case.updated(stream), case.updated(*batches)
+    expected, found = whole.result(), parts.result()
+    of = ("all rows at once", rows_of(batches))
+    case.same(expected, found, of, lambda: cause_of_split(case, batches, found))
+
+
+def cause_of_split(case: Case, batches: list, found: dict) -> tuple[str, str]:
+    """What the result over batches is, in terms of the results of each: ``(cause, fix)``."""
+    fix = "Add up sums and counts over the rows in `update_state`, and divide in `result`."
+    of_each = [case.quiet(batch) for batch in batches]
+    if any(r is None or list(r) != list(found) for r in of_each):
+        return "a batch alone fails, or gives a result of another form.", fix
+    rows = np.array([float(batch.rows) for batch in batches])
+    ways = (
+        ("the state holds the last batch only: it is assigned, not added to.",
+         lambda values: values[-1], "Use `assign_add`, or assign what follows from the old value too."),
+        ("the state holds the first batch only.", lambda values: values[0], fix),
+        ("the result is a mean of batch means: weigh each batch by its rows.",
+         lambda values: np.mean(values, axis=0), fix),
+        ("the results of batches are added up.", lambda values: np.sum(values, axis=0), fix),
+        ("it is a mean of batch results, weighed by rows; but this result is no mean over rows "
+         "(a ratio, a root, a rank).",
+         lambda values: np.average(values, axis=0, weights=rows),
+         "Keep what the result is computed from (counts, sums), and compute it in `result`."),
+        ("it is the largest of the batches' results.", lambda values: np.max(values, axis=0), fix),
+        ("it is the smallest of the batches' results.", lambda values: np.min(values, axis=0), fix),
+    )  # fmt: skip
+    for cause, of, fix_of_it in ways:
+        try:
+            made = {path: of(np.stack([r[path] for r in of_each]).astype("float64"))
+                    for path in found}  # fmt: skip
+        except ValueError:
+            break
+        if not case.differ(made, found, 1e-4):
+            return cause, fix_of_it
+    return (
+        "what a batch adds depends on the rows that come with it (a maximum, a rank, a "
+        "normalisation within the batch), or the state holds a mean of a mean.",
+        fix,
+    )
+
+
+@law("stream")
+def empty_batch(case: Case) -> None:
+    """A batch without rows changes nothing, at the beginning or later."""
+    stream = case.stream()
+    empty = stream.take(slice(0, 0))
+    place = case.draw(st.integers(0, 1))
+    usual = case.updated(stream)
+    found = case.updated(*([empty, stream], [stream, empty])[place])
+    case.same(
+        usual.result(), found.result(), ("without the empty batch", "with it"),
+        lambda: ("a mean over no rows is 0 / 0, or the batch is counted as such.",
+                 "Add sums and counts of rows; do not divide in `update_state`."),
+    )  # fmt: skip
+
+
+@law("stream")
+def order_invariance(case: Case) -> None:
+    """The order of the rows does not matter.
+
+    Does not apply to a metric of the order itself (a streak, the last value):
+    skip it with that reason.
+    """
+    stream = case.stream(least=2)
+    order = np.array(case.draw(st.permutations(range(stream.rows))))
+    cut = case.draw(st.integers(1, stream.rows - 1))
+    usual, moved = case.updated(*stream.cut([cut])), case.updated(*stream.take(order).cut([cut]))
+    case.same(
+        usual.result(), moved.result(), ("rows as drawn", f"rows in the order {order.tolist()}"),
+        lambda: ("the result depends on which rows come first, or together in a batch.",
+                 "Keep sums over rows; if the order is the point, skip this law with a reason."),
+    )  # fmt: skip
+
+
+@law("stream")
+def merge_equals_one_pass(case: Case) -> None:
+    """The states of two parts, merged by the rule of each variable, give the result of all rows.
+
+    Rules are ``sum`` unless ``merge_rules`` says otherwise (`kerastrain.merging`).
+    """
+    stream = case.stream(least=2)
+    cut = case.draw(st.integers(1, stream.rows - 1))
+    first, second = stream.cut([cut])
+    whole, a, b = case.updated(stream), case.updated(first), case.updated(second)
+    merged = case.metric()
+    try:
+        merging.check(merged.metric)
+    except MetricError as error:
+        case.fail(cause=str(error))
+    states, rules = (a.state(), b.state()), merged.rules()
+    case.needs(len(states[0]) == len(states[1]) == len(rules), "variables appear in update_state")
+    sources = "kerastrain.merging.merge(rule, parts) for each variable of b and c"
+    merged.load(_merged(rules, states), f"[{sources}]")
+    expected = whole.result()
+    case.same(
+        expected, merged.result(),
+        ("all rows at once", f"merged by {dict(zip(_names(merged), rules, strict=True))}"),
+        lambda: _better_rules(case, merged, states, expected),
+    )  # fmt: skip
+
+
+def _names(subject):
+    return [v.name for v in subject.variables()]
+
+
+def _merged(rules, states):
+    return [merging.merge(rule, list(parts)) for rule, parts in zip(rules, zip(*states, strict=True), strict=True)]
+
+
+def _better_rules(case, subject, states, expected):
+    """Names rules that would be right, if there are any."""
+    names = _names(subject)
+    options = itertools.product(("sum", "max", "min"), repeat=len(names))
+    for rules in itertools.islice(options, 81):
+        metric = case.trial.make()
+        try:
+            load(metric, _merged(rules, states))
+            found = as_result(metric.result())
+        except Exception:  # it only looks for a likely cause
+            continue
+        if not case.differ(expected, found):
+            wanted = {n: r for n, r in zip(names, rules, strict=True) if r != "sum"}
+            return ("the states of replicas are added, where this one is not a sum.",
+                    f"Declare `merge_rules = {wanted}` in the class.")  # fmt: skip
+    return (
+        "the state is not a sum over rows (a mean, a ratio, a variance).",
+        "Keep sums and counts as state, and divide in `result`.",
+    )

@@ -1,0 +1,160 @@
+"""A metric on several replicas, here or in a process of its own.
+
+::
+
+    result_on_replicas(lambda: MyMetric(), stream, count=2)
+
+Runs the metric as kerastrain's steps do: each replica takes its consecutive rows
+of the batch, and the result is that of the merged states (`kerastrain.merging`).
+"""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerastrain import merging
+from kerastrain import rows as rows_lib
+from kerastrain import strategy as strategy_lib
+from kerastrain.errors import ArgumentError
+from kerastrain.testing.streams import Stream
+from kerastrain.testing.subject import Result, as_result
+
+# The most replicas that a law asks for.
+MOST_REPLICAS = 3
+# How long a process of its own may take for one answer.
+_SECONDS = 120
+
+
+def make_devices(count: int = MOST_REPLICAS) -> bool:
+    """Whether there are ``count`` devices; makes logical CPU devices if TensorFlow has not started."""
+    if not tf.config.list_physical_devices("GPU"):
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        there = tf.config.get_logical_device_configuration(cpu) or ()
+        if len(there) < count:
+            with contextlib.suppress(RuntimeError):  # too late: it runs with those it has
+                tf.config.set_logical_device_configuration(
+                    cpu, [tf.config.LogicalDeviceConfiguration()] * count
+                )
+    gpus = len(tf.config.list_logical_devices("GPU"))
+    return (gpus or len(tf.config.list_logical_devices("CPU"))) >= count
+
+
+def result_on_replicas(factory: Callable, stream: Stream, count: int) -> Result:
+    """The result of a new metric after the rows of a stream on ``count`` replicas.
+
+    Args:
+        factory: makes the metric, inside the strategy's scope.
+        stream: one batch, with ``count`` rows or more.
+        count: replicas.
+    """
+    if make_devices(count):
+        return run(factory, stream, count)
+    return _Child.shared().result(factory, stream, count)
+
+
+def run(factory: Callable, stream: Stream, count: int) -> Result:
+    """`result_on_replicas` in this process, which has the devices."""
+    strategy = strategy_lib.resolve(f"mirrored:{count}")
+    with strategy.scope():
+        metric = factory()
+    merging.reset_metric(metric)
+    weight = {} if stream.sample_weight is None else {"sample_weight": stream.sample_weight}
+    batch = keras.tree.map_structure(tf.constant, {"arguments": stream.arguments, **weight})
+
+    def on_replica(batch):
+        own = rows_lib.own_rows(batch)
+        stream.changed(**own).call(metric.update_state)
+
+    tf.function(lambda b: strategy.run(on_replica, args=(b,)), autograph=False)(batch)
+    return as_result(merging.result(metric))
+
+
+# A process of its own ---------------------------------------------------------
+
+
+class _Child:
+    """A process with devices enough, asked through pipes; ends with this one."""
+
+    _only: "_Child | None" = None
+
+    @classmethod
+    def shared(cls) -> "_Child":
+        """The one child of this process."""
+        if cls._only is None or cls._only._process.poll() is not None:
+            cls._only = cls()
+        return cls._only
+
+    def __init__(self):
+        program = "from kerastrain.testing.replica_runs import serve; serve()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )  # fmt: skip
+        atexit.register(self._process.kill)
+
+    def result(self, factory, stream, count) -> Result:
+        """Asks the child."""
+        pickle = _cloudpickle()
+        timer = threading.Timer(_SECONDS, self._process.kill)
+        timer.start()
+        try:
+            _send(self._process.stdin, pickle.dumps((factory, stream, count)))
+            answer = _receive(self._process.stdout)
+        finally:
+            timer.cancel()
+        if answer is None:
+            raise RuntimeError(
+                f"the process that ran {count} replicas ended, or did not answer within {_SECONDS} s"
+            )
+        value = pickle.loads(answer)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+def serve() -> None:
+    """The child's side: answers until its standard input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a metric prints does not disturb the answers
+    pickle = _cloudpickle()
+    make_devices()
+    while (asked := _receive(sys.stdin.buffer)) is not None:
+        try:
+            answer: Any = run(*pickle.loads(asked))
+        except Exception as error:
+            answer = RuntimeError(f"{type(error).__name__}: {error}")
+        _send(answers, pickle.dumps(answer))
+
+
+def _cloudpickle():
+    try:
+        import cloudpickle
+    except ImportError:
+        raise ArgumentError(
+            "TensorFlow has started with too few devices for the replicas, and the package "
+            "cloudpickle, which would send the metric to another process, is missing. Install "
+            "kerastrain[testing], or make three logical CPU devices before TensorFlow starts."
+        ) from None
+    return cloudpickle
+
+
+def _send(pipe, content: bytes) -> None:
+    pipe.write(len(content).to_bytes(8, "big") + content)
+    pipe.flush()
+
+
+def _receive(pipe) -> bytes | None:
+    size = pipe.read(8)
+    if len(size) < 8:
+        return None
+    content = pipe.read(int.from_bytes(size, "big"))
+    return content if len(content) == int.from_bytes(size, "big") else None
