@@ -4,10 +4,11 @@
 
     python -m kerastrain demo
     python -m kerastrain demo --data fashion.npz --epochs 5
+    python -m kerastrain check my_metrics:F1 --inputs multiclass_classification
 
-Each verb is one function of `app`. Exit status: 0 done, 2 wrong arguments or
-data, in one line on standard error; anything else is a mistake of the program
-and shows its traceback.
+Each verb is one function of `app`. Exit status: 0 done, 1 a metric breaks a law,
+2 wrong arguments or data, in one line on standard error; anything else is a
+mistake of the program and shows its traceback.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from kerastrain import demo as demo_program
 from kerastrain._version import __version__
+from kerastrain.errors import ArgumentError
 from kerastrain.errors import KerastrainError
 
 app = typer.Typer(
@@ -103,6 +105,52 @@ def demo(
         f"trained in {outcome.seconds:.1f} s",
         soft_wrap=True,
     )
+
+
+@app.command()
+def check(
+    metric: Annotated[
+        str, typer.Argument(metavar="MODULE:METRIC", help="A metric class, or a function that makes one.")
+    ],
+    inputs: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What it is fed with: binary_classification, multiclass_classification, "
+            "multilabel_classification, regression, ranking, sequences, segmentation, or "
+            "MODULE:NAME of a strategy of your own.",
+        ),
+    ] = "binary_classification",
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="What it should equal, in NumPy.")
+    ] = None,
+    laws: Annotated[
+        str | None,
+        typer.Option(help="Laws or families, with commas; 'all' for the strict ones too."),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="dev (30 examples a law), ci (40) or thorough (200).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides the examples.")] = None,
+) -> None:
+    """Check a metric by the laws of kerastrain.testing."""
+    with one_line_errors():
+        try:
+            # Hypothesis is an extra, and only this verb needs it.
+            from kerastrain.testing import MetricLawError, check_metric
+            from kerastrain.testing import named
+        except ImportError as error:
+            raise ArgumentError(str(error)) from None
+        chosen = laws if laws in (None, "all") else [name.strip() for name in laws.split(",")]
+        try:
+            report = check_metric(
+                named.load(metric), inputs=named.inputs_named(inputs), laws=chosen,
+                reference=named.load(reference) if reference else None, profile=profile, seed=seed,
+            )  # fmt: skip
+        except MetricLawError as error:
+            typer.echo(str(error))
+            raise typer.Exit(1) from None
+    typer.echo(str(report))
 
 
 if __name__ == "__main__":

@@ -150,6 +150,47 @@ class TestDemo:
         assert fragment in result.stderr
 
 
+class TestCheck:
+    """``kerastrain check MODULE:METRIC``."""
+
+    def test_sound_metric(self):
+        """Every law is listed; status 0."""
+        done = invoke("check", "tests.testing.right_metrics:MeanAbsolute", "--inputs", "regression",
+                      "--laws", "stream,within_bounds", "--seed", 4)  # fmt: skip
+        assert 0 == done.exit_code, done.output
+        assert "MeanAbsolute: 4 passed, 1 not applicable (seed 4)" in done.output
+        assert "passed         split_invariance" in done.output
+
+    def test_wrong_metric(self):
+        """The message is printed; status 1."""
+        done = invoke("check", "tests.testing.mutants:MeanOfBatchMeans", "--inputs", "regression",
+                      "--laws", "split_invariance", "--profile", "ci")  # fmt: skip
+        assert 1 == done.exit_code
+        assert "Likely cause: the result is a mean of batch means" in done.output
+
+    def test_reference(self):
+        """A reference is named as the metric is."""
+        done = invoke("check", "tests.testing.right_metrics:MeanAbsolute", "--inputs", "regression",
+                      "--laws", "reference", "--reference",
+                      "tests.testing.right_metrics:absolute_error")  # fmt: skip
+        assert 0 == done.exit_code and "2 passed" in done.output
+
+    @pytest.mark.parametrize("arguments, message", (
+        (["keras.metrics"], "Expected MODULE:NAME"),
+        (["no_such_module:AUC"], "no module 'no_such_module'"),
+        (["keras.metrics:Nothing"], "has no 'Nothing'"),
+        (["keras.metrics:AUC", "--inputs", "numbers"], "Unknown inputs 'numbers'"),
+        (["keras.metrics:AUC", "--laws", "splits"], "names 'splits', which is no law"),
+        (["keras.metrics:AUC", "--profile", "fast"], "one of dev, ci, thorough"),
+        (["kerastrain:__version__"], "must be a function"),
+    ))  # fmt: skip
+    def test_wrong_arguments(self, arguments, message):
+        """One line, status 2."""
+        done = invoke("check", *arguments)
+        assert 2 == done.exit_code
+        assert message in done.stderr and 1 == len(done.stderr.strip().splitlines())
+
+
 class TestProcess:
     """The whole program, as a user starts it."""
 

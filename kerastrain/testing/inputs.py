@@ -257,7 +257,7 @@ def _streams(columns, max_rows, by_keyword=False, steps=None):
     ]
     flat = [(name, column.column) for path in paths for name, column in path]
     row = st.tuples(*(column.row for _, column in flat))
-    alike = st.tuples(row, st.integers(2, 4)).map(lambda pair: [pair[0]] * pair[1])
+    alike = st.tuples(row, st.integers(1, 4)).map(lambda pair: [pair[0]] * pair[1])
     many = st.lists(row, min_size=1, max_size=max_rows)
     kinds = {name: column.kind for name, column in flat}
 
@@ -317,8 +317,13 @@ def _lists(element, *shape):
 
 def _scores(logits):
     if logits:
-        return st.integers(-16, 16).map(lambda k: k / 4)
-    return st.integers(0, 16).map(lambda k: k / 16)
+        return _often((-16, 0, 16), st.integers(-16, 16)).map(lambda k: k / 4)
+    return _often((0, 8, 16), st.integers(0, 16)).map(lambda k: k / 16)
+
+
+def _often(edges, usual):
+    """Every other number is a limit, or the middle: usual thresholds, and ties."""
+    return st.one_of(usual, st.sampled_from(edges))
 
 
 def _eighths(low, high):
@@ -329,7 +334,7 @@ def _eighths(low, high):
 
 def _probabilities(classes):
     """Multiples of 1/16 that add up to 1."""
-    cuts = st.lists(st.integers(0, 16), min_size=classes - 1, max_size=classes - 1)
+    cuts = _lists(_often((0, 8, 16), st.integers(0, 16)), classes - 1)
     return cuts.map(lambda c: (np.diff([0, *sorted(c), 16]) / 16).tolist())
 
 

@@ -171,10 +171,9 @@ def evaluate_equals_one_pass(case: Case) -> None:
         and values[1].dtype.kind == "f",
         "`evaluate` passes one array of targets and one of predictions",
     )  # fmt: skip
-    variants = [stream]
-    if case.trial.weighted:
-        variants.append(stream.weighted(case.weights(stream, "positive")))
-    for variant in variants:
+    case.needs(case.trial.weighted, "`update_state` takes no `sample_weight`, which Keras passes "
+               "to every compiled metric, so that it cannot be compiled")  # fmt: skip
+    for variant in (stream, stream.weighted(case.weights(stream, "positive"))):
         usual, subject = case.updated(variant), case.metric()
         size = variant.rows - 1
         case.program.append(f"# b: in model.evaluate, {rows_of(variant.cut([size]))}")

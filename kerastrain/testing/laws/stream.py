@@ -9,6 +9,7 @@ from kerastrain import merging
 from kerastrain.errors import MetricError
 from kerastrain.testing.case import Case, rows_of
 from kerastrain.testing.laws.law import law
+from kerastrain.testing.streams import joined
 from kerastrain.testing.subject import as_result, load
 
 
@@ -26,37 +27,46 @@ def split_invariance(case: Case) -> None:
 def cause_of_split(case: Case, batches: list, found: dict) -> tuple[str, str]:
     """What the result over batches is, in terms of the results of each: ``(cause, fix)``."""
     fix = "Add up sums and counts over the rows in `update_state`, and divide in `result`."
-    of_each = [case.quiet(batch) for batch in batches]
-    if any(r is None or list(r) != list(found) for r in of_each):
-        return "a batch alone fails, or gives a result of another form.", fix
-    rows = np.array([float(batch.rows) for batch in batches])
+    # Twice: the second time with batches of which several ways of counting differ.
+    longer = [batches[-1], *batches[:-1], joined([batches[-1]] * 2)]
+    trials = []
+    for trial, result in ((batches, found), (longer, case.quiet(*longer))):
+        of_each = [case.quiet(batch) for batch in trial]
+        if any(r is None or list(r) != list(found) for r in (result, *of_each)):
+            return "a batch alone fails, or gives a result of another form.", fix
+        trials.append((of_each, result, np.array([float(batch.rows) for batch in trial])))
     ways = (
         ("the state holds the last batch only: it is assigned, not added to.",
-         lambda values: values[-1], "Use `assign_add`, or assign what follows from the old value too."),
-        ("the state holds the first batch only.", lambda values: values[0], fix),
+         lambda values, rows: values[-1], "Use `assign_add`, or assign what follows from the old value too."),
+        ("the state holds the first batch only.", lambda values, rows: values[0], fix),
         ("the result is a mean of batch means: weigh each batch by its rows.",
-         lambda values: np.mean(values, axis=0), fix),
-        ("the results of batches are added up.", lambda values: np.sum(values, axis=0), fix),
+         lambda values, rows: np.mean(values, axis=0), fix),
+        ("the results of batches are added up.", lambda values, rows: np.sum(values, axis=0), fix),
         ("it is a mean of batch results, weighed by rows; but this result is no mean over rows "
          "(a ratio, a root, a rank).",
-         lambda values: np.average(values, axis=0, weights=rows),
+         lambda values, rows: np.average(values, axis=0, weights=rows),
          "Keep what the result is computed from (counts, sums), and compute it in `result`."),
-        ("it is the largest of the batches' results.", lambda values: np.max(values, axis=0), fix),
-        ("it is the smallest of the batches' results.", lambda values: np.min(values, axis=0), fix),
+        ("it is the largest of the batches' results.", lambda values, _: np.max(values, axis=0), fix),
+        ("it is the smallest of the batches' results.", lambda values, _: np.min(values, axis=0), fix),
     )  # fmt: skip
     for cause, of, fix_of_it in ways:
-        try:
-            made = {path: of(np.stack([r[path] for r in of_each]).astype("float64"))
-                    for path in found}  # fmt: skip
-        except ValueError:
-            break
-        if not case.differ(made, found, 1e-4):
+        if all(_is(case, result, of, of_each, rows) for of_each, result, rows in trials):
             return cause, fix_of_it
     return (
         "what a batch adds depends on the rows that come with it (a maximum, a rank, a "
         "normalisation within the batch), or the state holds a mean of a mean.",
         fix,
     )
+
+
+def _is(case, result, of, of_each, rows):
+    """Whether a result is this function of the batches' results."""
+    try:
+        made = {path: of(np.stack([r[path] for r in of_each]).astype("float64"), rows)
+                for path in result}  # fmt: skip
+    except ValueError:  # their shapes differ
+        return False
+    return not case.differ(made, result, 1e-4)
 
 
 @law("stream")

@@ -1,0 +1,136 @@
+"""What the laws of metrics cost, and how surely they find a wrong metric.
+
+    python -m benchmarks.metric_laws             # some minutes
+    python -m benchmarks.metric_laws --quick     # some seconds: shows that it runs
+
+Two tables. For each sound metric of ``tests/testing/right_metrics.py``: the seconds of the
+cheap laws and of all laws, and the complaints, of which there must be none. For the wrong
+ones of ``tests/testing/mutants.py``: how many of several seeds find it by the law that
+should, within 10, 30 and 100 examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from rich.console import Console
+from rich.table import Table
+
+from kerastrain.testing import LAWS, MetricLawError, check_metric
+from kerastrain.testing.case import Case, Trial
+from kerastrain.testing.check import run_examples
+from kerastrain.testing.replica_runs import make_devices
+from kerastrain.testing.violations import NotApplicable, Violation
+from tests.testing.mutants import MUTANTS, Mutant
+from tests.testing.right_metrics import RIGHT
+
+EXAMPLES = (10, 30, 100)
+CHEAP = [law.name for law in LAWS.values() if not law.traced and not law.strict]
+
+
+class Cost(NamedTuple):
+    """What the laws cost one sound metric.
+
+    Attributes:
+        name: of the metric.
+        cheap, every: seconds of the laws that compile nothing, and of all; medians.
+        complaints: broken laws over all rounds.
+    """
+
+    name: str
+    cheap: float
+    every: float
+    complaints: list[str]
+
+
+def cost_of(name: str, rounds: int, profile: str = "ci") -> Cost:
+    """Checks a sound metric ``rounds`` times, each with another seed."""
+    factory, declared = RIGHT[name]
+    seconds: dict[str, list[float]] = {"cheap": [], "every": []}
+    complaints: list[str] = []
+    for seed in range(rounds):
+        for kind, laws in (("cheap", CHEAP), ("every", None)):
+            begun = time.perf_counter()
+            try:
+                check_metric(factory, **declared, laws=laws, seed=seed, profile=profile)
+            except MetricLawError as error:
+                complaints.append(f"seed {seed}: {error.law}")
+            seconds[kind].append(time.perf_counter() - begun)
+    return Cost(name, *map(statistics.median, seconds.values()), complaints)
+
+
+def first_found(mutant: Mutant, seed: int, most: int) -> int | None:
+    """The number of the example in which the law finds the mutant, from 1; None if none does."""
+    trial, law = Trial(mutant.factory, mutant.inputs, **mutant.declared), LAWS[mutant.law]
+    numbers = {"run": 0, "found": None}
+
+    def body(draw):
+        if numbers["found"]:
+            return
+        numbers["run"] += 1
+        try:
+            law.check(Case(trial, draw))
+        except Violation:
+            numbers["found"] = numbers["run"]
+        except NotApplicable:
+            pass
+
+    run_examples(body, 1 if law.fixed else most, seed, shrink=False)
+    return numbers["found"]
+
+
+def rates(mutant: Mutant, seeds: int, most: int = EXAMPLES[-1]) -> list[float]:
+    """The part of the seeds that find the mutant within each number of `EXAMPLES`."""
+    found = [first_found(mutant, seed, most) for seed in range(seeds)]
+    return [sum(f is not None and f <= n for f in found) / seeds for n in EXAMPLES]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints both tables; the status is 1 if a sound metric is complained of."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.metric_laws", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="few metrics, to see that it runs")
+    parser.add_argument("--rounds", type=int, default=3, help="seeds for each sound metric")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds for each wrong metric")
+    parser.add_argument("--only", default="", help="only metrics whose name holds this")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    make_devices()
+    right = [name for name in RIGHT if options.only in name]
+    wrong = [name for name in MUTANTS if options.only in name]
+    rounds, seeds, most = options.rounds, options.seeds, EXAMPLES[-1]
+    if options.quick:
+        right, wrong, rounds, seeds, most = right[:1], wrong[:3], 1, 1, 10
+    console = Console(width=100)
+    table = Table("sound metric", "cheap laws, s", "all laws, s", "complaints")
+    complaints = []
+    for name in right:
+        cost = cost_of(name, rounds, "dev" if options.quick else "ci")
+        complaints += cost.complaints
+        table.add_row(name, f"{cost.cheap:.1f}", f"{cost.every:.1f}", "; ".join(cost.complaints) or "0")
+    console.print(table)
+    table = Table("wrong metric", "law", *(f"in {n}" for n in EXAMPLES))
+    always = 0
+    for name in wrong:
+        found = rates(MUTANTS[name], seeds, most)
+        always += found[1] == 1
+        table.add_row(name, MUTANTS[name].law, *(f"{rate:.0%}" for rate in found))
+    console.print(table)
+    console.print(
+        f"{len(complaints)} complaints of {len(right)} sound metrics, {rounds} times each; "
+        f"{always} of {len(wrong)} wrong ones are found within 30 examples by every seed."
+    )
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

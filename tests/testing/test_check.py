@@ -1,0 +1,297 @@
+"""`check_metric` and `metric_laws`: what they run, skip, refuse and print."""
+
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from kerastrain.errors import ArgumentError, MetricError
+from kerastrain.testing import (
+    LAWS, MetricLawError, Stream, arguments, binary_classification, check_metric, metric_laws,
+    regression,
+)  # fmt: skip
+from tests.testing.mutants import MUTANTS, LastBatch, MeanOfBatchMeans, MeanOfRoots, SumOfBatchMeans
+from tests.testing.right_metrics import MeanAbsolute, absolute_error
+
+test_one_line = metric_laws(
+    lambda: MeanAbsolute(name="mine"), inputs=regression(), reference=absolute_error,
+    laws=["state", "reference"], skip={"state_in_variables": "an example of a skipped law"},
+    profile="ci",
+)  # fmt: skip
+
+test_known_to_fail = metric_laws(
+    MeanOfBatchMeans, inputs=regression(), laws="split_invariance", profile="ci",
+    expected_failures={"split_invariance": "a mean of batch means, on purpose"},
+)  # fmt: skip
+
+
+def run_python(code, **env):
+    """Runs a program in a process of its own, and returns what it printed."""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=240,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+class TestMessage:
+    """The failure message is the product."""
+
+    def test_whole(self):
+        """It has the law, the smallest rows as code, both results, the cause, the fix, the replay."""
+        with pytest.raises(MetricLawError) as caught:
+            check_metric(MeanOfBatchMeans, inputs=regression(), laws="split_invariance", seed=0,
+                         profile="ci")  # fmt: skip
+        expected = textwrap.dedent("""\
+            MeanOfBatchMeans breaks the law split_invariance:
+            Any cut of the rows into batches gives the same result.
+
+                a = factory()
+                a.update_state(
+                    np.array([[0.0], [0.0], [0.0]], 'float32'),
+                    np.array([[0.0], [0.0], [0.125]], 'float32'),
+                )
+        """)
+        message = str(caught.value)
+        assert message.startswith(expected.split("np.array")[0])
+        for part in (
+            "b.update_state(", "Expected  0.00", "Found     0.0", "all rows at once",
+            "Likely cause: the result is a mean of batch means: weigh each batch by its rows.",
+            "Fix: Add up sums and counts over the rows",
+            'Replay: check_metric(..., laws=["split_invariance"], seed=0, profile="ci")',
+            "MeanOfBatchMeans: 1 broken (seed 0)",
+        ):  # fmt: skip
+            assert part in message
+
+    def test_program_can_be_pasted(self):
+        """The program, run as it stands, gives the results that the message shows."""
+        with pytest.raises(MetricLawError) as caught:
+            check_metric(MeanOfBatchMeans, inputs=regression(), laws="split_invariance", seed=0,
+                         profile="ci")  # fmt: skip
+        message = str(caught.value)
+        program = textwrap.dedent("\n".join(x for x in message.split("\n") if x.startswith("    ")))
+        names = {"np": np, "factory": MeanOfBatchMeans}
+        exec(program, names)
+        shown = {kind: float(message.split(kind)[1].split()[0]) for kind in ("Expected", "Found")}
+        assert shown["Expected"] == pytest.approx(float(names["a"].result()), abs=1e-6)
+        assert shown["Found"] == pytest.approx(float(names["b"].result()), abs=1e-6)
+        assert shown["Expected"] != shown["Found"]
+
+    @pytest.mark.parametrize("factory, cause", (
+        (LastBatch, "last batch only"), (SumOfBatchMeans, "results of batches are added"),
+        (MeanOfRoots, "no mean over rows"),
+    ))  # fmt: skip
+    def test_cause_of_split(self, factory, cause):
+        """The cause is guessed from what the batches give alone."""
+        with pytest.raises(MetricLawError, match=cause):
+            check_metric(factory, inputs=regression(), laws="split_invariance", seed=1, profile="ci")
+
+    def test_rule_is_named(self):
+        """Where another merge rule would be right, the fix names it."""
+        with pytest.raises(MetricLawError, match=r"merge_rules = \{'largest': 'max'\}"):
+            check_metric(MUTANTS["MaximumSummed"].factory, inputs=regression(), seed=0,
+                         laws="merge_equals_one_pass", profile="ci")  # fmt: skip
+
+    def test_own_error_is_the_cause(self):
+        """An error of the metric's own code is named, and chained."""
+        class Broken(keras.metrics.Mean):
+            def update_state(self, y_true, y_pred, sample_weight=None):
+                raise KeyError("heads")
+
+        with pytest.raises(MetricLawError, match="KeyError: 'heads'") as caught:
+            check_metric(Broken, inputs=regression(), laws="accepts_stream", seed=0)
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+class TestRuns:
+    def test_report(self):
+        """Every law is in the report, with a reason where it did not run."""
+        report = check_metric(
+            MeanAbsolute, inputs=regression(), laws=["stream", "within_bounds", "order_invariance"],
+            skip={"order_invariance": "the order is the point"}, seed=3,
+        )  # fmt: skip
+        statuses = {o.law: (o.status, o.reason) for o in report.outcomes}
+        assert ("skipped", "the order is the point") == statuses["order_invariance"]
+        assert ("not applicable", "no `bounds` are declared") == statuses["within_bounds"]
+        assert ("passed", "") == statuses["split_invariance"]
+        assert [] == report.broken
+        assert "skipped        order_invariance: the order is the point" in str(report)
+        assert "(seed 3)" in str(report)
+
+    def test_expected_failure_is_strict(self):
+        """A law that is declared broken may be so; if it holds, that is an error."""
+        known = {"split_invariance": "known"}
+        report = check_metric(MeanOfBatchMeans, inputs=regression(), laws="split_invariance",
+                              expected_failures=known, seed=0)  # fmt: skip
+        assert ["expected"] == [o.status for o in report.outcomes]
+        with pytest.raises(MetricLawError, match="declared to break split_invariance .known., and does not"):
+            check_metric(MeanAbsolute, inputs=regression(), laws="split_invariance",
+                         expected_failures=known, seed=0)  # fmt: skip
+
+    def test_seed_replays(self):
+        """The same seed draws the same examples; the profile `ci` needs none."""
+        def drawn(**how):
+            seen = []
+
+            class Watching(MeanAbsolute):
+                def update_state(self, y_true, y_pred, sample_weight=None):
+                    seen.append(np.asarray(y_pred).tolist())
+                    super().update_state(y_true, y_pred, sample_weight)
+
+            check_metric(Watching, inputs=regression(), laws="split_invariance", **how)
+            return seen
+
+        assert drawn(seed=5) == drawn(seed=5) != drawn(seed=6)
+        assert drawn(profile="ci") == drawn(profile="ci")
+        assert drawn(profile="dev") != drawn(profile="dev")
+
+    def test_all_laws_run_after_a_failure(self):
+        """One call shows every broken law."""
+        with pytest.raises(MetricLawError) as caught:
+            check_metric(LastBatch, inputs=regression(), seed=0, profile="ci",
+                         laws=["split_invariance", "weighted_split_invariance"])  # fmt: skip
+        for law in ("split_invariance", "weighted_split_invariance"):
+            assert f"breaks the law {law}" in str(caught.value)
+
+    def test_inputs_that_are_not_taken(self):
+        """A metric that takes no such rows breaks one law, not all of them."""
+        with pytest.raises(MetricLawError) as caught:
+            check_metric(keras.metrics.F1Score, inputs=arguments(y_true=st.integers(0, 1),
+                                                                 y_pred=st.integers(0, 1)), seed=0)  # fmt: skip
+        assert 1 == str(caught.value).count("breaks the law")
+        assert "the metric does not take these inputs" in str(caught.value)
+
+    def test_strict_laws_run_on_request(self):
+        """A mean in float32 breaks the strict law of very many rows only."""
+        factory, inputs = MeanAbsolute, regression()
+        laws = ["state", "stream", "weights", "configuration", "numbers"]
+        assert [] == check_metric(factory, inputs=inputs, laws=laws, seed=0, profile="ci").broken
+        with pytest.raises(MetricLawError, match="2\\^24"):
+            check_metric(factory, inputs=inputs, laws="no_saturation", seed=0)
+
+
+class TestPytest:
+    """`metric_laws` under pytest, in a project of its own."""
+
+    def collected(self, pytester_like, *options):
+        path = pytester_like / "test_metrics.py"
+        path.write_text(textwrap.dedent("""
+            import os
+            import keras, pytest
+            from kerastrain.testing import metric_laws, regression
+            from tests.testing.right_metrics import MeanAbsolute
+            from tests.testing.mutants import MeanOfBatchMeans
+
+            MADE = []
+            def factory():
+                MADE.append(1)
+                return MeanAbsolute()
+
+            def test_nothing_was_made_while_collecting(): assert not MADE
+            test_sound = pytest.mark.fast(metric_laws(factory, inputs=regression(), profile="dev",
+                                          skip={"empty_batch": "never empty"}))
+            test_wrong = metric_laws(MeanOfBatchMeans, inputs=regression(), profile="ci")
+        """))
+        (pytester_like / "pytest.ini").write_text("[pytest]\nmarkers = fast: quick\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rs", str(path), *options],
+            capture_output=True, text=True, timeout=240, cwd=pytester_like,
+            env={**__import__("os").environ, "PYTHONPATH": __file__.split("/tests/")[0]},
+        )  # fmt: skip
+        return done.stdout
+
+    def test_ids(self, tmp_path):
+        """Each law is a test of its own, named by the law."""
+        listed = self.collected(tmp_path, "--collect-only")
+        for name in (n for n, law in LAWS.items() if not law.strict):
+            assert f"test_sound[{name}]" in listed
+        assert "no_saturation]" not in listed
+
+    def test_selection_and_reasons(self, tmp_path):
+        """`-k` and markers choose; skipped laws say why; broken ones fail with the message."""
+        out = self.collected(
+            tmp_path, "-k", "nothing or [split_inv or sound and (empty_batch or within_bounds)"
+        )
+        assert "never empty" in out and "no `bounds` are declared" in out
+        assert "MeanOfBatchMeans breaks the law split_invariance" in out
+        assert "1 failed, " in out and " 2 skipped" in out
+        only = self.collected(tmp_path, "-m", "fast", "-k", "split_invariance and not weighted")
+        assert "1 passed" in only
+
+
+class TestArguments:
+    @pytest.mark.parametrize("bad, message", (
+        ({"laws": "splits"}, "names 'splits', which is no law.*split_invariance"),
+        ({"skip": {"split_invariance": ""}}, "needs a reason for 'split_invariance'"),
+        ({"skip": {"nothing": "why"}}, "names 'nothing'"),
+        ({"expected_failures": {"split_invariance": None}}, "needs a reason"),
+        ({"profile": "quick"}, "one of dev, ci, thorough.*'quick'"),
+        ({"inputs": 3}, "`inputs` must be a strategy.*3"),
+        ({"inputs": st.integers()}, "strategy of kerastrain.testing.Stream"),
+    ))  # fmt: skip
+    def test_refused(self, bad, message):
+        """What cannot work is refused with the value and the fix."""
+        with pytest.raises((ArgumentError, MetricError), match=message):
+            check_metric(MeanAbsolute, **{"inputs": regression(), "laws": "state", **bad})
+
+    def test_factory(self):
+        """An object is no factory, and a factory makes metrics."""
+        with pytest.raises(ArgumentError, match="must be a function"):
+            check_metric(3, inputs=regression())
+        with pytest.raises(MetricError, match="It returned: None"):
+            check_metric(lambda: None, inputs=regression())
+
+
+def test_inputs_of_the_users_own():
+    """A strategy of streams may be built by hand."""
+    stream = st.builds(
+        lambda rows: Stream({"values": np.array(rows, "float32")}),
+        st.lists(st.integers(0, 4), min_size=1, max_size=5),
+    )
+    laws = ["split_invariance", "reset_equals_fresh", "zero_weight_is_absence"]
+    assert [] == check_metric(keras.metrics.Mean, inputs=stream, laws=laws, seed=0).broken
+
+
+@pytest.mark.multiprocess
+def test_import_starts_no_device():
+    """Importing the kit, and naming all that it has, leaves TensorFlow's devices to be chosen."""
+    run_python("""
+        import kerastrain.testing as kit
+        made = [getattr(kit, name) for name in kit.__all__]
+        test = kit.metric_laws(lambda: 1 / 0, inputs=kit.regression())
+        import tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 5)
+        assert len(tf.config.list_logical_devices("CPU")) == 5
+    """)
+
+
+@pytest.mark.multiprocess
+def test_replicas_in_a_process_of_their_own():
+    """Where TensorFlow runs with one device, replicas run in another process, and are judged."""
+    out = run_python("""
+        import keras, tensorflow as tf
+        tf.constant(1.0)    # started, with one device
+        from kerastrain.testing import MetricLawError, check_metric, regression
+        from tests.testing.mutants import MaximumSummed
+
+        class Mine(keras.metrics.MeanSquaredError):
+            pass
+
+        law = "replicas_equal_one_device"
+        print(check_metric(lambda: Mine(), inputs=regression(), laws=law, seed=0, profile="ci"))
+        assert len(tf.config.list_logical_devices("CPU")) == 1
+        try:
+            check_metric(MaximumSummed, inputs=regression(), laws=law, seed=0, profile="ci")
+        except MetricLawError as error:
+            print(error)
+    """, PYTHONPATH=__file__.split("/tests/")[0])  # fmt: skip
+    assert "Mine: 1 passed" in out
+    assert "on 2 replicas" in out and "the states of replicas are summed" in out

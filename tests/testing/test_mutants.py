@@ -1,0 +1,33 @@
+"""Each wrong metric is found by the law that should find it."""
+
+import pytest
+
+from kerastrain.testing import LAWS, MetricLawError, check_metric
+from tests.testing.mutants import MUTANTS
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_is_found(name):
+    """The law breaks, and the message shows the smallest rows, what is wrong and how to see it again."""
+    mutant = MUTANTS[name]
+    with pytest.raises(MetricLawError, match="factory") as caught:
+        check_metric(
+            mutant.factory, inputs=mutant.inputs, laws=[mutant.law], seed=0, profile="ci",
+            **mutant.declared,
+        )  # fmt: skip
+    assert mutant.law == caught.value.law
+    message = str(caught.value)
+    assert f"breaks the law {mutant.law}" in message
+    assert LAWS[mutant.law].statement in message
+    assert f'laws=["{mutant.law}"], seed=0, profile="ci"' in message
+
+
+def test_every_law_finds_one():
+    """No law is idle: each has a wrong metric that it finds."""
+    assert set(LAWS) == {mutant.law for mutant in MUTANTS.values()}
+
+
+def test_number():
+    """There are 45 or more, and all but a few need no reference."""
+    assert len(MUTANTS) >= 45
+    assert sum(not mutant.needs_reference for mutant in MUTANTS.values()) >= 45

@@ -1,0 +1,14 @@
+"""No law complains of a sound metric."""
+
+import pytest
+
+from kerastrain.testing import check_metric
+from tests.testing.right_metrics import RIGHT
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_no_complaint(name):
+    """All laws hold, and most of them apply."""
+    factory, declared = RIGHT[name]
+    report = check_metric(factory, **declared, seed=0, profile="ci")
+    assert sum(o.status == "passed" for o in report.outcomes) >= 25
