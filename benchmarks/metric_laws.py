@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from hypothesis.errors import FlakyFailure
 from rich.console import Console
 from rich.table import Table
 
@@ -70,21 +71,21 @@ def cost_of(name: str, rounds: int, profile: str = "ci") -> Cost:
 def first_found(mutant: Mutant, seed: int, most: int) -> int | None:
     """The number of the example in which the law finds the mutant, from 1; None if none does."""
     trial, law = Trial(mutant.factory, mutant.inputs, **mutant.declared), LAWS[mutant.law]
-    numbers = {"run": 0, "found": None}
+    sound = 0  # examples on which the law holds
 
     def body(draw):
-        if numbers["found"]:
-            return
-        numbers["run"] += 1
+        nonlocal sound
         try:
             law.check(Case(trial, draw))
-        except Violation:
-            numbers["found"] = numbers["run"]
         except NotApplicable:
-            pass
+            return
+        sound += 1
 
-    run_examples(body, 1 if law.fixed else most, seed, shrink=False)
-    return numbers["found"]
+    try:
+        run_examples(body, 1 if law.fixed else most, seed, shrink=False)
+    except (Violation, FlakyFailure):
+        return sound + 1
+    return None
 
 
 def rates(mutant: Mutant, seeds: int, most: int = EXAMPLES[-1]) -> list[float]:

@@ -22,8 +22,12 @@ import numpy as np
 from kerastrain.errors import MetricError
 from kerastrain.testing import inputs as inputs_lib
 from kerastrain.testing.streams import Stream
-from kerastrain.testing.subject import Result, Subject, as_result, differ
-from kerastrain.testing.violations import NotApplicable, Violation
+from kerastrain.testing.subject import Result
+from kerastrain.testing.subject import Subject
+from kerastrain.testing.subject import as_result
+from kerastrain.testing.subject import differ
+from kerastrain.testing.violations import NotApplicable
+from kerastrain.testing.violations import Violation
 
 
 @dataclasses.dataclass(frozen=True)

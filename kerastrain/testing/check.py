@@ -16,21 +16,28 @@ smallest stream of rows that breaks a law.
 import dataclasses
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import hypothesis
 import keras
 from hypothesis import strategies as st
-from hypothesis.errors import FlakyFailure, Unsatisfiable
+from hypothesis.errors import FlakyFailure
+from hypothesis.errors import Unsatisfiable
 
 from kerastrain.errors import ArgumentError
 from kerastrain.testing import replica_runs
-from kerastrain.testing.case import Case, Trial
+from kerastrain.testing.case import Case
+from kerastrain.testing.case import Trial
 from kerastrain.testing.laws import LAWS
 from kerastrain.testing.laws.law import Law
 from kerastrain.testing.streams import Stream
-from kerastrain.testing.violations import MetricLawError, NotApplicable, Violation
+from kerastrain.testing.violations import MetricLawError
+from kerastrain.testing.violations import NotApplicable
+from kerastrain.testing.violations import Violation
 
 # Examples of a cheap law, and of one that compiles.
 PROFILES = {"dev": (30, 1), "ci": (40, 2), "thorough": (200, 4)}

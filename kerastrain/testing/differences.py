@@ -19,7 +19,8 @@ import math
 import numbers
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np

@@ -16,14 +16,20 @@ the laws themselves (`sample_weights`, `partitions`, `masks`).
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from hypothesis import strategies as st
 
 from kerastrain.errors import ArgumentError
-from kerastrain.testing.streams import KINDS, LABEL, OTHER, SCORE, VALUE, Stream
+from kerastrain.testing.streams import KINDS
+from kerastrain.testing.streams import LABEL
+from kerastrain.testing.streams import OTHER
+from kerastrain.testing.streams import SCORE
+from kerastrain.testing.streams import Stream
+from kerastrain.testing.streams import VALUE
 
 # Rows of a stream where nothing else is asked for.
 MAX_ROWS = 8

@@ -25,7 +25,8 @@ from kerastrain import rows as rows_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain.errors import ArgumentError
 from kerastrain.testing.streams import Stream
-from kerastrain.testing.subject import Result, as_result
+from kerastrain.testing.subject import Result
+from kerastrain.testing.subject import as_result
 
 # The most replicas that a law asks for.
 MOST_REPLICAS = 3

@@ -11,7 +11,8 @@ NumPy's, with the rows as their first axis, in any nesting of dicts and lists.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras

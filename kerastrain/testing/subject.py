@@ -101,14 +101,14 @@ class Subject:
         """Whether a variable's shape is open, so that XLA cannot compile the metric."""
         return any(None in tuple(v.shape) for v in self.metric.variables)
 
-    def failing_clearly(self, method: str) -> "_Failing":
-        """Inside, an exception becomes a `Violation` that names the method."""
-        return _Failing(self, method)
+    def failing_clearly(self, method: str, fix: str | None = None) -> "_Failing":
+        """Inside, an exception becomes a `Violation` that names the method, and the fix."""
+        return _Failing(self, method, fix)
 
 
 class _Failing:
-    def __init__(self, subject, method):
-        self._subject, self._method = subject, method
+    def __init__(self, subject, method, fix):
+        self._subject, self._method, self._fix = subject, method, fix
 
     def __enter__(self):
         return self
@@ -118,8 +118,9 @@ class _Failing:
             return
         raised = f"{kind.__name__}: {' '.join(str(error).split())[:300]}"
         raise Violation(
-            list(self._subject.program), "no error", raised, cause=f"`{self._method}` raised it."
-        ) from error
+            list(self._subject.program), "no error", raised,
+            cause=f"`{self._method}` raised it.", fix=self._fix,
+        ) from error  # fmt: skip
 
 
 def load(metric: keras.metrics.Metric, state: list[Any]) -> None:

@@ -4,8 +4,14 @@
 basic ones first.
 """
 
-from kerastrain.testing.laws import configuration, execution, masks, numbers, reference
-from kerastrain.testing.laws import state, stream, weights
+from kerastrain.testing.laws import configuration
+from kerastrain.testing.laws import execution
+from kerastrain.testing.laws import masks
+from kerastrain.testing.laws import numbers
+from kerastrain.testing.laws import reference
+from kerastrain.testing.laws import state
+from kerastrain.testing.laws import stream
+from kerastrain.testing.laws import weights
 from kerastrain.testing.laws.law import Law
 
 _FAMILIES = (state, stream, weights, configuration, numbers, masks, reference, execution)

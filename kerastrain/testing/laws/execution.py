@@ -6,7 +6,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from kerastrain.testing import replica_runs
-from kerastrain.testing.case import Case, rows_of
+from kerastrain.testing.case import Case
+from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import as_result
@@ -59,7 +60,7 @@ def _updated_by(case, batches, update_of, code):
     call = update_of(subject.metric.update_state)
     for batch in batches:
         subject.program += batch.code(code.format(subject.name))
-        with subject.failing_clearly("update_state"):
+        with subject.failing_clearly("update_state", _TRACE_FIX):
             call(batch)
     return subject, call
 
@@ -177,7 +178,7 @@ def evaluate_equals_one_pass(case: Case) -> None:
         usual, subject = case.updated(variant), case.metric()
         size = variant.rows - 1
         case.program.append(f"# b: in model.evaluate, {rows_of(variant.cut([size]))}")
-        with subject.failing_clearly("evaluate"):
+        with subject.failing_clearly("evaluate", _TRACE_FIX):
             found = _evaluated(subject.metric, variant, size)
         expected = usual.result()
         case.same(expected, found, ("one pass", "model.evaluate"), lambda: (

@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from kerastrain.testing.case import Case
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.laws.reference import reference_result
-from kerastrain.testing.streams import LABEL, SCORE, VALUE, Stream
-from kerastrain.testing.subject import differ, load
+from kerastrain.testing.streams import LABEL
+from kerastrain.testing.streams import SCORE
+from kerastrain.testing.streams import Stream
+from kerastrain.testing.streams import VALUE
+from kerastrain.testing.subject import differ
+from kerastrain.testing.subject import load
 
 _CAST = "Begin with `y_pred = keras.ops.cast(y_pred, self.dtype)`, and the same for `y_true`."
 # Half precision computes with 8 or 11 bits.

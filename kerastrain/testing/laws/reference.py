@@ -16,7 +16,8 @@ from kerastrain.errors import ArgumentError
 from kerastrain.testing.case import Case
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import Stream
-from kerastrain.testing.subject import Result, as_result
+from kerastrain.testing.subject import Result
+from kerastrain.testing.subject import as_result
 
 
 def reference_result(case: Case, stream: Stream) -> Result:

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from kerastrain import merging
 from kerastrain.errors import MetricError
-from kerastrain.testing.case import Case, rows_of
+from kerastrain.testing.case import Case
+from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import joined
-from kerastrain.testing.subject import as_result, load
+from kerastrain.testing.subject import as_result
+from kerastrain.testing.subject import load
 
 
 @law("stream")

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from kerastrain.testing.case import Case, rows_of
+from kerastrain.testing.case import Case
+from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.laws.stream import cause_of_split
 
