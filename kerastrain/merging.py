@@ -24,7 +24,14 @@ rule        the merged value of ``n`` replicas    after a reset the replicas hav
 ``max``     the largest, element by element       all the same
 ``min``     the smallest, element by element      all the same
 ``concat``  all rows, the first replica's first   the first all rows, others none
+``moments`` the moments of all rows together      the first all of it, others 0
 =========== ===================================== ===============================
+
+The last axis of a variable of ``moments`` holds ``[n, means (d), co-moments (d * d)]`` of
+``d`` quantities: the sum of weights, the means, and the sums of the products of deviations
+from the means, ``1 + d + d * d`` numbers in all. They are merged without loss of digits to
+large means (T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating Formulae and a Pairwise
+Algorithm for Computing Sample Variances", 1979).
 
 For metrics of others there is `declare`. What grows with the rows, for
 ``concat``, is made by `kerastrain.metrics.add_growing_variable`.
@@ -34,6 +41,8 @@ reset gives each replica the n-th part of the value, a maximum's -1 too.
 """
 
 import contextlib
+import functools
+import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +54,7 @@ from kerastrain import _keras
 from kerastrain import replicas
 from kerastrain.errors import MetricError
 
-RULES = ("sum", "max", "min", "concat")
+RULES = ("sum", "max", "min", "concat", "moments")
 
 
 def declare(metric: keras.metrics.Metric, **rules: str) -> keras.metrics.Metric:
@@ -110,9 +119,17 @@ def merge(rule: str, parts: list[Any]) -> tf.Tensor:
         parts: a value for each replica, of one shape, but for ``concat``,
             where their first axes may differ.
 
+    Raises:
+        MetricError: for ``moments``, a last axis of another length than
+            ``1 + d + d * d``.
+
     Example:
         >>> merge("max", [[1.0, 4.0], [2.0, 3.0]]).numpy()
         array([2., 4.], dtype=float32)
+
+    The rows 1, 3 and the row 5 have the mean 3 and the squared deviations 4 + 0 + 4:
+        >>> merge("moments", [[2.0, 2.0, 2.0], [1.0, 5.0, 0.0]]).numpy()
+        array([3., 3., 8.], dtype=float32)
     """
     if len(parts) == 1:
         return tf.convert_to_tensor(parts[0])
@@ -120,12 +137,34 @@ def merge(rule: str, parts: list[Any]) -> tf.Tensor:
         return tf.add_n(parts)
     if rule == "concat":
         return tf.concat(parts, axis=0)
+    if rule == "moments":
+        return functools.reduce(_merge_moments, map(tf.convert_to_tensor, parts))
     return (tf.reduce_max if rule == "max" else tf.reduce_min)(tf.stack(parts), axis=0)
+
+
+def _merge_moments(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """The moments of the rows of both; no rows (zeros) change nothing."""
+    size = one.shape[-1] or 0
+    d = (math.isqrt(max(4 * size - 3, 0)) - 1) // 2
+    if d < 1 or 1 + d + d * d != size:
+        raise MetricError(
+            "A variable of the merge rule 'moments' holds [n, means (d), co-moments (d * d)] on "
+            f"its last axis, 1 + d + d * d numbers: 3, 7, 13, ... Received: shape {one.shape}."
+        )
+    (n_one, mean_one, co_one), (n_other, mean_other, co_other) = (
+        tf.split(moments, [1, d, d * d], axis=-1) for moments in (one, other)
+    )
+    n = n_one + n_other
+    share = tf.math.divide_no_nan(n_other, n)
+    apart = mean_other - mean_one
+    products = tf.reshape(apart[..., :, None] * apart[..., None, :], tf.shape(co_one))
+    co_moments = co_one + co_other + n_one * share * products
+    return tf.concat([n, mean_one + share * apart, co_moments], axis=-1)
 
 
 def spread(rule: str, value: tf.Tensor, count: int) -> list[tf.Tensor]:
     """A value for each of ``count`` replicas which merge to ``value``."""
-    if rule == "sum":
+    if rule in ("sum", "moments"):
         return [value] + [tf.zeros_like(value)] * (count - 1)
     if rule == "concat":
         return [value] + [value[:0]] * (count - 1)

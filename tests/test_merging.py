@@ -65,6 +65,12 @@ def exact_auc(y_true, y_pred, sample_weight):
     return keras.ops.sum((above + 0.5 * ties) * pairs) / keras.ops.sum(pairs)
 
 
+def moments(rows):
+    """``[n, means, co-moments]`` of rows ``(n, d)``, from NumPy's means."""
+    mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
+    return np.concatenate([[len(rows)], mean, ((rows - mean).T @ (rows - mean)).ravel()])
+
+
 def trained(cut, metric, door="trainer", outputs=2, weighted=False, callbacks=None):
     """Trains two epochs with the cut, ``metric()`` made by the strategy; the history."""
     where, micro_batches = cut
@@ -188,17 +194,45 @@ class TestRules:
     @pytest.mark.parametrize("rule", merging.RULES)
     def test_spread_is_the_inverse_of_merge(self, rule):
         """What a reset spreads over replicas merges to the value again."""
-        value = tf.constant([[3.0, -1.0], [0.5, 2.0]])
+        value = tf.constant([[3.0, -1.0, 4.0], [0.5, 2.0, 1.0]])
         merged = merging.merge(rule, merging.spread(rule, value, 3))
         np.testing.assert_array_equal(value, merged)
 
     @pytest.mark.parametrize("rule", merging.RULES)
     def test_merge_is_associative(self, rule):
         """However replicas are grouped, the merged state is the same."""
-        a, b, c = (tf.constant([float(i), -float(i)]) for i in (1, 5, 3))
+        a, b, c = (tf.constant([float(i), -float(i), 2.0 * i]) for i in (1, 3, 4))
         left = merging.merge(rule, [merging.merge(rule, [a, b]), c])
         right = merging.merge(rule, [a, merging.merge(rule, [b, c])])
-        np.testing.assert_array_equal(left, right)
+        np.testing.assert_allclose(left, right, rtol=1e-6 if rule == "moments" else 0)
+
+    @pytest.mark.parametrize("d", [1, 2, 3])
+    def test_merged_moments_are_those_of_all_rows(self, d):
+        """Counts, means and co-moments of unequal parts merge to NumPy's, beside a large mean."""
+        rows = 1e6 + np.random.default_rng(0).normal(size=(11, d))
+        parts = [moments(rows[a:b]) for a, b in ((0, 4), (4, 4), (4, 5), (5, 11))]
+        np.testing.assert_allclose(
+            moments(rows), merging.merge("moments", parts), rtol=1e-12, atol=1e-8
+        )
+
+    def test_no_rows_are_the_identity_of_moments(self):
+        """Moments of no rows, zeros, change nothing at either side, to the last bit."""
+        some = tf.constant(moments(np.array([[0.1, 1e9], [0.3, -7.0]])))
+        for parts in ([some, tf.zeros_like(some)], [tf.zeros_like(some), some]):
+            np.testing.assert_array_equal(some, merging.merge("moments", parts))
+
+    def test_moments_of_each_output(self):
+        """Axes before the last are merged one by one."""
+        a, b = np.random.default_rng(0).normal(size=(2, 3, 5, 1))
+        merged = merging.merge("moments", [[moments(x) for x in a], [moments(x) for x in b]])
+        expected = [moments(np.concatenate(pair)) for pair in zip(a, b, strict=True)]
+        np.testing.assert_allclose(expected, merged, rtol=1e-12)
+
+    def test_moments_of_another_size(self):
+        """A last axis that cannot hold moments is refused with its shape."""
+        for size in (1, 2, 4, 6):
+            with pytest.raises(MetricError, match=rf"3, 7, 13.*\({size},\)"):
+                merging.merge("moments", [tf.ones(size), tf.ones(size)])
 
     def test_growing_variable(self):
         """It takes any number of rows, and none after a reset."""

@@ -164,6 +164,7 @@ def no_saturation(case: Case) -> None:
 def _saturation(case, doublings):
     row = case.stream().take(slice(0, 1))
     fresh = case.metric()
+    case.needs("sum" in fresh.rules(), "none of its variables is summed")
     case.needs(not fresh.grows(), "its variables keep the rows themselves")
     before = fresh.state()
     fresh.update(row)

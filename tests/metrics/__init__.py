@@ -1,0 +1,1 @@
+"""Tests of `kerastrain.metrics`: laws, references, literal cases and errors."""
