@@ -33,7 +33,7 @@ def add_growing_variable(
         A variable of shape ``(None, *shape)``. A step that assigns it cannot
         be compiled with XLA, whose shapes are fixed.
     """
-    return _keras.add_growing_variable(metric, tuple(shape), dtype, name)
+    return _keras.add_growing_variable(metric, tuple(shape), dtype or metric.dtype, name)
 
 
 class KeptRows(keras.metrics.Metric):

@@ -12,7 +12,7 @@ from kerastrain.testing import multiclass_classification
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 
-LAWS = (*OF_A_FORMULA, "within_bounds", "columns_agree", "prediction_dtypes", "no_saturation",
+LAWS = (*OF_A_FORMULA, "within_bounds", "columns_agree", "flat_rows_agree", "prediction_dtypes", "no_saturation",
         "weighted_split_invariance", "scalar_weight", "xla_equals_eager",
         "replicas_equal_one_device", "evaluate_equals_one_pass")  # fmt: skip
 

@@ -73,7 +73,7 @@ test_matthews_laws = metric_laws(
 )  # fmt: skip
 test_binary_matthews_laws = metric_laws(
     lambda: MatthewsCorrelation(2), inputs=BINARY, reference=matthews,
-    laws=("reference", "columns_agree", "label_dtypes"), **PINNED,
+    laws=("reference", "columns_agree", "flat_rows_agree", "label_dtypes"), **PINNED,
 )  # fmt: skip
 test_mask_laws = metric_laws(
     lambda: Recall(3, average="weighted"), inputs=sequences(2, classes=3),

@@ -14,7 +14,7 @@ from kerastrain.testing import regression
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 
-LAWS = (*OF_A_FORMULA, "no_cancellation", "no_saturation", "columns_agree", "empty_batch",
+LAWS = (*OF_A_FORMULA, "no_cancellation", "no_saturation", "columns_agree", "flat_rows_agree", "empty_batch",
         "xla_equals_eager", "replicas_equal_one_device")  # fmt: skip
 NAMES = {"uniform": "uniform_average", "variance_weighted": "variance_weighted", None: "raw_values"}
 

@@ -550,7 +550,7 @@ class ColumnsBroadcast(Sums):
         self.add(ops.sum(error), ops.sum(weight))
 
 
-@mutant("columns_agree")
+@mutant("flat_rows_agree")
 class LastAxisIsRows(keras.metrics.Mean):
     """A mean over the last axis, which is the rows where there are no columns."""
 

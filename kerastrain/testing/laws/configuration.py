@@ -81,8 +81,9 @@ def arguments_survive(case: Case) -> None:
         case.program.append(f"type(a).from_config({{**a.get_config(), {name!r}: {other!r}}}).get_config()")
         with subject.failing_clearly("get_config, as JSON"):
             found = json.loads(json.dumps(keras.saving.serialize_keras_object(changed)))["config"]
-        if found.get(name) != other:
-            case.fail(f"{name}={other!r}", f"{name}={found.get(name)!r}", ("given", "in get_config"),
+        told = found.get(name, default)  # a default may be left out
+        if told != other:
+            case.fail(f"{name}={other!r}", f"{name}={told!r}", ("given", "in get_config"),
                       f"`get_config` does not tell the value that `{name}` was given.", _FIX)  # fmt: skip
 
 

@@ -12,6 +12,10 @@ from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.laws.stream import cause_of_split
 
+_ONE_SHAPE = (
+    "Bring all to one shape first: `keras.ops.reshape(y_true, keras.ops.shape(y_pred))`, or "
+    "`keras.ops.reshape(x, (-1,))` of each."
+)
 _BOTH = "Multiply by the weights above and below the fraction: sum(w * value) / sum(w)."
 
 
@@ -135,32 +139,44 @@ def scalar_weight(case: Case) -> None:
 
 @law("weights")
 def columns_agree(case: Case) -> None:
-    """Arguments, and weights, of shape `(rows,)` and `(rows, 1)` give the same result.
+    """Targets, and weights, of shape `(rows,)` give the result of `(rows, 1)`.
 
     ``model.fit`` passes targets ``(rows,)`` beside outputs ``(rows, 1)``. Applies
-    to arguments of these shapes.
+    where the first argument is such a column.
     """
     stream = case.stream(least=2)
-    columns = [n for n, v in stream.arguments.items() if _is_column(v)]
-    case.needs(columns, "no argument is a column (rows, 1)")
-    flat = case.draw(st.sampled_from((columns[:1], columns)))
-    changed = stream.changed(arguments={
-        name: value[:, 0] if name in flat else value for name, value in stream.arguments.items()
-    })  # fmt: skip
-    cut = case.draw(st.integers(1, stream.rows - 1))
-    usual, found = case.updated(*stream.cut([cut])), case.updated(*changed.cut([cut]))
-    of = ("all of shape (rows, 1)", f"{' and '.join(flat)} of shape (rows,)")
-    fix = ("Bring all to one shape first: `keras.ops.reshape(y_true, keras.ops.shape(y_pred))`, "
-           "or `keras.ops.reshape(x, (-1,))` of each.")  # fmt: skip
-    case.same(usual.result(), found.result(), of, lambda: (
-        "shapes (rows,) and (rows, 1) broadcast to (rows, rows), or a mean over the last axis "
-        "takes the rows for it, and a batch counts as one sample.", fix))  # fmt: skip
+    name, value = next(iter(stream.arguments.items()))
+    case.needs(_is_column(value), "the first argument is no column (rows, 1)")
+    flat = stream.changed(arguments={**stream.arguments, name: value[:, 0]})
+    _agree(case, stream, flat, f"{name} of shape (rows,)",
+           "shapes (rows,) and (rows, 1) broadcast to (rows, rows).")  # fmt: skip
     if case.trial.weighted:
         weights = case.weights(stream, "positive")
         usual = case.updated(stream.weighted(weights))
         found = case.updated(stream.weighted(weights[:, None]))
         case.same(usual.result(), found.result(), ("weights (rows,)", "weights (rows, 1)"),
-                  lambda: (_broadcast(case, stream), fix))  # fmt: skip
+                  lambda: (_broadcast(case, stream), _ONE_SHAPE))  # fmt: skip
+
+
+@law("weights")
+def flat_rows_agree(case: Case) -> None:
+    """Arguments all of shape `(rows,)` give the result of `(rows, 1)`.
+
+    Applies where all arguments are such columns.
+    """
+    stream = case.stream(least=2)
+    case.needs(all(map(_is_column, stream.arguments.values())), "not all arguments are columns")
+    flat = stream.changed(arguments={n: v[:, 0] for n, v in stream.arguments.items()})
+    _agree(case, stream, flat, "all of shape (rows,)",
+           "a mean over the last axis takes the rows for it, and a batch counts as one sample.")  # fmt: skip
+
+
+def _agree(case, stream, flat, of, cause):
+    """Both streams, cut into two batches at the same place, give the same result."""
+    cut = case.draw(st.integers(1, stream.rows - 1))
+    usual, found = case.updated(*stream.cut([cut])), case.updated(*flat.cut([cut]))
+    case.same(usual.result(), found.result(), ("all of shape (rows, 1)", of),
+              lambda: (cause, _ONE_SHAPE))  # fmt: skip
 
 
 def _is_column(value):
