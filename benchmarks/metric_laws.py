@@ -2,6 +2,7 @@
 
     python -m benchmarks.metric_laws             # some minutes
     python -m benchmarks.metric_laws --quick     # some seconds: shows that it runs
+    python -m benchmarks.metric_laws --repeat 20 # sound metrics, 20 seeds each, two processes
 
 Two tables. For each sound metric of ``tests/testing/right_metrics.py``: the seconds of the
 cheap laws and of all laws, and the complaints, of which there must be none. For the wrong
@@ -12,6 +13,7 @@ should, within 10, 30 and 100 examples.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import time
@@ -21,16 +23,22 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 from hypothesis.errors import FlakyFailure
 from rich.console import Console
 from rich.table import Table
 
-from kerastrain.testing import LAWS, MetricLawError, check_metric
-from kerastrain.testing.case import Case, Trial
+from kerastrain.testing import LAWS
+from kerastrain.testing import MetricLawError
+from kerastrain.testing import check_metric
+from kerastrain.testing.case import Case
+from kerastrain.testing.case import Trial
 from kerastrain.testing.check import run_examples
 from kerastrain.testing.replica_runs import make_devices
-from kerastrain.testing.violations import NotApplicable, Violation
-from tests.testing.mutants import MUTANTS, Mutant
+from kerastrain.testing.violations import NotApplicable
+from kerastrain.testing.violations import Violation
+from tests.testing.mutants import MUTANTS
+from tests.testing.mutants import Mutant
 from tests.testing.right_metrics import RIGHT
 
 EXAMPLES = (10, 30, 100)
@@ -94,12 +102,38 @@ def rates(mutant: Mutant, seeds: int, most: int = EXAMPLES[-1]) -> list[float]:
     return [sum(f is not None and f <= n for f in found) / seeds for n in EXAMPLES]
 
 
+def complaints_of(work: tuple[str, int]) -> str:
+    """Checks a sound metric by all laws with one seed: the broken laws' names, or nothing."""
+    (name, seed), (factory, declared) = work, RIGHT[work[0]]
+    warnings.simplefilter("ignore")
+    keras.utils.clear_session(free_memory=False)
+    try:
+        check_metric(factory, **declared, seed=seed, profile="ci")
+    except MetricLawError as error:
+        return f"{name}, seed {seed}:\n{error}"
+    return ""
+
+
+def repeat(names: Sequence[str], seeds: int) -> int:
+    """Checks sound metrics with several seeds each, in two processes; prints every complaint."""
+    works, begun = [(name, seed) for name in names for seed in range(seeds)], time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=40) as pool:
+        complaints = list(filter(None, pool.imap(complaints_of, works)))
+    print(*complaints, sep="\n\n")
+    print(
+        f"{len(complaints)} complaints in {len(works)} checks: {len(names)} sound metrics, {seeds} "
+        f"seeds each, {time.perf_counter() - begun:.0f} s"
+    )
+    return 1 if complaints else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints both tables; the status is 1 if a sound metric is complained of."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.metric_laws", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="few metrics, to see that it runs")
+    parser.add_argument("--repeat", type=int, help="only look for complaints, with so many seeds")
     parser.add_argument("--rounds", type=int, default=3, help="seeds for each sound metric")
     parser.add_argument("--seeds", type=int, default=10, help="seeds for each wrong metric")
     parser.add_argument("--only", default="", help="only metrics whose name holds this")
@@ -108,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_devices()
     right = [name for name in RIGHT if options.only in name]
     wrong = [name for name in MUTANTS if options.only in name]
+    if options.repeat:
+        return repeat(right, options.repeat)
     rounds, seeds, most = options.rounds, options.seeds, EXAMPLES[-1]
     if options.quick:
         right, wrong, rounds, seeds, most = right[:1], wrong[:3], 1, 1, 10
@@ -117,7 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in right:
         cost = cost_of(name, rounds, "dev" if options.quick else "ci")
         complaints += cost.complaints
-        table.add_row(name, f"{cost.cheap:.1f}", f"{cost.every:.1f}", "; ".join(cost.complaints) or "0")
+        table.add_row(
+            name, f"{cost.cheap:.1f}", f"{cost.every:.1f}", "; ".join(cost.complaints) or "0"
+        )
     console.print(table)
     table = Table("wrong metric", "law", *(f"in {n}" for n in EXAMPLES))
     always = 0

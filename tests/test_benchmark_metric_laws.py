@@ -2,6 +2,7 @@
 
 from benchmarks import metric_laws
 from tests.testing.mutants import MUTANTS
+from tests.testing.right_metrics import MeanAbsolute
 
 
 def test_quick(capsys):
@@ -19,3 +20,13 @@ def test_first_found():
     assert metric_laws.first_found(mutant, 0, found[0] - 1 or 1) in (None, 1)
     rates = metric_laws.rates(mutant, 3)
     assert rates == sorted(rates) and rates[-1] == 1
+
+
+def test_complaints_are_shown(monkeypatch):
+    """A metric that breaks a law is named with its seed, and a sound one is not."""
+    mutant = MUTANTS["NeverReset"]
+    wrong = (mutant.factory, {"inputs": mutant.inputs, "laws": "state"})
+    sound = (MeanAbsolute, {"inputs": mutant.inputs, "laws": "state"})
+    monkeypatch.setattr(metric_laws, "RIGHT", {"wrong": wrong, "sound": sound})
+    assert metric_laws.complaints_of(("wrong", 3)).startswith("wrong, seed 3:\nNeverReset breaks")
+    assert "" == metric_laws.complaints_of(("sound", 3))

@@ -318,7 +318,9 @@ class _Plan:
                     law.check(Case(self.trial, _RichDraws(self.seed + number)))
             else:
                 run_examples(
-                    lambda draw: law.check(Case(self.trial, draw)), 1 if law.fixed else many, self.seed
+                    lambda draw: law.check(Case(self.trial, draw)),
+                    1 if law.fixed else many,
+                    self.seed,
                 )
         except Violation as violation:
             raise self._error(law, violation) from violation.__cause__
@@ -389,4 +391,3 @@ def _richness(value):
         return len({str(v) for v in (value.ravel() if hasattr(value, "ravel") else value)})
     except TypeError:
         return 0
-

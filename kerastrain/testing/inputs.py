@@ -28,8 +28,8 @@ from kerastrain.testing.streams import KINDS
 from kerastrain.testing.streams import LABEL
 from kerastrain.testing.streams import OTHER
 from kerastrain.testing.streams import SCORE
-from kerastrain.testing.streams import Stream
 from kerastrain.testing.streams import VALUE
+from kerastrain.testing.streams import Stream
 
 # Rows of a stream where nothing else is asked for.
 MAX_ROWS = 8
@@ -168,7 +168,7 @@ def sequences(
 def segmentation(
     height: int = 2, width: int = 2, *, classes: int = 2, max_rows: int = 4
 ) -> st.SearchStrategy[Stream]:
-    """Images: the class of each pixel ``(rows, height, width)``, and probabilities of each class."""
+    """Images: the class ``(rows, height, width)`` of each pixel, and each class's probability."""
     for name, value in (("height", height), ("width", width)):
         _check_least(name, value, 1)
     _check_least("classes", classes, 2)

@@ -29,7 +29,9 @@ def load(name: str) -> Any:
     """
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
-        raise ArgumentError(f"Expected MODULE:NAME, for example keras.metrics:AUC. Received: {name!r}.")
+        raise ArgumentError(
+            f"Expected MODULE:NAME, for example keras.metrics:AUC. Received: {name!r}."
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -35,7 +35,7 @@ _SECONDS = 120
 
 
 def make_devices(count: int = MOST_REPLICAS) -> bool:
-    """Whether there are ``count`` devices; makes logical CPU devices if TensorFlow has not started."""
+    """Whether there are ``count`` devices; makes them if TensorFlow has not started."""
     if not tf.config.list_physical_devices("GPU"):
         cpu = tf.config.list_physical_devices("CPU")[0]
         there = tf.config.get_logical_device_configuration(cpu) or ()
@@ -114,7 +114,7 @@ class _Child:
             timer.cancel()
         if answer is None:
             raise RuntimeError(
-                f"the process that ran {count} replicas ended, or did not answer within {_SECONDS} s"
+                f"the process that ran {count} replicas ended, or took more than {_SECONDS} s"
             )
         value = pickle.loads(answer)
         if isinstance(value, Exception):

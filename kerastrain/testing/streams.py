@@ -102,8 +102,7 @@ class Stream:
     def call(self, update: Callable, convert: Callable = lambda value: value) -> Any:
         """Calls ``update`` with these rows; every array goes through ``convert`` first."""
         arguments = {
-            name: keras.tree.map_structure(convert, value)
-            for name, value in self.arguments.items()
+            name: keras.tree.map_structure(convert, value) for name, value in self.arguments.items()
         }
         if self.mask is not None:
             name = list(arguments)[-1]

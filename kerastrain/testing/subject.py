@@ -93,9 +93,7 @@ class Subject:
             for metric in _keras.all_metrics(self.metric)
             for variable in _keras.own_variables(metric)
         }
-        return [
-            merging.rule_of(owners.get(id(v), self.metric), v) for v in self.metric.variables
-        ]
+        return [merging.rule_of(owners.get(id(v), self.metric), v) for v in self.metric.variables]
 
     def grows(self) -> bool:
         """Whether a variable's shape is open, so that XLA cannot compile the metric."""

@@ -95,7 +95,9 @@ def shown(result: Any) -> str:
     if isinstance(result, dict):
         if list(result) == [()]:
             return shown(result[()])
-        return "{" + ", ".join(f"{'.'.join(map(str, k))}: {shown(v)}" for k, v in result.items()) + "}"
+        return (
+            "{" + ", ".join(f"{'.'.join(map(str, k))}: {shown(v)}" for k, v in result.items()) + "}"
+        )
     array = np.asarray(result)
     if array.dtype.kind not in "fiub":
         return str(result)

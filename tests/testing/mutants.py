@@ -15,10 +15,14 @@ from keras import ops
 from sklearn import metrics as sk
 
 from kerastrain import _keras
-from kerastrain.testing import (
-    binary_classification, multiclass_classification, regression, sequences,
-)  # fmt: skip
-from tests.testing.right_metrics import MeanAbsolute, PrecisionAndRecall, absolute_error, rows
+from kerastrain.testing import binary_classification  # fmt: skip
+from kerastrain.testing import multiclass_classification  # fmt: skip
+from kerastrain.testing import regression  # fmt: skip
+from kerastrain.testing import sequences  # fmt: skip
+from tests.testing.right_metrics import MeanAbsolute
+from tests.testing.right_metrics import PrecisionAndRecall
+from tests.testing.right_metrics import absolute_error
+from tests.testing.right_metrics import rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +186,9 @@ class MaximumSummed(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred):
         true, found = flat(y_true, y_pred)
-        self.largest.assign(ops.max(ops.concatenate([self.largest.value[None], ops.abs(true - found)])))
+        self.largest.assign(
+            ops.max(ops.concatenate([self.largest.value[None], ops.abs(true - found)]))
+        )
 
     def result(self):
         return ops.copy(self.largest.value)
@@ -469,7 +475,9 @@ class WeightsBroadcast(Sums):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         error = ops.abs(y_true - y_pred)
-        weight = ops.ones_like(error) if sample_weight is None else ops.cast(sample_weight, "float32")
+        weight = (
+            ops.ones_like(error) if sample_weight is None else ops.cast(sample_weight, "float32")
+        )
         self.add(ops.sum(error * weight), ops.sum(weight))
 
 
@@ -537,7 +545,9 @@ class ScalarCountedOnce(Sums):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         error, _ = rows(ops.abs(y_true - y_pred))
-        weight = ops.ones_like(error) if sample_weight is None else ops.cast(sample_weight, "float32")
+        weight = (
+            ops.ones_like(error) if sample_weight is None else ops.cast(sample_weight, "float32")
+        )
         self.add(ops.sum(error * weight), ops.sum(weight))
 
 
@@ -555,7 +565,9 @@ class LastAxisIsRows(keras.metrics.Mean):
     """A mean over the last axis, which is the rows where there are no columns."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        error = ops.mean(ops.abs(ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")), axis=-1)
+        error = ops.mean(
+            ops.abs(ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")), axis=-1
+        )
         super().update_state(error, sample_weight=sample_weight)
 
 
@@ -818,7 +830,9 @@ class _Sequence(Sums):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = _keras.get_mask(y_pred)
-        values = ops.mean(ops.abs(ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")), axis=-1)
+        values = ops.mean(
+            ops.abs(ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")), axis=-1
+        )
         weight = ops.ones_like(values)
         if sample_weight is not None:
             weight = weight * ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
@@ -850,7 +864,9 @@ class MeanOfRowMeans(Sums):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = _keras.get_mask(y_pred)
-        values = ops.mean(ops.abs(ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")), axis=-1)
+        values = ops.mean(
+            ops.abs(ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")), axis=-1
+        )
         mask = ops.ones_like(values) if mask is None else ops.cast(mask, "float32")
         of_rows = ops.divide_no_nan(ops.sum(values * mask, axis=1), ops.sum(mask, axis=1))
         of_rows, weight = rows(of_rows, sample_weight)

@@ -12,10 +12,12 @@ from sklearn import metrics as sk
 
 from kerastrain import _keras
 from kerastrain.metrics import EpochMetric
-from kerastrain.testing import (
-    arguments, binary_classification, multiclass_classification, regression, segmentation,
-    sequences,
-)  # fmt: skip
+from kerastrain.testing import arguments  # fmt: skip
+from kerastrain.testing import binary_classification  # fmt: skip
+from kerastrain.testing import multiclass_classification  # fmt: skip
+from kerastrain.testing import regression  # fmt: skip
+from kerastrain.testing import segmentation  # fmt: skip
+from kerastrain.testing import sequences  # fmt: skip
 
 
 def rows(values, sample_weight=None):
@@ -138,12 +140,17 @@ class PrecisionAndRecall(keras.metrics.Metric):
         true, weight = rows(y_true, sample_weight)
         found, _ = rows(ops.cast(y_pred, "float32") > self.threshold)
         self.counts.assign_add(
-            ops.stack([ops.sum(weight * true * found), ops.sum(weight * found), ops.sum(weight * true)])
+            ops.stack(
+                [ops.sum(weight * true * found), ops.sum(weight * found), ops.sum(weight * true)]
+            )
         )
 
     def result(self):
         hits, found, true = ops.unstack(self.counts.value)
-        return {"precision": ops.divide_no_nan(hits, found), "recall": ops.divide_no_nan(hits, true)}
+        return {
+            "precision": ops.divide_no_nan(hits, found),
+            "recall": ops.divide_no_nan(hits, true),
+        }
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold}

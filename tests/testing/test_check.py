@@ -9,13 +9,23 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kerastrain.errors import ArgumentError, MetricError
-from kerastrain.testing import (
-    LAWS, MetricLawError, Stream, arguments, binary_classification, check_metric, metric_laws,
-    regression,
-)  # fmt: skip
-from tests.testing.mutants import MUTANTS, LastBatch, MeanOfBatchMeans, MeanOfRoots, SumOfBatchMeans
-from tests.testing.right_metrics import MeanAbsolute, absolute_error
+from kerastrain.errors import ArgumentError
+from kerastrain.errors import MetricError
+from kerastrain.testing import LAWS  # fmt: skip
+from kerastrain.testing import MetricLawError  # fmt: skip
+from kerastrain.testing import Stream  # fmt: skip
+from kerastrain.testing import arguments  # fmt: skip
+from kerastrain.testing import binary_classification  # fmt: skip
+from kerastrain.testing import check_metric  # fmt: skip
+from kerastrain.testing import metric_laws  # fmt: skip
+from kerastrain.testing import regression  # fmt: skip
+from tests.testing.mutants import MUTANTS
+from tests.testing.mutants import LastBatch
+from tests.testing.mutants import MeanOfBatchMeans
+from tests.testing.mutants import MeanOfRoots
+from tests.testing.mutants import SumOfBatchMeans
+from tests.testing.right_metrics import MeanAbsolute
+from tests.testing.right_metrics import absolute_error
 
 test_one_line = metric_laws(
     lambda: MeanAbsolute(name="mine"), inputs=regression(), reference=absolute_error,
@@ -45,7 +55,7 @@ class TestMessage:
     """The failure message is the product."""
 
     def test_whole(self):
-        """It has the law, the smallest rows as code, both results, the cause, the fix, the replay."""
+        """It has the law, the smallest rows as code, both results, cause, fix and replay."""
         with pytest.raises(MetricLawError) as caught:
             check_metric(MeanOfBatchMeans, inputs=regression(), laws="split_invariance", seed=0,
                          profile="ci")  # fmt: skip
@@ -91,7 +101,9 @@ class TestMessage:
     def test_cause_of_split(self, factory, cause):
         """The cause is guessed from what the batches give alone."""
         with pytest.raises(MetricLawError, match=cause):
-            check_metric(factory, inputs=regression(), laws="split_invariance", seed=1, profile="ci")
+            check_metric(
+                factory, inputs=regression(), laws="split_invariance", seed=1, profile="ci"
+            )
 
     def test_rule_is_named(self):
         """Where another merge rule would be right, the fix names it."""
@@ -101,6 +113,7 @@ class TestMessage:
 
     def test_own_error_is_the_cause(self):
         """An error of the metric's own code is named, and chained."""
+
         class Broken(keras.metrics.Mean):
             def update_state(self, y_true, y_pred, sample_weight=None):
                 raise KeyError("heads")
@@ -131,12 +144,15 @@ class TestRuns:
         report = check_metric(MeanOfBatchMeans, inputs=regression(), laws="split_invariance",
                               expected_failures=known, seed=0)  # fmt: skip
         assert ["expected"] == [o.status for o in report.outcomes]
-        with pytest.raises(MetricLawError, match="declared to break split_invariance .known., and does not"):
+        with pytest.raises(
+            MetricLawError, match="declared to break split_invariance .known., and does not"
+        ):
             check_metric(MeanAbsolute, inputs=regression(), laws="split_invariance",
                          expected_failures=known, seed=0)  # fmt: skip
 
     def test_seed_replays(self):
         """The same seed draws the same examples; the profile `ci` needs none."""
+
         def drawn(**how):
             seen = []
 
@@ -182,7 +198,8 @@ class TestPytest:
 
     def collected(self, pytester_like, *options):
         path = pytester_like / "test_metrics.py"
-        path.write_text(textwrap.dedent("""
+        path.write_text(
+            textwrap.dedent("""
             import os
             import keras, pytest
             from kerastrain.testing import metric_laws, regression
@@ -198,7 +215,8 @@ class TestPytest:
             test_sound = pytest.mark.fast(metric_laws(factory, inputs=regression(), profile="dev",
                                           skip={"empty_batch": "never empty"}))
             test_wrong = metric_laws(MeanOfBatchMeans, inputs=regression(), profile="ci")
-        """))
+        """)
+        )
         (pytester_like / "pytest.ini").write_text("[pytest]\nmarkers = fast: quick\n")
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rs", str(path), *options],

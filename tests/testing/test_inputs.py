@@ -2,16 +2,26 @@
 
 import numpy as np
 import pytest
-from hypothesis import find, given, settings
+from hypothesis import find
+from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from kerastrain.errors import ArgumentError
-from kerastrain.testing import (
-    Column, arguments, binary_classification, multiclass_classification,
-    multilabel_classification, ranking, regression, segmentation, sequences,
-)  # fmt: skip
-from kerastrain.testing.inputs import masks, partitions, sample_weights
-from kerastrain.testing.streams import Stream, joined
+from kerastrain.testing import Column  # fmt: skip
+from kerastrain.testing import arguments  # fmt: skip
+from kerastrain.testing import binary_classification  # fmt: skip
+from kerastrain.testing import multiclass_classification  # fmt: skip
+from kerastrain.testing import multilabel_classification  # fmt: skip
+from kerastrain.testing import ranking  # fmt: skip
+from kerastrain.testing import regression  # fmt: skip
+from kerastrain.testing import segmentation  # fmt: skip
+from kerastrain.testing import sequences  # fmt: skip
+from kerastrain.testing.inputs import masks
+from kerastrain.testing.inputs import partitions
+from kerastrain.testing.inputs import sample_weights
+from kerastrain.testing.streams import Stream
+from kerastrain.testing.streams import joined
 
 SHAPES = {
     "binary": (binary_classification(), (1,), (1,)),
@@ -84,10 +94,16 @@ def test_logits_and_partial_ranges():
 def test_arguments_of_any_nesting():
     """Dicts and lists of strategies give dicts and lists of arrays, passed by keyword."""
     strategy = arguments(
-        y={"a": st.integers(0, 3), "b": [st.booleans(), Column(st.integers(0, 9), "int64", "label")]}
+        y={
+            "a": st.integers(0, 3),
+            "b": [st.booleans(), Column(st.integers(0, 9), "int64", "label")],
+        }
     )
     stream = find(strategy, lambda s: s.rows == 2)
-    assert ((2,), "int64") == (stream.arguments["y"]["b"][1].shape, stream.arguments["y"]["b"][1].dtype)
+    assert ((2,), "int64") == (
+        stream.arguments["y"]["b"][1].shape,
+        stream.arguments["y"]["b"][1].dtype,
+    )
     assert {"y": stream.arguments["y"]} == stream.call(lambda **given: given)
 
 
@@ -111,7 +127,9 @@ def test_cuts_lose_nothing(rows, data):
 @settings(max_examples=60)
 def test_weights_by_kind(rows, data):
     """Integers are whole, zero ones have a zero, positive ones none."""
-    drawn = {k: data.draw(sample_weights((rows,), k)) for k in ("any", "integer", "zero", "positive")}
+    drawn = {
+        k: data.draw(sample_weights((rows,), k)) for k in ("any", "integer", "zero", "positive")
+    }
     assert np.all(drawn["integer"] == drawn["integer"].astype(int)) and drawn["integer"].min() >= 1
     assert 0 in drawn["zero"] and np.all(drawn["positive"] > 0) and np.all(drawn["any"] >= 0)
 

@@ -2,13 +2,15 @@
 
 import pytest
 
-from kerastrain.testing import LAWS, MetricLawError, check_metric
+from kerastrain.testing import LAWS
+from kerastrain.testing import MetricLawError
+from kerastrain.testing import check_metric
 from tests.testing.mutants import MUTANTS
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_is_found(name):
-    """The law breaks, and the message shows the smallest rows, what is wrong and how to see it again."""
+    """The law breaks, and the message shows the smallest rows and how to see it again."""
     mutant = MUTANTS[name]
     with pytest.raises(MetricLawError, match="factory") as caught:
         check_metric(

@@ -78,7 +78,9 @@ def arguments_survive(case: Case) -> None:
             changed = kind.from_config({**config, name: other})
         except Exception:  # the constructor refuses this value
             continue
-        case.program.append(f"type(a).from_config({{**a.get_config(), {name!r}: {other!r}}}).get_config()")
+        case.program.append(
+            f"type(a).from_config({{**a.get_config(), {name!r}: {other!r}}}).get_config()"
+        )
         with subject.failing_clearly("get_config, as JSON"):
             found = json.loads(json.dumps(keras.saving.serialize_keras_object(changed)))["config"]
         told = found.get(name, default)  # a default may be left out

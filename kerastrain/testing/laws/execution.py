@@ -145,7 +145,7 @@ def replicas_equal_one_device(case: Case) -> None:
 
 @law("execution")
 def resumes_from_variables(case: Case) -> None:
-    """A new metric that is given the variables in the middle of a stream goes on as the first one."""
+    """A new metric that is given the variables in mid-stream goes on as the first one."""
     stream = _weighted(case, case.stream(least=2))
     first, second = stream.cut([case.draw(st.integers(1, stream.rows - 1))])
     whole = case.updated(first)

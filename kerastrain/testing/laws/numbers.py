@@ -12,8 +12,8 @@ from kerastrain.testing.laws.law import law
 from kerastrain.testing.laws.reference import reference_result
 from kerastrain.testing.streams import LABEL
 from kerastrain.testing.streams import SCORE
-from kerastrain.testing.streams import Stream
 from kerastrain.testing.streams import VALUE
+from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import differ
 from kerastrain.testing.subject import load
 
@@ -182,7 +182,9 @@ def _saturation(case, doublings):
     ]
     case.assume(any(sums))
     exact = [v.astype("float64") * 2**doublings for v in one]
-    times = [e.astype(v.dtype) if is_sum else v for e, v, is_sum in zip(exact, one, sums, strict=True)]
+    times = [
+        e.astype(v.dtype) if is_sum else v for e, v, is_sum in zip(exact, one, sums, strict=True)
+    ]
     fresh.program.append(f"# the same row 2**{doublings} times: its sums times {2**doublings}")
     load(fresh.metric, times)
     full = fresh.state()

@@ -163,7 +163,7 @@ def _arrays(stream):
 
 @law("state")
 def stateless_agrees(case: Case) -> None:
-    """`stateless_update_state` and `stateless_result` give what the others give, and assign nothing.
+    """`stateless_update_state` and `stateless_result` give the same, and assign nothing.
 
     Does not apply to a metric whose variables grow with the rows, unless it has these
     functions of its own.

@@ -136,7 +136,10 @@ def _names(subject):
 
 
 def _merged(rules, states):
-    return [merging.merge(rule, list(parts)) for rule, parts in zip(rules, zip(*states, strict=True), strict=True)]
+    return [
+        merging.merge(rule, list(parts))
+        for rule, parts in zip(rules, zip(*states, strict=True), strict=True)
+    ]
 
 
 def _better_rules(case, subject, states, expected):

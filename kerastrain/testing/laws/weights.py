@@ -32,7 +32,10 @@ def weight_one(case: Case) -> None:
     """The weight 1 for every row is as no weight."""
     case.needs_weights()
     stream = case.stream()
-    plain, ones = case.updated(stream), case.updated(stream.weighted(np.ones(stream.rows, "float32")))
+    plain, ones = (
+        case.updated(stream),
+        case.updated(stream.weighted(np.ones(stream.rows, "float32"))),
+    )
     case.same(plain.result(), ones.result(), ("without weights", "with weights of 1"),
               lambda: (_broadcast(case, stream), _BOTH))  # fmt: skip
 
@@ -63,7 +66,9 @@ def zero_weight_is_absence(case: Case) -> None:
     stream = case.stream(least=2)
     weights = case.weights(stream, "zero")
     kept = np.flatnonzero(weights)
-    without = case.updated(stream.take(kept).weighted(weights[kept])) if len(kept) else case.metric()
+    without = (
+        case.updated(stream.take(kept).weighted(weights[kept])) if len(kept) else case.metric()
+    )
     weighted = case.updated(stream.weighted(weights))
     case.same(without.result(), weighted.result(), ("without the rows of weight 0", "with them"),
               lambda: _explain(case, stream, weighted))  # fmt: skip
@@ -115,7 +120,9 @@ def weight_forms(case: Case) -> None:
     usual, other = case.updated(stream.weighted(weights)), case.metric()
     other.program.append(f"# b: the same, with the weights as {name}")
     with other.failing_clearly("update_state"):
-        stream.weighted(None).call(lambda *a, **k: other.metric.update_state(*a, sample_weight=form, **k))
+        stream.weighted(None).call(
+            lambda *a, **k: other.metric.update_state(*a, sample_weight=form, **k)
+        )
     case.same(usual.result(), other.result(), ("weights as float32", f"weights as {name}"),
               lambda: ("the weights are used without a cast.",
                        "Begin with `sample_weight = keras.ops.cast(sample_weight, self.dtype)`."))  # fmt: skip
