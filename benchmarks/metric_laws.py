@@ -33,8 +33,8 @@ from kerastrain.testing import MetricLawError
 from kerastrain.testing import check_metric
 from kerastrain.testing.case import Case
 from kerastrain.testing.case import Trial
-from kerastrain.testing.check import run_examples
-from kerastrain.testing.replica_runs import make_devices
+from kerastrain.testing.examples import run_examples
+from kerastrain.testing.replica_runs import ask_for_devices
 from kerastrain.testing.violations import NotApplicable
 from kerastrain.testing.violations import Violation
 from tests.testing.mutants import MUTANTS
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="only metrics whose name holds this")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
-    make_devices()
+    ask_for_devices()
     right = [name for name in RIGHT if options.only in name]
     wrong = [name for name in MUTANTS if options.only in name]
     if options.repeat:

@@ -188,7 +188,7 @@ _JUDGED: tuple[tuple[tuple[str, ...], tuple[str, ...], Verdict], ...] = (
         "cosine_of_zeros_in_float16", "the epsilon of normalize is 0 in float16")),
     # R2.
     (("R2Score",), LAZY, _LAZY),
-    (("R2Score",), ("columns_agree", "flat_rows_agree"), _TWO_DIMENSIONS),
+    (("R2Score",), ("flat_rows_agree",), _TWO_DIMENSIONS),
     (("R2Score",), ("dtype_is_respected",), _defect(
         "dtype_ignored_by_r2", "the variables are made without the metric's dtype")),
     (("R2Score",), ("finite_on_valid_input",), _limit(

@@ -21,6 +21,7 @@ import numpy as np
 
 from kerastrain.errors import MetricError
 from kerastrain.testing import inputs as inputs_lib
+from kerastrain.testing.examples import RichDraws
 from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import Result
 from kerastrain.testing.subject import Subject
@@ -53,7 +54,13 @@ class Trial:
         Raises:
             MetricError: the factory gives something else.
         """
-        metric = self.factory()
+        try:
+            metric = self.factory()
+        except Exception as error:
+            raise MetricError(
+                f"`factory` raised {type(error).__name__}: {error}. Pass a function without "
+                "arguments, for example `lambda: MyMetric(threshold=0.3)`."
+            ) from error
         if not isinstance(metric, keras.metrics.Metric):
             raise MetricError(
                 "`factory` must be a function without arguments that returns a new "
@@ -64,9 +71,9 @@ class Trial:
 
     @functools.cached_property
     def weighted(self) -> bool:
-        """Whether ``update_state`` takes ``sample_weight``."""
-        parameters = inspect.signature(self.make().update_state).parameters
-        return "sample_weight" in parameters
+        """Whether ``update_state`` takes ``sample_weight``, by name or among ``**kwargs``."""
+        parameters = inspect.signature(self.make().update_state).parameters.values()
+        return any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 class Case:
@@ -75,13 +82,15 @@ class Case:
     Args:
         trial: what is checked.
         draw: draws from a Hypothesis strategy.
+        tally: what is counted over all examples of a law; shared by its cases.
 
     Attributes:
         program: what was done, as code.
     """
 
-    def __init__(self, trial: Trial, draw: Callable):
+    def __init__(self, trial: Trial, draw: Callable, tally: dict | None = None):
         self.trial, self.draw = trial, draw
+        self.tally = {} if tally is None else tally
         self.program: list[str] = []
         self._made = 0
 
@@ -112,6 +121,12 @@ class Case:
     def weights(self, stream: Stream, kind: str = "any") -> np.ndarray:
         """A weight for each row, of a kind of `sample_weights`."""
         return self.draw(inputs_lib.sample_weights((stream.rows,), kind))
+
+    def rich_stream(self) -> Stream:
+        """Many different rows, the same ones in each trial, for a second look."""
+        if "rich" not in self.tally:
+            self.tally["rich"] = RichDraws(0)(self.trial.inputs)
+        return self.tally["rich"]
 
     # Metrics ------------------------------------------------------------------
 

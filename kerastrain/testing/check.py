@@ -13,6 +13,7 @@ Hypothesis draws the rows and removes what a failure does not need, so what is s
 smallest stream of rows that breaks a law.
 """
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -22,8 +23,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-import hypothesis
-import keras
+import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 from hypothesis.errors import Unsatisfiable
@@ -32,9 +32,11 @@ from kerastrain.errors import ArgumentError
 from kerastrain.testing import replica_runs
 from kerastrain.testing.case import Case
 from kerastrain.testing.case import Trial
+from kerastrain.testing.examples import RichDraws
+from kerastrain.testing.examples import run_examples
 from kerastrain.testing.laws import LAWS
 from kerastrain.testing.laws.law import Law
-from kerastrain.testing.streams import Stream
+from kerastrain.testing.laws.reference import check_that_it_answers
 from kerastrain.testing.violations import MetricLawError
 from kerastrain.testing.violations import NotApplicable
 from kerastrain.testing.violations import Violation
@@ -42,8 +44,6 @@ from kerastrain.testing.violations import Violation
 # Examples of a cheap law, and of one that compiles.
 PROFILES = {"dev": (30, 1), "ci": (40, 2), "thorough": (200, 4)}
 _PROFILE_VARIABLE = "KERASTRAIN_PROFILE"
-# From so many drawn streams the richest are taken for laws that compile.
-_POOL = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def check_metric(
             float64, columns ``(rows, 1)`` as ``(rows,)``; returns the result. With a
             parameter ``sample_weight``, weights are checked too.
         laws: the laws or families (``"weights"``) to check. None for all but the strict
-            ones, which Keras's own means break; ``"all"`` for these too.
+            ones (`Law.strict`), which most metrics of Keras break; ``"all"`` for these too.
         skip: ``{law: why}``, laws that are not meant to hold.
         expected_failures: ``{law: why}``, laws that are known to be broken. One that holds
             is reported, so that a mended metric shows itself.
@@ -156,7 +156,7 @@ def check_metric(
         skip, expected_failures, profile, seed,
     )  # fmt: skip
     chosen = choose(laws)
-    replica_runs.make_devices()
+    prepare_devices(chosen)
     name = type(plan.trial.make()).__name__
     outcomes = tuple(plan.outcomes(chosen))
     report = MetricReport(name, outcomes, plan.seed)
@@ -182,7 +182,8 @@ def metric_laws(
     """A pytest test for each law: assign it to a name that begins with ``test_``.
 
     The tests have the laws' names as ids, so that ``-k split_invariance`` and markers
-    (``pytest.mark.slow(metric_laws(...))``) work. Nothing is made before they run.
+    (``pytest.mark.slow(metric_laws(...))``) work. Nothing is made before they run. Inside a
+    test class write ``staticmethod(metric_laws(...))``.
 
     Args:
         factory, inputs, laws, skip, expected_failures, profile, seed: as for `check_metric`.
@@ -212,16 +213,36 @@ def metric_laws(
             marks = [pytest.mark.xfail(strict=True, reason=reason, raises=MetricLawError)]
         return pytest.param(law, id=law.name, marks=marks)
 
-    @pytest.mark.parametrize("law", [parameter(law) for law in choose(laws)])
+    chosen = choose(laws)
+
+    @pytest.mark.parametrize("law", [parameter(law) for law in chosen])
     def test_metric(law: Law) -> None:
         __tracebackhide__ = True
-        replica_runs.make_devices()
+        prepare_devices(chosen)
         try:
             plan.run(law)
         except NotApplicable as reason:
             pytest.skip(str(reason))
 
     return test_metric
+
+
+def prepare_devices(laws: list[Law]) -> None:
+    """Asks for the devices of the law of replicas, if it is among these, before any law runs."""
+    if any(law.check.__name__ == "replicas_equal_one_device" for law in laws):
+        replica_runs.ask_for_devices()
+
+
+@contextlib.contextmanager
+def _quiet_tensorflow():
+    """Without warnings of retracing: each trial compiles functions of its own."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def choose(laws: str | Iterable[str] | None) -> list[Law]:
@@ -277,7 +298,8 @@ class _Plan:
                         f"`{argument}` needs a reason for {name!r}. Received: {reason!r}. Pass "
                         f'for example {argument}={{"{name}": "the order is what it measures"}}.'
                     )
-        default = "ci" if os.environ.get("CI") else "dev"
+        is_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+        default = "ci" if is_ci else "dev"
         self.profile = profile or os.environ.get(_PROFILE_VARIABLE) or default
         if self.profile not in PROFILES:
             raise ArgumentError(
@@ -311,14 +333,16 @@ class _Plan:
 
     def run(self, law: Law) -> None:
         """Runs a law on its examples; raises `MetricLawError` or `NotApplicable`."""
-        few, many = PROFILES[self.profile][1], PROFILES[self.profile][0]
+        many, few = PROFILES[self.profile]
+        tally: dict = {}
         try:
             if law.traced:
                 for number in range(few):
-                    law.check(Case(self.trial, _RichDraws(self.seed + number)))
+                    with _quiet_tensorflow():
+                        law.check(Case(self.trial, RichDraws(self.seed + number), tally))
             else:
                 run_examples(
-                    lambda draw: law.check(Case(self.trial, draw)),
+                    lambda draw: law.check(Case(self.trial, draw, tally)),
                     1 if law.fixed else many,
                     self.seed,
                 )
@@ -330,64 +354,16 @@ class _Plan:
                 raise
             raise self._error(law, violations[0]) from violations[0].__cause__
         except Unsatisfiable as error:
-            raise NotApplicable(f"no valid example was found ({error})") from None
+            check_that_it_answers(tally)
+            if law.name == "accepts_stream":
+                raise ArgumentError(
+                    f"`inputs` gave no stream of rows ({error}). Received: {self.trial.inputs!r}."
+                ) from None
+            raise NotApplicable("no example has what it needs") from None
+        check_that_it_answers(tally)
 
     def _error(self, law, violation) -> MetricLawError:
         name = type(self.trial.make()).__name__
         replay = f'laws=["{law.name}"], seed={self.seed}, profile="{self.profile}"'
         message = violation.message(name, law.name, law.statement, f"check_metric(..., {replay})")
         return MetricLawError(message, law.name, violation.cause)
-
-
-def run_examples(
-    body: Callable[[Callable], None], count: int, seed: int, shrink: bool = True
-) -> None:
-    """Runs ``body(draw)`` on examples; raises what it raises, on the smallest of them.
-
-    Args:
-        body: draws by ``draw(strategy)``.
-        count: how many examples.
-        seed: decides them.
-        shrink: whether to look for the smallest example that raises.
-    """
-    phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)
-    settings = hypothesis.settings(
-        max_examples=count, deadline=None, database=None, derandomize=False, print_blob=False,
-        report_multiple_bugs=False, suppress_health_check=list(hypothesis.HealthCheck),
-        phases=phases if shrink else phases[:1],
-        verbosity=hypothesis.Verbosity.quiet,
-    )  # fmt: skip
-
-    @hypothesis.seed(seed)
-    @settings
-    @hypothesis.given(st.data())
-    def run(data):
-        body(data.draw)
-
-    run()
-
-
-class _RichDraws:
-    """Draws without Hypothesis's search: of some examples the one that holds the most.
-
-    A law that compiles has few examples, and Hypothesis begins with the simplest.
-    """
-
-    def __init__(self, seed: int):
-        self._seed = seed
-
-    def __call__(self, strategy: st.SearchStrategy) -> Any:
-        found: list[Any] = []
-        run_examples(lambda draw: found.append(draw(strategy)), _POOL, self._seed)
-        self._seed += 1
-        return max(found, key=_richness)
-
-
-def _richness(value):
-    if isinstance(value, Stream):
-        leaves = keras.tree.flatten(value.arguments)
-        return sum(map(_richness, leaves)) + 100 * value.rows
-    try:
-        return len({str(v) for v in (value.ravel() if hasattr(value, "ravel") else value)})
-    except TypeError:
-        return 0

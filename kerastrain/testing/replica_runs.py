@@ -23,27 +23,37 @@ import tensorflow as tf
 from kerastrain import merging
 from kerastrain import rows as rows_lib
 from kerastrain import strategy as strategy_lib
-from kerastrain.errors import ArgumentError
 from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import Result
 from kerastrain.testing.subject import as_result
+from kerastrain.testing.violations import NotApplicable
 
 # The most replicas that a law asks for.
 MOST_REPLICAS = 3
 # How long a process of its own may take for one answer.
 _SECONDS = 120
+_SECONDS_TO_START = 300
 
 
-def make_devices(count: int = MOST_REPLICAS) -> bool:
-    """Whether there are ``count`` devices; makes them if TensorFlow has not started."""
-    if not tf.config.list_physical_devices("GPU"):
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        there = tf.config.get_logical_device_configuration(cpu) or ()
-        if len(there) < count:
-            with contextlib.suppress(RuntimeError):  # too late: it runs with those it has
-                tf.config.set_logical_device_configuration(
-                    cpu, [tf.config.LogicalDeviceConfiguration()] * count
-                )
+def ask_for_devices(count: int = MOST_REPLICAS) -> None:
+    """Asks for ``count`` logical CPU devices, without starting TensorFlow.
+
+    Nothing is changed where there are GPUs, where TensorFlow has started, or where somebody
+    has asked for logical devices before.
+    """
+    cpus = tf.config.list_physical_devices("CPU")
+    if tf.config.list_physical_devices("GPU") or tf.config.get_logical_device_configuration(
+        cpus[0]
+    ):
+        return
+    with contextlib.suppress(RuntimeError):  # too late: it runs with those it has
+        tf.config.set_logical_device_configuration(
+            cpus[0], [tf.config.LogicalDeviceConfiguration()] * count
+        )
+
+
+def has_devices(count: int = MOST_REPLICAS) -> bool:
+    """Whether TensorFlow has ``count`` devices for replicas; starts it."""
     gpus = len(tf.config.list_logical_devices("GPU"))
     return (gpus or len(tf.config.list_logical_devices("CPU"))) >= count
 
@@ -55,8 +65,11 @@ def result_on_replicas(factory: Callable, stream: Stream, count: int) -> Result:
         factory: makes the metric, inside the strategy's scope.
         stream: one batch, with ``count`` rows or more.
         count: replicas.
+
+    Raises:
+        NotApplicable: there are too few devices, and no other process can take over.
     """
-    if make_devices(count):
+    if has_devices(count):
         return run(factory, stream, count)
     return _Child.shared().result(factory, stream, count)
 
@@ -98,28 +111,54 @@ class _Child:
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={
+                **os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(
+                    os.path.abspath(p) for p in sys.path)},
         )  # fmt: skip
         atexit.register(self._process.kill)
+        with self._bounded(_SECONDS_TO_START):
+            self._answer()  # that it has started
 
     def result(self, factory, stream, count) -> Result:
         """Asks the child."""
         pickle = _cloudpickle()
-        timer = threading.Timer(_SECONDS, self._process.kill)
+        kind, value = self._asked(pickle.dumps((factory, stream, count)))
+        if kind == "unknown":  # a module that it cannot import: send what is in it
+            modules = {factory.__module__, type(factory()).__module__}
+            for name in modules & set(sys.modules):
+                pickle.register_pickle_by_value(sys.modules[name])
+            try:
+                kind, value = self._asked(pickle.dumps((factory, stream, count)))
+            finally:
+                for name in modules & set(sys.modules):
+                    pickle.unregister_pickle_by_value(sys.modules[name])
+        if kind == "unknown":
+            raise NotApplicable(f"the metric cannot be sent to another process: {value}")
+        if kind == "raised":
+            raise RuntimeError(value)
+        return value
+
+    def _asked(self, question):
+        with self._bounded(_SECONDS):
+            with contextlib.suppress(BrokenPipeError):
+                _send(self._process.stdin, question)
+            return self._answer()
+
+    def _answer(self):
+        answer = _receive(self._process.stdout)
+        if answer is None:
+            self._process.kill()
+            raise NotApplicable("the process for the replicas ended, or did not answer in time")
+        return _cloudpickle().loads(answer)
+
+    @contextlib.contextmanager
+    def _bounded(self, seconds):
+        timer = threading.Timer(seconds, self._process.kill)
         timer.start()
         try:
-            _send(self._process.stdin, pickle.dumps((factory, stream, count)))
-            answer = _receive(self._process.stdout)
+            yield
         finally:
             timer.cancel()
-        if answer is None:
-            raise RuntimeError(
-                f"the process that ran {count} replicas ended, or took more than {_SECONDS} s"
-            )
-        value = pickle.loads(answer)
-        if isinstance(value, Exception):
-            raise value
-        return value
 
 
 def serve() -> None:
@@ -127,12 +166,18 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a metric prints does not disturb the answers
     pickle = _cloudpickle()
-    make_devices()
+    ask_for_devices()
+    _send(answers, pickle.dumps(("started", has_devices())))
     while (asked := _receive(sys.stdin.buffer)) is not None:
         try:
-            answer: Any = run(*pickle.loads(asked))
+            question = pickle.loads(asked)
         except Exception as error:
-            answer = RuntimeError(f"{type(error).__name__}: {error}")
+            _send(answers, pickle.dumps(("unknown", f"{type(error).__name__}: {error}")))
+            continue
+        try:
+            answer: Any = ("result", run(*question))
+        except Exception as error:
+            answer = ("raised", f"{type(error).__name__}: {error}")
         _send(answers, pickle.dumps(answer))
 
 
@@ -140,10 +185,9 @@ def _cloudpickle():
     try:
         import cloudpickle
     except ImportError:
-        raise ArgumentError(
-            "TensorFlow has started with too few devices for the replicas, and the package "
-            "cloudpickle, which would send the metric to another process, is missing. Install "
-            "kerastrain[testing], or make three logical CPU devices before TensorFlow starts."
+        raise NotApplicable(
+            "TensorFlow has started with too few devices for the replicas, and cloudpickle, which "
+            "would send the metric to another process, is missing: install kerastrain[testing]"
         ) from None
     return cloudpickle
 

@@ -26,6 +26,8 @@ SCORE = "score"  # predictions: probabilities or logits
 VALUE = "value"  # real numbers that may be shifted and scaled together
 OTHER = "other"
 KINDS = (LABEL, SCORE, VALUE, OTHER)
+# So many times is a row repeated where many are wanted.
+MANY = 24
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,6 +156,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray):
         if not value.size:
             return f"np.zeros({value.shape}, {value.dtype.name!r})"
+        if len(value) >= MANY and np.array_equal(value, np.repeat(value[::MANY], MANY, axis=0)):
+            return f"np.repeat({_shown(value[::MANY])}, {MANY}, axis=0)"
         return f"np.array({value.tolist()}, {value.dtype.name!r})"
     if isinstance(value, list | tuple):
         inner = ", ".join(map(_shown, value))

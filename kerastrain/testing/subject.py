@@ -41,7 +41,7 @@ class Subject:
     def update(
         self,
         stream: Stream,
-        convert: Callable = lambda value: value,
+        convert: Callable = tf.convert_to_tensor,
         through: Callable | None = None,
         code: str = "{}.update_state",
     ) -> None:
@@ -49,7 +49,7 @@ class Subject:
 
         Args:
             stream: one batch.
-            convert: what each array goes through first.
+            convert: what each array goes through first; a tensor is what ``fit`` passes.
             through: called in place of ``update_state``, a compiled one for example.
             code: how the call is written in the program.
         """
@@ -79,7 +79,9 @@ class Subject:
 
     def state(self) -> list[np.ndarray]:
         """Copies of the variables' values."""
-        return [np.array(_keras.tf_variable(v).numpy()) for v in self.metric.variables]
+        values = [np.array(_keras.tf_variable(v).numpy()) for v in self.metric.variables]
+        # NumPy does not count bfloat16 among the floats.
+        return [v.astype("float32") if v.dtype.name == "bfloat16" else v for v in values]
 
     def load(self, state: list[Any], source: str) -> None:
         """Gives the variables the values ``state``, which are those of ``source``."""

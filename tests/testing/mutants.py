@@ -15,10 +15,10 @@ from keras import ops
 from sklearn import metrics as sk
 
 from kerastrain import _keras
-from kerastrain.testing import binary_classification  # fmt: skip
-from kerastrain.testing import multiclass_classification  # fmt: skip
-from kerastrain.testing import regression  # fmt: skip
-from kerastrain.testing import sequences  # fmt: skip
+from kerastrain.testing import binary_classification
+from kerastrain.testing import multiclass_classification
+from kerastrain.testing import regression
+from kerastrain.testing import sequences
 from tests.testing.right_metrics import MeanAbsolute
 from tests.testing.right_metrics import PrecisionAndRecall
 from tests.testing.right_metrics import absolute_error
@@ -923,3 +923,69 @@ class LastOfTies(Sums):
 @mutant("equals_weighted_reference", needs_reference=True, reference=absolute_error)
 class WeightsOfReferenceUnused(WeightsAboveOnly):
     """Equals the reference, and does not with weights."""
+
+
+# What only some forms show ----------------------------------------------------
+
+
+@mutant("columns_agree", multiclass_classification())
+class ClassesBroadcast(Sums):
+    """Numbers of classes (rows, 1) beside (rows,) found ones."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        hit = ops.equal(ops.cast(y_true, "int32"), ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+        hit = ops.cast(hit, "float32")
+        self.add(ops.sum(hit), ops.cast(ops.size(hit), "float32"))
+
+
+@mutant("no_early_saturation")
+class CountInBrainFloat(_CountIn):
+    """Stops at 256, in a type that NumPy does not count among the floats."""
+
+    kind = "bfloat16"
+
+
+@mutant("integer_weight_is_repetition")
+class WeightsAmongKeywords(Sums):
+    """Takes weights without a name, and does not look at them."""
+
+    def update_state(self, y_true, y_pred, **kwargs):
+        error, weight = rows(ops.abs(y_true - y_pred))
+        self.add(ops.sum(error), ops.sum(weight))
+
+
+@mutant("arguments_survive", BINARY)
+class AverageLost(MeanAbsolute):
+    """A name of a way, which `get_config` does not tell."""
+
+    def __init__(self, average="macro", name="metric", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.average = average
+
+
+@mutant("arguments_survive", BINARY)
+class ThresholdsLost(MeanAbsolute):
+    """A tuple that `get_config` does not tell."""
+
+    def __init__(self, thresholds=(0.5,), name="metric", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.thresholds = thresholds
+
+
+@mutant("many_rows")
+class ShortBuffer(keras.metrics.Metric):
+    """The largest error, of the first sixteen rows of each batch."""
+
+    merge_rules = {"largest": "max"}
+
+    def __init__(self, name="largest", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.largest = self.add_variable((), "zeros", name="largest")
+
+    def update_state(self, y_true, y_pred):
+        true, found = flat(y_true, y_pred)
+        error = ops.abs(true - found)[:16]
+        self.largest.assign(ops.max(ops.concatenate([self.largest.value[None], error])))
+
+    def result(self):
+        return ops.copy(self.largest.value)

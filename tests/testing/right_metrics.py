@@ -12,12 +12,12 @@ from sklearn import metrics as sk
 
 from kerastrain import _keras
 from kerastrain.metrics import EpochMetric
-from kerastrain.testing import arguments  # fmt: skip
-from kerastrain.testing import binary_classification  # fmt: skip
-from kerastrain.testing import multiclass_classification  # fmt: skip
-from kerastrain.testing import regression  # fmt: skip
-from kerastrain.testing import segmentation  # fmt: skip
-from kerastrain.testing import sequences  # fmt: skip
+from kerastrain.testing import arguments
+from kerastrain.testing import binary_classification
+from kerastrain.testing import multiclass_classification
+from kerastrain.testing import regression
+from kerastrain.testing import segmentation
+from kerastrain.testing import sequences
 
 
 def rows(values, sample_weight=None):

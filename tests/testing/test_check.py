@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import MetricError
-from kerastrain.testing import LAWS  # fmt: skip
-from kerastrain.testing import MetricLawError  # fmt: skip
-from kerastrain.testing import Stream  # fmt: skip
-from kerastrain.testing import arguments  # fmt: skip
-from kerastrain.testing import binary_classification  # fmt: skip
-from kerastrain.testing import check_metric  # fmt: skip
-from kerastrain.testing import metric_laws  # fmt: skip
-from kerastrain.testing import regression  # fmt: skip
+from kerastrain.testing import LAWS
+from kerastrain.testing import MetricLawError
+from kerastrain.testing import Stream
+from kerastrain.testing import arguments
+from kerastrain.testing import binary_classification
+from kerastrain.testing import check_metric
+from kerastrain.testing import metric_laws
+from kerastrain.testing import multiclass_classification
+from kerastrain.testing import regression
 from tests.testing.mutants import MUTANTS
 from tests.testing.mutants import LastBatch
 from tests.testing.mutants import MeanOfBatchMeans
@@ -242,6 +243,74 @@ class TestPytest:
         assert "1 failed, " in out and " 2 skipped" in out
         only = self.collected(tmp_path, "-m", "fast", "-k", "split_invariance and not weighted")
         assert "1 passed" in only
+
+
+class TestNothingPassesUnchecked:
+    """What cannot be checked is said, not passed over."""
+
+    @pytest.mark.parametrize("reference, answer", (
+        (lambda y_true, y_pred: abs(np.reshape(y_true, (1,)) - y_pred)[0], "ValueError: cannot reshape"),
+        (lambda y_true, y_pred: np.float64("nan"), "NaN"),
+    ))  # fmt: skip
+    def test_reference_without_an_answer(self, reference, answer):
+        """A reference that answers for a single row only, or never, is refused."""
+        with pytest.raises(ArgumentError, match=f"`reference` gave no result.*{answer}"):
+            check_metric(MeanAbsolute, inputs=regression(), reference=reference, laws="reference",
+                         seed=0)  # fmt: skip
+
+    def test_reference_that_fails(self):
+        """Another error of the reference is shown, and the other laws run."""
+        with pytest.raises(
+            MetricLawError, match="TypeError.*\n\nLikely cause: the reference"
+        ) as caught:
+            check_metric(MeanAbsolute, inputs=regression(), seed=0,
+                         reference=lambda y_true, y_pred: len(3),
+                         laws=["equals_reference", "order_invariance"])  # fmt: skip
+        assert "passed         order_invariance" in str(caught.value)
+
+    def test_inputs_without_a_stream(self):
+        """Inputs that give no rows are refused."""
+        with pytest.raises(ArgumentError, match="`inputs` gave no stream"):
+            check_metric(MeanAbsolute, inputs=regression().filter(lambda stream: False), seed=0)
+
+    def test_factory_that_fails(self):
+        """A constructor that wants arguments is an error of the call, not a broken law."""
+        with pytest.raises(MetricError, match="raised TypeError.*lambda: MyMetric"):
+            check_metric(keras.metrics.MeanIoU, inputs=regression(), seed=0)
+
+    def test_variables_of_the_first_batch(self):
+        """A metric that makes variables late breaks laws, and no law crashes."""
+        with pytest.raises(MetricLawError, match="variables_exist_early"):
+            check_metric(MUTANTS["LateVariable"].factory, inputs=binary_classification(),
+                         laws=["state", "numbers", "no_saturation"], seed=0)  # fmt: skip
+
+    @pytest.mark.parametrize("factory, inputs", (
+        (keras.metrics.MeanSquaredError, regression()),
+        (keras.metrics.BinaryAccuracy, binary_classification()),
+        (keras.metrics.CategoricalAccuracy, multiclass_classification(labels="one_hot")),
+        (lambda: keras.metrics.SparseTopKCategoricalAccuracy(2), multiclass_classification(4)),
+    ))  # fmt: skip
+    def test_metrics_of_keras(self, factory, inputs):
+        """Sound metrics of Keras pass all laws but the strict ones (and float32 scores only)."""
+        laws = ["state", "stream", "weights", "configuration"]
+        assert [] == check_metric(factory, inputs=inputs, laws=laws, seed=0).broken
+
+
+def test_reset_by_keras():
+    """Where Keras's own reset assigns 0, the fix is not to leave it to Keras."""
+    with pytest.raises(
+        MetricLawError, match="assigns 0 to 'least', not the value of its initializer"
+    ):
+        check_metric(MUTANTS["MinimumResetToZero"].factory, inputs=regression(), seed=0,
+                     laws="reset_equals_fresh")  # fmt: skip
+
+
+def test_no_dangerous_rules():
+    """A rule that fits one cut by chance is not recommended."""
+    with pytest.raises(MetricLawError) as caught:
+        check_metric(MUTANTS["RunningMean"].factory, inputs=regression(), seed=0, profile="ci",
+                     laws="merge_equals_one_pass")  # fmt: skip
+    assert "Keep sums and counts as state" in str(caught.value)
 
 
 class TestArguments:

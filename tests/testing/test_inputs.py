@@ -8,15 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from kerastrain.errors import ArgumentError
-from kerastrain.testing import Column  # fmt: skip
-from kerastrain.testing import arguments  # fmt: skip
-from kerastrain.testing import binary_classification  # fmt: skip
-from kerastrain.testing import multiclass_classification  # fmt: skip
-from kerastrain.testing import multilabel_classification  # fmt: skip
-from kerastrain.testing import ranking  # fmt: skip
-from kerastrain.testing import regression  # fmt: skip
-from kerastrain.testing import segmentation  # fmt: skip
-from kerastrain.testing import sequences  # fmt: skip
+from kerastrain.testing import Column
+from kerastrain.testing import arguments
+from kerastrain.testing import binary_classification
+from kerastrain.testing import multiclass_classification
+from kerastrain.testing import multilabel_classification
+from kerastrain.testing import ranking
+from kerastrain.testing import regression
+from kerastrain.testing import segmentation
+from kerastrain.testing import sequences
 from kerastrain.testing.inputs import masks
 from kerastrain.testing.inputs import partitions
 from kerastrain.testing.inputs import sample_weights

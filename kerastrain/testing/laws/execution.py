@@ -11,6 +11,7 @@ from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import as_result
+from kerastrain.testing.violations import NotApplicable
 
 _TRACE_FIX = (
     "Use `keras.ops` on tensors: no `if`, `float()`, `len()` or NumPy function of their values, "
@@ -132,6 +133,8 @@ def replicas_equal_one_device(case: Case) -> None:
         case.program.append(f"# The same rows on {count} replicas, as strategy.run cuts them")
         try:
             found = replica_runs.result_on_replicas(case.trial.factory, part, count)
+        except NotApplicable:
+            raise
         except Exception as error:
             raised = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             case.fail(expected, raised, ("on one device", f"on {count} replicas"),

@@ -77,11 +77,12 @@ class _Listed:
         self.rows = rows
 
 
-@law("numbers")
+@law("numbers", strict=True)
 def dtype_is_respected(case: Case) -> None:
     """With `dtype="float64"` the variables and the result are float64.
 
-    Applies where the constructor names ``dtype``.
+    Applies where the constructor names ``dtype``. ``fit`` never asks for it, and many metrics
+    of Keras ignore it, so this law runs on request.
     """
     subject = case.metric()
     kind = type(subject.metric)

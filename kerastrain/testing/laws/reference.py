@@ -18,6 +18,7 @@ from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import Result
 from kerastrain.testing.subject import as_result
+from kerastrain.testing.violations import Violation
 
 
 def reference_result(case: Case, stream: Stream) -> Result:
@@ -25,15 +26,37 @@ def reference_result(case: Case, stream: Stream) -> Result:
     plain = stream.mapped(lambda kind, array: _plain(array))
     if stream.sample_weight is not None:
         plain = plain.weighted(stream.sample_weight.astype("float64"))
+    case.tally["asked"] = case.tally.get("asked", 0) + 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = as_result(plain.call(case.trial.reference))
-    except ValueError:
+    except ValueError as error:
+        case.tally["refused"] = f"ValueError: {error}"
         reject()
+    except Exception as error:
+        program = stream.code("reference")
+        found = f"{type(error).__name__}: {error}"
+        raise Violation(program, "a result", found, cause="the reference raised it.") from error
     if any(np.any(np.isnan(a)) for a in result.values() if a.dtype.kind == "f"):
+        case.tally["refused"] = "NaN"
         reject()
+    case.tally["several"] = case.tally.get("several", False) or stream.rows > 1
     return result
+
+
+def check_that_it_answers(tally: dict) -> None:
+    """Refuses a reference that gave no result for any two rows or more.
+
+    Raises:
+        ArgumentError: its last answer is in the message.
+    """
+    if tally.get("asked") and not tally.get("several"):
+        raise ArgumentError(
+            f"`reference` gave no result for any of {tally['asked']} streams of several rows; the "
+            f"last answer was {tally.get('refused')!r}. It takes the arrays of all rows, columns "
+            "(rows, 1) as (rows,)."
+        )
 
 
 def _plain(array):

@@ -26,7 +26,10 @@ def reset_equals_fresh(case: Case) -> None:
     used.reset()
     of = ("a new metric", "after reset_state")
     cause = "`reset_state` leaves {names} as it was, or sets another value than the constructor."
-    fix = "Assign {names} its initial value in `reset_state`, or leave that method to Keras."
+    fix = "Assign {names} its initial value in `reset_state`."
+    if type(used.metric).reset_state is keras.metrics.Metric.reset_state:
+        cause = "Keras's `reset_state` assigns 0 to {names}, not the value of its initializer."
+        fix = "Write a `reset_state` that assigns {names} its initial value."
     case.same_state(fresh.state(), used.state(), of, cause, fix)
 
     def explain():
@@ -147,7 +150,7 @@ def inputs_not_mutated(case: Case) -> None:
     given = stream.mapped(lambda kind, array: array.copy())
     if stream.sample_weight is not None:
         given = given.weighted(stream.sample_weight.copy())
-    case.updated(given)
+    case.metric().update(given, convert=lambda array: array)
     for name, arrays in _arrays(stream).items():
         for one, other in zip(arrays, _arrays(given)[name], strict=True):
             case.same({(name,): one}, {(name,): other}, ("before", "after update_state"),

@@ -10,7 +10,9 @@ from kerastrain.errors import MetricError
 from kerastrain.testing.case import Case
 from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
+from kerastrain.testing.streams import MANY
 from kerastrain.testing.streams import joined
+from kerastrain.testing.subject import Subject
 from kerastrain.testing.subject import as_result
 from kerastrain.testing.subject import load
 
@@ -72,6 +74,24 @@ def _is(case, result, of, of_each, rows):
 
 
 @law("stream")
+def many_rows(case: Case) -> None:
+    """A batch of many rows gives the result of the same rows in small batches.
+
+    A buffer of a fixed length, or a product over the rows, holds a few rows only.
+    """
+    stream = case.stream(least=2)
+    many = stream.take(np.repeat(np.arange(stream.rows), MANY))
+    batches = many.cut([MANY * k for k in range(1, stream.rows)])
+    whole, parts = case.updated(many), case.updated(*batches)
+    case.same(
+        whole.result(), parts.result(), ("all rows at once", rows_of(batches)),
+        lambda: ("rows beyond a number are left out, or a quantity overflows.",
+                 "Take all rows, whatever their number; add logarithms in place of multiplying."),
+        tolerance=10 * case.trial.tolerance,
+    )  # fmt: skip
+
+
+@law("stream")
 def empty_batch(case: Case) -> None:
     """A batch without rows changes nothing, at the beginning or later."""
     stream = case.stream()
@@ -121,14 +141,28 @@ def merge_equals_one_pass(case: Case) -> None:
         case.fail(cause=str(error))
     states, rules = (a.state(), b.state()), merged.rules()
     case.needs(len(states[0]) == len(states[1]) == len(rules), "variables appear in update_state")
-    sources = "kerastrain.merging.merge(rule, parts) for each variable of b and c"
-    merged.load(_merged(rules, states), f"[{sources}]")
+    merges = "merging.merge(r, [x.value, y.value])"
+    merged.load(
+        _merged(rules, states), f"[{merges} for r, x, y in zip({rules}, b.variables, c.variables)]"
+    )
     expected = whole.result()
     case.same(
         expected, merged.result(),
         ("all rows at once", f"merged by {dict(zip(_names(merged), rules, strict=True))}"),
-        lambda: _better_rules(case, merged, states, expected),
+        lambda: _better_rules(case, merged, first, second),
     )  # fmt: skip
+
+
+def _state(case, stream):
+    subject = Subject(case.trial.make(), "d", [])
+    subject.update(stream)
+    return subject.state()
+
+
+def _result_of(case, state):
+    metric = case.trial.make()
+    load(metric, state)
+    return as_result(metric.result())
 
 
 def _names(subject):
@@ -142,18 +176,22 @@ def _merged(rules, states):
     ]
 
 
-def _better_rules(case, subject, states, expected):
-    """Names rules that would be right, if there are any."""
+def _better_rules(case, subject, first, second):
+    """Names rules that would be right for several cuts, if there are any."""
     names = _names(subject)
+    rich = case.rich_stream()
+    cuts = [(first, second), *(rich.cut([n]) for n in range(1, rich.rows, 2))]
+    trials = [([_state(case, part) for part in cut], case.quiet(joined(cut))) for cut in cuts]
     options = itertools.product(("sum", "max", "min"), repeat=len(names))
     for rules in itertools.islice(options, 81):
-        metric = case.trial.make()
         try:
-            load(metric, _merged(rules, states))
-            found = as_result(metric.result())
+            right = all(
+                not case.differ(expected, _result_of(case, _merged(rules, states)))
+                for states, expected in trials
+            )
         except Exception:  # it only looks for a likely cause
             continue
-        if not case.differ(expected, found):
+        if right:
             wanted = {n: r for n, r in zip(names, rules, strict=True) if r != "sum"}
             return ("the states of replicas are added, where this one is not a sum.",
                     f"Declare `merge_rules = {wanted}` in the class.")  # fmt: skip
