@@ -43,6 +43,8 @@ from kerastrain.testing.violations import Violation
 
 # Examples of a cheap law, and of one that compiles.
 PROFILES = {"dev": (30, 1), "ci": (40, 2), "thorough": (200, 4)}
+# How many rows a law that compiles tries to be broken with.
+_FEW_ROWS = (2, 3, 4)
 _PROFILE_VARIABLE = "KERASTRAIN_PROFILE"
 
 
@@ -337,9 +339,9 @@ class _Plan:
         tally: dict = {}
         try:
             if law.traced:
-                for number in range(few):
-                    with _quiet_tensorflow():
-                        law.check(Case(self.trial, RichDraws(self.seed + number), tally))
+                with _quiet_tensorflow():
+                    for number in range(few):
+                        self._run_traced(law, self.seed + number, tally)
             else:
                 run_examples(
                     lambda draw: law.check(Case(self.trial, draw, tally)),
@@ -361,6 +363,16 @@ class _Plan:
                 ) from None
             raise NotApplicable("no example has what it needs") from None
         check_that_it_answers(tally)
+
+    def _run_traced(self, law, seed, tally):
+        """One rich example; if it breaks the law, its first few rows, if they do too."""
+        try:
+            law.check(Case(self.trial, RichDraws(seed), tally))
+        except Violation as violation:
+            for rows in _FEW_ROWS:
+                with contextlib.suppress(NotApplicable):
+                    law.check(Case(self.trial, RichDraws(seed, rows), tally))
+            raise violation from violation.__cause__
 
     def _error(self, law, violation) -> MetricLawError:
         name = type(self.trial.make()).__name__

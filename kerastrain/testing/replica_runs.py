@@ -10,6 +10,7 @@ of the batch, and the result is that of the merged states (`kerastrain.merging`)
 
 import atexit
 import contextlib
+import inspect
 import os
 import subprocess
 import sys
@@ -117,21 +118,23 @@ class _Child:
         )  # fmt: skip
         atexit.register(self._process.kill)
         with self._bounded(_SECONDS_TO_START):
-            self._answer()  # that it has started
+            _, has_devices = self._answer()
+        if not has_devices:
+            raise NotApplicable("no process has devices enough for the replicas")
 
     def result(self, factory, stream, count) -> Result:
         """Asks the child."""
         pickle = _cloudpickle()
         kind, value = self._asked(pickle.dumps((factory, stream, count)))
         if kind == "unknown":  # a module that it cannot import: send what is in it
-            modules = {factory.__module__, type(factory()).__module__}
-            for name in modules & set(sys.modules):
-                pickle.register_pickle_by_value(sys.modules[name])
+            modules = {inspect.getmodule(factory), inspect.getmodule(type(factory()))} - {None}
+            for module in modules:
+                pickle.register_pickle_by_value(module)
             try:
                 kind, value = self._asked(pickle.dumps((factory, stream, count)))
             finally:
-                for name in modules & set(sys.modules):
-                    pickle.unregister_pickle_by_value(sys.modules[name])
+                for module in modules:
+                    pickle.unregister_pickle_by_value(module)
         if kind == "unknown":
             raise NotApplicable(f"the metric cannot be sent to another process: {value}")
         if kind == "raised":

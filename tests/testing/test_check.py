@@ -1,5 +1,6 @@
 """`check_metric` and `metric_laws`: what they run, skip, refuse and print."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -122,6 +123,14 @@ class TestMessage:
         with pytest.raises(MetricLawError, match="KeyError: 'heads'") as caught:
             check_metric(Broken, inputs=regression(), laws="accepts_stream", seed=0)
         assert isinstance(caught.value.__cause__, KeyError)
+
+    def test_few_rows_of_a_law_that_compiles(self):
+        """A law that compiles is shown with few rows too."""
+        with pytest.raises(MetricLawError) as caught:
+            check_metric(MUTANTS["MaximumOfReplicas"].factory, inputs=regression(), seed=0,
+                         laws="replicas_equal_one_device")  # fmt: skip
+        rows = [len(re.findall(r"\[-?\d+\.\d+\]", x)) for x in str(caught.value).split("\n")]
+        assert 1 <= max(rows) <= 4
 
 
 class TestRuns:

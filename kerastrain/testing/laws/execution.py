@@ -124,8 +124,6 @@ def replicas_equal_one_device(case: Case) -> None:
     them, in a process of its own.
     """
     stream = _weighted(case, case.stream(least=4))
-    one = case.updated(stream)
-    expected = one.result()
     for count, rows in ((2, stream.rows - (stream.rows + 1) % 2), (3, stream.rows)):
         rows = rows - 1 if rows % count == 0 else rows  # unequal shares
         part = stream.take(slice(0, rows))

@@ -50,8 +50,8 @@ def label_dtypes(case: Case) -> None:
     """Labels as int32, int64, uint8, bool, float32 or a list give the same result."""
     stream = case.stream()
     case.needs(stream.has(LABEL), "no argument is a label")
-    labels = [np.max(a) for n, a in stream.arguments.items() if stream.kind(n) == LABEL]
-    largest = max(labels, default=0)
+    labels = [v for name, v in stream.arguments.items() if stream.kind(name) == LABEL]
+    largest = max(np.max(array) for array in keras.tree.flatten(labels))
     forms = ["int64", "float32", "list"]
     forms += ["uint8"] * bool(largest < 256) + ["bool"] * bool(largest < 2)
     form = case.draw(st.sampled_from(forms))
