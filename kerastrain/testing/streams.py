@@ -118,9 +118,16 @@ class Stream:
             return update(**arguments, **weight)
         return update(*arguments.values(), **weight)
 
-    def code(self, function: str) -> list[str]:
-        """Lines that call ``function`` with these rows, to paste into a program."""
-        shown = {name: _shown(value) for name, value in self.arguments.items()}
+    def code(
+        self, function: str, wrap: Callable[[str, str], str] = lambda name, text: text
+    ) -> list[str]:
+        """Lines that call ``function`` with these rows, to paste into a program.
+
+        Args:
+            function: its name.
+            wrap: makes of an argument's name and code the code that is passed.
+        """
+        shown = {name: wrap(name, _shown(value)) for name, value in self.arguments.items()}
         lines = []
         if self.mask is not None:
             name = list(shown)[-1]
@@ -129,7 +136,8 @@ class Stream:
             shown[name] = name
         parts = [f"{k}={v}" for k, v in shown.items()] if self.by_keyword else [*shown.values()]
         if self.sample_weight is not None:
-            parts.append(f"sample_weight={_shown(self.sample_weight)}")
+            weight = wrap("sample_weight", _shown(self.sample_weight))
+            parts.append(f"sample_weight={weight}")
         one = f"{function}({', '.join(parts)})"
         if len(one) <= 96:
             return [*lines, one]

@@ -8,8 +8,10 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import strategies as st
 
+from kerastrain import merging
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import MetricError
 from kerastrain.testing import LAWS
@@ -95,6 +97,25 @@ class TestMessage:
         assert shown["Expected"] == pytest.approx(float(names["a"].result()), abs=1e-6)
         assert shown["Found"] == pytest.approx(float(names["b"].result()), abs=1e-6)
         assert shown["Expected"] != shown["Found"]
+
+    @pytest.mark.parametrize("name", (
+        "OneMinusLabel", "WeightsUncast", "MaximumSummed", "ClassesBroadcast", "WeightsSquared",
+    ))  # fmt: skip
+    def test_programs_of_other_laws_can_be_pasted(self, name):
+        """They run, or raise what the message shows."""
+        mutant = MUTANTS[name]
+        with pytest.raises(MetricLawError) as caught:
+            check_metric(mutant.factory, inputs=mutant.inputs, laws=mutant.law, seed=0,
+                         profile="ci")  # fmt: skip
+        message = str(caught.value)
+        program = textwrap.dedent("\n".join(x for x in message.split("\n") if x.startswith("    ")))
+        names = {"np": np, "tf": tf, "merging": merging, "factory": mutant.factory}
+        if "Expected  no error" not in message:
+            exec(program, names)
+            return
+        with pytest.raises(Exception) as raised:
+            exec(program, names)
+        assert type(raised.value).__name__ in message
 
     @pytest.mark.parametrize("factory, cause", (
         (LastBatch, "last batch only"), (SumOfBatchMeans, "results of batches are added"),

@@ -34,7 +34,8 @@ def prediction_dtypes(case: Case) -> None:
     case.needs(stream.has(SCORE) or stream.has(VALUE), "no argument is a score or a value")
     dtype = case.draw(st.sampled_from(("float16", "bfloat16", "float64")))
     usual, other = case.updated(stream), case.metric()
-    other.program.append(f"# b: the same rows, floats in {dtype}")
+    other.program += stream.code("b.update_state", lambda name, text: (
+        f"tf.cast({text}, {dtype!r})" if stream.kind(name) in (SCORE, VALUE) else text))  # fmt: skip
     cast = stream.mapped(lambda kind, a: tf.cast(a, dtype) if kind in (SCORE, VALUE) else a)
     with other.failing_clearly("update_state"):
         cast.call(other.metric.update_state)
@@ -56,7 +57,9 @@ def label_dtypes(case: Case) -> None:
     forms += ["uint8"] * bool(largest < 256) + ["bool"] * bool(largest < 2)
     form = case.draw(st.sampled_from(forms))
     usual, other = case.updated(stream), case.metric()
-    other.program.append(f"# b: the same rows, labels as {form}")
+    change = ".tolist()" if form == "list" else f".astype({form!r})"
+    other.program += stream.code("b.update_state", lambda name, text: (
+        text + change if stream.kind(name) == LABEL else text))  # fmt: skip
 
     def convert(kind, array):
         if kind != LABEL:

@@ -123,7 +123,10 @@ def weight_forms(case: Case) -> None:
         ("list", weights.tolist()), ("tensor", tf.constant(weights)),
     )))  # fmt: skip
     usual, other = case.updated(stream.weighted(weights)), case.metric()
-    other.program.append(f"# b: the same, with the weights as {name}")
+    changes = {"list": "{}.tolist()", "tensor": "tf.constant({})"}
+    change = changes.get(name, f"{{}}.astype({name!r})")
+    other.program += stream.weighted(weights).code("b.update_state", lambda argument, text: (
+        change.format(text) if argument == "sample_weight" else text))  # fmt: skip
     with other.failing_clearly("update_state"):
         stream.weighted(None).call(
             lambda *a, **k: other.metric.update_state(*a, sample_weight=form, **k)
