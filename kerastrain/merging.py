@@ -280,7 +280,7 @@ def _assign_states(owner, scope):
         if value is None:
             continue
         if _keras.is_distributed(variable):
-            count = len(_keras.read_local(variable))
+            count = len(_keras.tf_variable(variable).values)
             _keras.assign_local(variable, spread(rule_of(metric, variable), value, count))
         else:
             variable.assign(value)

@@ -201,14 +201,12 @@ class Case:
         self, expected: list, found: list, of: tuple[str, str], cause: str, fix: str
     ) -> None:
         """Fails unless both states are equal; ``{names}`` in the texts are the variables."""
-        names = [v.name for v in self.trial.make().variables]
-        states = [{(n, i): np.asarray(v) for i, (n, v) in enumerate(zip(names, s, strict=False))}
-                  for s in (expected, found)]  # fmt: skip
-        unequal = [k for k in states[0] if k not in states[1] or self.differ(
-            {(): states[0][k]}, {(): states[1][k]})]  # fmt: skip
+        pairs = list(zip(expected, found, strict=False))
+        unequal = [i for i, (a, b) in enumerate(pairs) if self.differ({(): a}, {(): b})]
         if unequal:
-            listed = ", ".join(repr(name) for name, _ in unequal)
-            picked = [{(name,): s.get((name, i)) for name, i in unequal} for s in states]
+            names = [v.name for v in self.trial.make().variables]
+            listed = ", ".join(repr(names[i]) for i in unequal)
+            picked = [{(names[i],): state[i] for i in unequal} for state in (expected, found)]
             self.fail(*picked, of, cause.format(names=listed), fix.format(names=listed))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerastrain import _keras
 
@@ -101,8 +102,13 @@ class Stream:
 
     # Calling ------------------------------------------------------------------
 
-    def call(self, update: Callable, convert: Callable = lambda value: value) -> Any:
-        """Calls ``update`` with these rows; every array goes through ``convert`` first."""
+    def call(self, update: Callable, convert: Callable = tf.convert_to_tensor) -> Any:
+        """Calls ``update`` with these rows.
+
+        Args:
+            update: such as ``update_state``.
+            convert: what every array goes through first; a tensor is what ``fit`` passes.
+        """
         arguments = {
             name: keras.tree.map_structure(convert, value) for name, value in self.arguments.items()
         }
@@ -142,6 +148,11 @@ class Stream:
         if len(one) <= 96:
             return [*lines, one]
         return [*lines, f"{function}(", *(f"    {part}," for part in parts), ")"]
+
+
+def as_it_is(value: Any) -> Any:
+    """The value, for `Stream.call` where arrays are to be NumPy's."""
+    return value
 
 
 def joined(streams: Sequence[Stream]) -> Stream:

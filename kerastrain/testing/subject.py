@@ -42,20 +42,16 @@ class Subject:
         self,
         stream: Stream,
         convert: Callable = tf.convert_to_tensor,
-        through: Callable | None = None,
-        code: str = "{}.update_state",
     ) -> None:
         """``update_state`` with the rows of a stream.
 
         Args:
             stream: one batch.
-            convert: what each array goes through first; a tensor is what ``fit`` passes.
-            through: called in place of ``update_state``, a compiled one for example.
-            code: how the call is written in the program.
+            convert: as for `Stream.call`.
         """
-        self.program += stream.code(code.format(self.name))
+        self.program += stream.code(f"{self.name}.update_state")
         with self.failing_clearly("update_state"):
-            stream.call(through or self.metric.update_state, convert)
+            stream.call(self.metric.update_state, convert)
 
     def result(self, through: Callable | None = None) -> Result:
         """The result as NumPy arrays by path."""

@@ -21,6 +21,7 @@ from kerastrain.testing.inputs import masks
 from kerastrain.testing.inputs import partitions
 from kerastrain.testing.inputs import sample_weights
 from kerastrain.testing.streams import Stream
+from kerastrain.testing.streams import as_it_is
 from kerastrain.testing.streams import joined
 
 SHAPES = {
@@ -104,7 +105,7 @@ def test_arguments_of_any_nesting():
         stream.arguments["y"]["b"][1].shape,
         stream.arguments["y"]["b"][1].dtype,
     )
-    assert {"y": stream.arguments["y"]} == stream.call(lambda **given: given)
+    assert {"y": stream.arguments["y"]} == stream.call(lambda **given: given, as_it_is)
 
 
 @given(rows=st.integers(1, 8), data=st.data())

@@ -68,7 +68,7 @@ def label_dtypes(case: Case) -> None:
 
     changed = stream.mapped(convert)
     with other.failing_clearly("update_state"):
-        changed.call(other.metric.update_state, lambda x: x.rows if isinstance(x, _Listed) else x)
+        changed.call(other.metric.update_state, _listed_or_tensor)
     case.same(usual.result(), other.result(), ("labels as int32", f"labels as {form}"),
               lambda: ("the labels are used in the type that they come in.", _CAST))  # fmt: skip
 
@@ -78,6 +78,10 @@ class _Listed:
 
     def __init__(self, rows):
         self.rows = rows
+
+
+def _listed_or_tensor(value):
+    return value.rows if isinstance(value, _Listed) else tf.convert_to_tensor(value)
 
 
 @law("numbers", strict=True)

@@ -16,6 +16,7 @@ from kerastrain.errors import ArgumentError
 from kerastrain.testing.case import Case
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import Stream
+from kerastrain.testing.streams import as_it_is
 from kerastrain.testing.subject import Result
 from kerastrain.testing.subject import as_result
 from kerastrain.testing.violations import Violation
@@ -30,7 +31,7 @@ def reference_result(case: Case, stream: Stream) -> Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = as_result(plain.call(case.trial.reference))
+            result = as_result(plain.call(case.trial.reference, as_it_is))
     except ValueError as error:
         case.tally["refused"] = f"ValueError: {error}"
         reject()
