@@ -232,7 +232,7 @@ def sample_weights(shape: tuple[int, ...], kind: str = "any") -> st.SearchStrate
 
     Args:
         shape: of the weights.
-        kind: ``"integer"`` (1 to 3), ``"zero"`` (0 to 2, one of them 0), ``"any"`` (multiples
+        kind: ``"integer"`` (1 to 3, not all the same), ``"zero"`` (0 to 2, one of them 0), ``"any"`` (multiples
             of a quarter from 0 to 3, all of them 0 among them) or ``"positive"``.
     """
     size = int(np.prod(shape))
@@ -242,6 +242,8 @@ def sample_weights(shape: tuple[int, ...], kind: str = "any") -> st.SearchStrate
     weights = st.lists(quarters[kind], min_size=size, max_size=size)
     if kind == "zero":
         weights = weights.filter(lambda w: 0 in w)
+    if kind == "integer" and size > 1:
+        weights = weights.filter(lambda w: len(set(w)) > 1)
     return weights.map(lambda w: (np.array(w, "float32") / 4).reshape(shape))
 
 

@@ -46,7 +46,7 @@ def weight_one(case: Case) -> None:
 def integer_weight_is_repetition(case: Case) -> None:
     """A row of weight 2 or 3 is as two or three such rows."""
     case.needs_weights()
-    stream = case.stream()
+    stream = case.stream(least=2)
     weights = case.weights(stream, "integer")
     copies = case.updated(stream.take(np.repeat(np.arange(stream.rows), weights.astype(int))))
     weighted = case.updated(stream.weighted(weights))
