@@ -129,7 +129,8 @@ def check(
         typer.Option(help="Laws or families, with commas; 'all' for the strict ones too."),
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="dev (30 examples a law), ci (40) or thorough (200).")
+        str | None,
+        typer.Option(help="dev (30 new examples a law), ci (30 fixed) or thorough (200)."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides the examples.")] = None,
 ) -> None:
