@@ -128,7 +128,7 @@ def exact(work: Work, batches: list[tuple]) -> Contender:
 
     def run() -> None:
         with strategy.scope():
-            run_all(steps.train, batches, model)
+            run_all(steps.one("train"), batches, model)
 
     contender = make_contender("exact", run, model, lambda: model.optimizer)
     return dataclasses.replace(contender, traces=lambda: sum(steps.traces.values()))

@@ -117,7 +117,7 @@ def measure_here(name: str, micro_batches: int, rows: int, weights_file: str) ->
     before, seconds = highest_memory(), []
     for _ in range(STEPS):
         start = time.perf_counter()
-        steps.train(batch)
+        steps.one("train")(batch)
         model.trainable_variables[-1].numpy()
         seconds.append(time.perf_counter() - start)
     peak = highest_memory() - before

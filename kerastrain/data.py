@@ -18,8 +18,10 @@ where it stopped, as in Keras; otherwise an epoch is one pass.
 
 import math
 import numbers
+import os
 import random
 import warnings
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,12 +30,19 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import data_checks
+from kerastrain.blocks import Chunk
+from kerastrain.blocks import Pass
+from kerastrain.blocks import rows_of
+from kerastrain.data_checks import is_streamed
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
-from kerastrain.errors import UnsupportedTypeError
+from kerastrain.passes import AdapterPasses
+from kerastrain.passes import ArrayPasses
+from kerastrain.passes import ShuffledBatches
 
-# Rows that the check for NaN looks at first; further ones only if all are NaN.
-_NAN_ROWS = 1024
+# The share of the free memory that arrays may take once more, to be resident.
+_RESIDENT_SHARE = 0.25
 
 
 class Source:
@@ -71,33 +80,51 @@ class Source:
         first_pass: int = 0,
         name: str = "x",
     ):
-        _check_positive("batch_size", batch_size)
-        _check_positive("steps", steps)
-        _check_options(shuffle, class_weight)
+        data_checks.check_positive("batch_size", batch_size)
+        data_checks.check_positive("steps", steps)
+        data_checks.check_options(shuffle, class_weight)
         self.name, self.steps = name, steps
-        _check_type(name, x, y, sample_weight)
+        data_checks.check_type(name, x, y, sample_weight)
         if seed is None:  # not drawn where it is not used: users draw there too
             seed = random.randrange(2**31) if shuffle else 0
         if shuffle and isinstance(x, keras.utils.PyDataset) and x.num_batches is not None:
-            x, shuffle = _ShuffledBatches(x, seed), False
+            x, shuffle = ShuffledBatches(x, seed), False
         adapter, arrays = _adapted(
             name, (x, y, sample_weight), batch_size, steps, shuffle, class_weight
         )
         if arrays is None:
-            self._passes = _AdapterPasses(adapter, x)
+            self._passes = AdapterPasses(adapter, x, steps)
             self.arrays = None
         else:
-            size = batch_size or (math.ceil(_rows(arrays) / steps) if steps else 32)
-            self._passes = _ArrayPasses(arrays, size, shuffle, seed)
+            size = batch_size or (math.ceil(rows_of(arrays) / steps) if steps else 32)
+            self._passes = ArrayPasses(arrays, size, shuffle, seed)
             self.arrays = arrays
-            _check_not_all_nan(name, arrays)
+            data_checks.check_not_all_nan(name, arrays)
         self.num_batches = steps or self._passes.num_batches
         if self._passes.num_batches == 0:
             raise DataError(f"`{name}` has no batches. Pass at least one row.")
-        self._current: Iterator | None = None
-        self._peeked: list = []
+        self._pass: Pass | None = None
         self._next_pass = first_pass
-        self._drawn = 0
+        self._looked_at = False
+
+    def in_blocks(self, resident_bytes: int | None = None) -> "Source":
+        """Lets many batches lie together, for compiled loops over them.
+
+        Args:
+            resident_bytes: arrays up to this size are kept as tensors, whole; None for a
+                quarter of the memory that is free. Larger ones, and streams, are
+                stacked a few megabytes at a time, in the background.
+
+        Returns:
+            Itself.
+        """
+        self._passes.in_blocks(_resident_budget() if resident_bytes is None else resident_bytes)
+        return self
+
+    @property
+    def storage(self) -> str:
+        """How batches lie: ``"batch"`` by itself, in a ``"stack"``, or in resident ``"arrays"``."""
+        return self._passes.storage
 
     def peek(self) -> Any:
         """The first batch; the next epoch still begins with it.
@@ -105,43 +132,55 @@ class Source:
         Raises:
             DataError: there is none.
         """
-        if not self._peeked:
-            batch = next(self._draw(), None)
-            if batch is None:
-                raise DataError(
-                    f"`{self.name}` has no batches: it ended before the first one. "
-                    "Pass at least one row, or a new generator."
-                )
-            if self.arrays is None:  # of arrays, all rows have been looked at
-                _check_not_all_nan(self.name, _map(_as_numpy, batch))
-            self._peeked.append(batch)
-        return self._peeked[0]
+        batch = self._opened().peek()
+        if batch is None:
+            raise DataError(
+                f"`{self.name}` has no batches: it ended before the first one. "
+                "Pass at least one row, or a new generator."
+            )
+        if self.arrays is None and not self._looked_at:  # of arrays, all rows have been looked at
+            data_checks.check_not_all_nan(self.name, _map(_as_numpy, batch))
+            self._looked_at = True
+        return batch
 
     def epoch(self, number: int | None = None) -> Iterator[Any]:
-        """Yields the batches of the next epoch.
+        """Yields the batches of the next epoch, one by one; see `chunks`."""
+        for chunk in self.chunks(number):
+            yield chunk.batch()
+
+    def chunks(
+        self, number: int | None = None, most: Callable[[], int] = lambda: 1
+    ) -> Iterator[Chunk]:
+        """Yields the batches of the next epoch, several at a time.
 
         Args:
             number: the epoch, counted from 0, whose order a shuffled pass
                 takes. None for the next. With ``steps`` the order goes on.
+            most: gives the batches that the next chunk may have at most.
 
         Warns where the data end before ``steps`` batches were drawn.
         """
         if self.steps is None:
-            if not self._peeked:
+            if self._pass is not None and self._pass.taken:
                 self.close()
             if number is not None and self._passes.follow_seed:
-                if self._peeked and number != self._next_pass - 1:
+                if self._pass is not None and self._pass.number != number:
                     self.close()
-                self._next_pass = number if self._current is None else self._next_pass
-        count = 0
-        for batch in self._draw():
-            yield batch
-            count += 1
-            if self.steps is not None and count == self.steps:
-                self._finish_pass()
-                return
+                if self._pass is None:
+                    self._next_pass = number
+        count, current = 0, self._opened()
+        while self.steps is None or count < self.steps:
+            room = most() if self.steps is None else min(most(), self.steps - count)
+            chunk = current.take(room)
+            if chunk is None:
+                break
+            yield chunk
+            count += chunk.steps
+        if self.steps is not None and count == self.steps:
+            self._finish_pass()
+            return
         self.close()
-        if (self.steps is not None and count < self.steps) or count == 0:
+        if self.steps is not None or count == 0:
             warnings.warn(
                 f"`{self.name}` ran out of data after {count} batches of this epoch"
                 + (f" (wanted: {self.steps})" if self.steps else "")
@@ -152,37 +191,26 @@ class Source:
 
     def restart(self) -> None:
         """Lets the next epoch begin with a new pass, as each validation does."""
-        if self._drawn > len(self._peeked):
+        if self._pass is not None and self._pass.taken:
             self.close()
 
-    def _draw(self) -> Iterator[Any]:
-        """The batches of the current pass, the peeked one first."""
-        if self._current is None:
-            self._current = self._passes.batches(self._next_pass)
+    def _opened(self) -> Pass:
+        if self._pass is None:
+            self._pass = Pass(self._passes.blocks(self._next_pass), self._next_pass)
             self._next_pass += 1
-            self._drawn = 0
-        while True:
-            if self._peeked:
-                batch = self._peeked.pop()
-            else:
-                batch = next(self._current, None)
-                if batch is None:
-                    return
-                self._drawn += 1
-            yield batch
+        return self._pass
 
     def _finish_pass(self):
         """Starts the next pass with the next epoch if this one is used up."""
         total = self._passes.num_batches
-        if total is not None and self._drawn >= total:
+        if total is not None and self._pass.taken >= total:
             self.close()
 
     def close(self) -> None:
         """Ends the current pass and what runs in the background for it."""
-        self._peeked.clear()
-        if self._current is not None:
-            self._current.close()
-            self._current = None
+        if self._pass is not None:
+            self._pass.close()
+            self._pass = None
 
 
 def _adapted(name, data, batch_size, steps, shuffle, class_weight):
@@ -203,84 +231,13 @@ def _adapted(name, data, batch_size, steps, shuffle, class_weight):
         ) from error
 
 
-class _ArrayPasses:
-    """Passes over NumPy arrays, shuffled by ``(seed, pass)``."""
-
-    def __init__(self, arrays, batch_size, shuffle, seed):
-        self.follow_seed = True
-        self._arrays, self._batch_size = arrays, batch_size
-        self._shuffle, self._seed = shuffle, seed
-        self._count = _rows(arrays)
-        self.num_batches = math.ceil(self._count / batch_size)
-
-    def batches(self, number: int) -> Iterator[Any]:
-        order = np.random.default_rng([self._seed, number])
-        rows = None
-        if self._shuffle and self._shuffle != "batch":
-            rows = order.permutation(self._count)
-        for start in range(0, self._count, self._batch_size):
-            stop = min(start + self._batch_size, self._count)
-            if rows is not None:
-                taken = rows[start:stop]
-            elif self._shuffle == "batch":
-                taken = start + order.permutation(stop - start)
-            else:
-                taken = slice(start, stop)
-            yield _map(lambda a, taken=taken: tf.convert_to_tensor(a[taken]), self._arrays)
-
-
-class _AdapterPasses:
-    """Passes over what a Keras adapter yields, in its order."""
-
-    def __init__(self, adapter, data):
-        self._adapter, self._data = adapter, data
-        self.follow_seed = isinstance(data, _ShuffledBatches)
-        self._once: Iterator | None = None
-
-    @property
-    def num_batches(self) -> int | None:
-        return self._adapter.num_batches
-
-    def batches(self, number: int) -> Iterator[Any]:
-        if isinstance(self._data, _ShuffledBatches):
-            self._data.start_pass(number)
-        self._adapter.on_epoch_begin()
-        try:
-            if _keras.yields_tensors(self._adapter):
-                yield from self._adapter.get_tf_dataset()
-            else:
-                for batch in self._numpy_batches():
-                    yield _map(tf.convert_to_tensor, _keras.list_to_tuple(batch))
-        finally:
-            self._adapter.on_epoch_end()
-
-    def _numpy_batches(self):
-        if not isinstance(self._data, Iterator):
-            return self._adapter.get_numpy_iterator()
-        if self._once is None:  # each further one of Keras's replays the first two batches
-            self._once = iter(self._adapter.get_numpy_iterator())
-        return self._once
-
-
-class _ShuffledBatches(keras.utils.PyDataset):
-    """The batches of a ``PyDataset`` in an order that follows ``(seed, pass)``."""
-
-    def __init__(self, data, seed):
-        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self._data, self._seed = data, seed
-        self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
-        self.start_pass(0)
-
-    def start_pass(self, number):
-        rng = np.random.default_rng([self._seed, number])
-        self._order = rng.permutation(self.num_batches).tolist()
-
-    @property
-    def num_batches(self):
-        return self._data.num_batches
-
-    def __getitem__(self, index):
-        return self._data[self._order[index]]
+def _resident_budget() -> int:
+    """A quarter of the free memory, in bytes; a gigabyte where that is unknown."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on this system
+        free = 4 * 2**30
+    return int(_RESIDENT_SHARE * free)
 
 
 # Named sets and splits --------------------------------------------------------
@@ -346,7 +303,7 @@ def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
             "`validation_split` needs arrays that can be cut by rows. Received: x of "
             f"type {type(x).__name__}. Pass `validation_data` instead."
         )
-    _check_lengths("x", x, y, sample_weight)
+    data_checks.check_lengths("x", x, y, sample_weight)
     try:
         return _keras.split_rows((x, y, sample_weight), validation_split)
     except ValueError as error:
@@ -355,126 +312,8 @@ def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
         ) from error
 
 
-# Checks -----------------------------------------------------------------------
-
-
-def check_batch(name: str, batch: Any) -> None:
-    """Refuses a first batch whose rows do not fit.
-
-    Raises:
-        DataError: as said.
-    """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    leaves = [t for t in tf.nest.flatten((x, y, sample_weight)) if isinstance(t, tf.Tensor)]
-    if any(t.shape.rank == 0 for t in leaves):
-        raise DataError(
-            f"A batch of `{name}` holds a scalar. Each array of a batch needs the "
-            "rows as its first axis; with tf.data, call `.batch(size)`."
-        )
-    lengths = {int(t.shape[0]) for t in leaves if t.shape.rank}
-    if len(lengths) > 1:
-        raise DataError(
-            f"A batch of `{name}` has arrays of different lengths: {sorted(lengths)}. "
-            "All of x, y and sample_weight need the same number of rows; with "
-            "tf.data, call `.batch(size)`."
-        )
-    if lengths == {0}:
-        raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
-
-
 def _as_numpy(leaf: Any) -> np.ndarray | None:
     return leaf.numpy() if isinstance(leaf, tf.Tensor) else None
-
-
-def _check_not_all_nan(name: str, batch: Any) -> None:
-    parts = keras.utils.unpack_x_y_sample_weight(batch)
-    for part, arrays in zip(("x", "y", "sample_weight"), parts, strict=True):
-        for array in keras.tree.flatten(arrays):
-            if array is None or not array.shape or not array.size:
-                continue
-            if not np.issubdtype(array.dtype, np.floating):
-                continue
-            if np.isnan(array[:_NAN_ROWS]).all() and np.isnan(array).all():
-                raise DataError(
-                    f"{part} of `{name}` holds an array of shape {array.shape} that is "
-                    "NaN throughout. Check how the data were read."
-                )
-
-
-def _check_type(name, x, y, sample_weight) -> None:
-    if isinstance(x, tf.distribute.DistributedDataset):
-        raise UnsupportedTypeError(
-            f"`{name}` is a distributed data set. Pass the one it was made from, with "
-            "global batches: each replica is given its own rows of them."
-        )
-    _check_lengths(name, x, y, sample_weight)
-    if not is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
-        raise UnsupportedTypeError(
-            f"`{name}` is of type {type(x).__name__}, or holds one that cannot be "
-            "cut into rows. Use NumPy arrays, tensors, pandas, tf.data, "
-            "keras.utils.PyDataset, a generator, a torch DataLoader or Grain."
-        )
-
-
-def _check_lengths(name, x, y, sample_weight) -> None:
-    if x is None:
-        raise DataError(f"`{name}` is None. Pass the input data.")
-    if not is_streamed(x) and not keras.tree.flatten(x):
-        raise DataError(f"`{name}` holds no arrays. Received: {x!r}. Pass the input data.")
-    lengths = {}
-    for part, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
-        if data is None or is_streamed(data):
-            continue
-        for leaf in keras.tree.flatten(data):
-            shape = getattr(leaf, "shape", None)
-            if shape is not None and len(shape) == 0:
-                raise DataError(
-                    f"`{part}` of `{name}` holds a scalar, {leaf!r}. Each array needs "
-                    "the rows as its first axis."
-                )
-            if shape is not None and shape[0] is not None:
-                lengths.setdefault(part, []).append(int(shape[0]))
-    counts = {count for group in lengths.values() for count in group}
-    if len(counts) > 1:
-        listed = ", ".join(f"{part}: {group}" for part, group in lengths.items())
-        raise DataError(
-            f"The arrays of `{name}` have different lengths ({listed}). All need the "
-            "same number of rows."
-        )
-    if counts == {0}:
-        raise DataError(f"`{name}` has no rows. Pass at least one.")
-
-
-def _check_options(shuffle: Any, class_weight: Any) -> None:
-    if isinstance(shuffle, str) and shuffle != "batch":
-        raise ArgumentError(
-            f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.'
-        )
-    if class_weight is not None and not isinstance(class_weight, dict):
-        raise ArgumentError(
-            "`class_weight` must be a dict {class index: weight}. "
-            f"Received: class_weight={class_weight!r}."
-        )
-
-
-def _check_positive(argument: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-        raise ArgumentError(
-            f"`{argument}` must be a whole number, 1 or more. "
-            f"Received: {argument}={value!r}."
-        )
-
-
-def is_streamed(data: Any) -> bool:
-    """Whether the object itself yields batches, and may do so only once."""
-    return (
-        isinstance(data, tf.data.Dataset | keras.utils.PyDataset | Iterator)
-        or _keras.is_stream(data)
-    )
-
-
-def _rows(arrays: Any) -> int:
-    return next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None)
 
 
 def _map(function, structure):

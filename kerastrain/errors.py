@@ -60,3 +60,10 @@ class UnsupportedTypeError(KerastrainError, TypeError):
 
     The message names the argument, the type received and the types that work.
     """
+
+
+class OtherRandomNumbers(KerastrainError, ValueError):
+    """XLA would draw other random numbers than TensorFlow's kernels.
+
+    Not seen by users: the plan that raised it is dropped, and its reason is shown.
+    """

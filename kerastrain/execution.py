@@ -1,10 +1,11 @@
-"""How steps run: each step compiled once, whatever the number of rows.
+"""How steps are compiled: one for a batch of any number of rows, or many in a loop.
 
 ::
 
     steps = Steps(model, strategy=None, options=StepOptions(), execution=Execution())
-    steps.train(batch)                 # one update, nothing computed for logs
-    logs = steps.train_and_report(batch)
+    steps.one("train")(batch)          # one update, nothing computed for logs
+    logs = steps.one("train", report=True)(batch)
+    steps.loop("train")(chunk)         # many updates in one call: `kerastrain.loops`
 
 A batch is always the global batch. Under a strategy each replica takes its
 own consecutive rows of it (`kerastrain.rows`): shares differ by at most one row
@@ -15,7 +16,7 @@ none; the usual step need not provide for that.
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,7 +26,9 @@ from kerastrain import merging
 from kerastrain import replicas
 from kerastrain import rows as rows_lib
 from kerastrain import step
+from kerastrain.loops import Loop
 from kerastrain.model import TrainableModel
+from kerastrain.open_rows import OpenRows
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
 
@@ -68,36 +71,68 @@ class Steps:
             return step.test_step(model, data, share)
 
         self.traces = {}
-        steps = {
+        self._kinds = {
             "train": (model.train_step if own_train else train, own_train),
             "test": (model.test_step if own_test else test, own_test),
         }
-        self.train = self._compiled("train", *steps["train"], report=False)
-        self.train_and_report = self._compiled("train", *steps["train"], report=True)
-        self.test = self._compiled("test", *steps["test"], report=False)
-        self.test_and_report = self._compiled("test", *steps["test"], report=True)
+        self._ones: dict[tuple, Callable] = {}
+        self._loops: dict[tuple, Loop] = {}
 
-    def _compiled(self, name, function, is_users, report):
-        def run(batch, full):
-            self.traces[name] = self.traces.get(name, 0) + 1
+    @property
+    def has_strategy(self) -> bool:
+        """Whether the steps run under a ``tf.distribute`` strategy."""
+        return self._strategy is not None
+
+    def one(self, kind: str, report: bool = False) -> Callable:
+        """The step of one batch.
+
+        Args:
+            kind: ``"train"`` or ``"test"``.
+            report: whether it returns the logs; else it returns None.
+        """
+        key = kind, report
+        if key not in self._ones:
+            self._ones[key] = self._compiled(kind, report)
+        return self._ones[key]
+
+    def loop(self, kind: str, keeps: int = 0, xla: bool = False) -> Loop:
+        """Many steps in one call.
+
+        Args:
+            kind: ``"train"`` or ``"test"``.
+            keeps: for how many steps of a call the logs are returned; 0 for none.
+            xla: whether XLA compiles the loop.
+        """
+        key = kind, keeps, xla
+        if key not in self._loops:
+            full = self._has_replicas() and not self._kinds[kind][1]
+            run = self._run(kind, bool(keeps), full)
+            self._loops[key] = Loop(run, xla, keeps, least=self._parts if full else 1)
+        return self._loops[key]
+
+    def _run(self, kind, report, full):
+        """The step of a batch, to be compiled."""
+        function, is_users = self._kinds[kind]
+
+        def run(batch):
+            self.traces[kind] = self.traces.get(kind, 0) + 1
             return self._on_replicas(function, is_users, batch, report, full)
 
-        def run_any(batch):
-            return run(batch, full=False)
+        return run
 
-        def run_full(batch):
-            return run(batch, full=True)
-
+    def _compiled(self, kind, report):
+        run_any = self._run(kind, report, full=False)
         if self._execution.eager:
             return run_any
         run_any = OpenRows(run_any, self._execution.jit_compile)
-        if is_users or not self._has_replicas():
+        if self._kinds[kind][1] or not self._has_replicas():
             return run_any
         # Nearly every batch has rows for all, and needs no row that stands in for none.
-        run_full = OpenRows(run_full, self._execution.jit_compile)
+        run_full = OpenRows(self._run(kind, report, full=True), self._execution.jit_compile)
 
         def run_either(batch):
-            return (run_full if rows_lib.known_rows(batch) >= self._parts else run_any)(batch)
+            known = rows_lib.known_rows(batch)
+            return (run_full if known >= self._parts else run_any)(batch)
 
         return run_either
 
@@ -143,123 +178,3 @@ def trainable_state(model: keras.Model) -> tuple:
     """What a traced step depends on: the trainable flags and the weights they leave."""
     flags = tuple(layer.trainable for layer in _keras.all_layers(model))
     return flags, tuple(id(w) for w in model.trainable_weights)
-
-
-class OpenRows:
-    """A compiled function of a batch, traced with the number of rows left open.
-
-    Batches of other sizes, a shorter last one for example, run the same trace.
-    Where the lengths of further axes differ between batches, one more trace
-    leaves them open too.
-    """
-
-    def __init__(self, function: Callable, jit_compile: bool):
-        self._function = tf.function(
-            function, jit_compile=jit_compile or None, autograph=False
-        )
-        self._traced: list[tuple[Any, list, Callable]] = []
-
-    def __call__(self, batch: Any) -> Any:
-        # Calling the concrete function costs about half of tf.function's own
-        # dispatch, which compares types by hash on every call.
-        skeleton, leaves = _skeleton(batch), tf.nest.flatten(batch)
-        for nesting, signature, concrete in self._traced:
-            if skeleton == nesting and _fits(leaves, signature):
-                return concrete(batch)
-        signature = [_Open.of(leaf) for leaf in leaves]
-        for nesting, other, _ in self._traced:
-            if skeleton == nesting:
-                signature = _joined(signature, other) or signature
-        try:
-            concrete = self._trace(batch, signature)
-        except (TypeError, ValueError):
-            # A model that reads the number of rows in Python needs it fixed.
-            signature = [_Open.of(leaf, fixed=True) for leaf in leaves]
-            concrete = self._trace(batch, signature)
-        self._traced.insert(0, (skeleton, signature, concrete))
-        return concrete(batch)
-
-    def _trace(self, batch, signature):
-        specs = [None if entry is None else entry.spec() for entry in signature]
-        return self._function.get_concrete_function(tf.nest.pack_sequence_as(batch, specs))
-
-
-def _skeleton(structure: Any) -> Any:
-    """The nesting of a structure, to compare."""
-    if isinstance(structure, dict):
-        return {key: _skeleton(value) for key, value in structure.items()}
-    if isinstance(structure, list | tuple):
-        return [type(structure), *map(_skeleton, structure)]
-    return None
-
-
-class _Open(NamedTuple):
-    """The type of one leaf of a batch.
-
-    Attributes:
-        dtype: of its elements.
-        axes: the lengths of all axes, rows first; None is open. None for a
-            scalar.
-        composite: the whole type, for ragged and sparse tensors.
-    """
-
-    dtype: tf.DType
-    axes: tuple | None
-    composite: tf.TypeSpec | None = None
-
-    @classmethod
-    def of(cls, leaf, fixed: bool = False) -> "_Open | None":
-        """The type of a leaf, with the number of rows open unless ``fixed``."""
-        if leaf is None:
-            return None
-        if isinstance(leaf, tf.Tensor):
-            rows = leaf.shape[:1] if fixed else [None]
-            return cls(leaf.dtype, (*rows, *leaf.shape[1:]) if leaf.shape.rank else None)
-        composite = tf.type_spec_from_value(leaf)
-        shape = composite.shape if fixed else [None, *composite.shape[1:]]
-        if isinstance(leaf, tf.SparseTensor):
-            composite = tf.SparseTensorSpec(shape, leaf.dtype)
-        elif isinstance(leaf, tf.RaggedTensor):
-            composite = tf.RaggedTensorSpec(
-                shape, leaf.dtype, composite.ragged_rank, composite.row_splits_dtype
-            )
-        return cls(leaf.dtype, None, composite)
-
-    def spec(self) -> tf.TypeSpec:
-        """The type as ``tf.function`` takes it."""
-        return self.composite or tf.TensorSpec(self.axes, self.dtype)
-
-    def accepts(self, leaf) -> bool:
-        """Whether a leaf is of this type."""
-        if self.composite is not None:
-            return self.composite.is_compatible_with(leaf)
-        if not isinstance(leaf, tf.Tensor) or leaf.dtype != self.dtype:
-            return False
-        axes = leaf.shape.as_list()
-        return self.axes is None or (
-            len(axes) == len(self.axes)
-            and all(mine in (None, its) for mine, its in zip(self.axes, axes, strict=True))
-        )
-
-
-def _fits(leaves, signature) -> bool:
-    return all(
-        leaf is None if entry is None else leaf is not None and entry.accepts(leaf)
-        for leaf, entry in zip(leaves, signature, strict=True)
-    )
-
-
-def _joined(one, other):
-    """The signature that accepts both, or None if they differ in more than lengths."""
-    joined = []
-    for a, b in zip(one, other, strict=True):
-        if a == b:
-            joined.append(a)
-        elif a is None or b is None or a.dtype != b.dtype or a.axes is None or b.axes is None:
-            return None
-        elif len(a.axes) != len(b.axes):
-            return None
-        else:
-            axes = tuple(m if m == n else None for m, n in zip(a.axes, b.axes, strict=True))
-            joined.append(_Open(a.dtype, axes))
-    return joined

@@ -102,16 +102,61 @@ def check_clips_once(options: StepOptions, optimizer: Any) -> None:
         )
 
 
+PLANS = ("auto", "step", "loop", "xla_step", "xla_loop")
+
+
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How the step is compiled.
+    """How steps are compiled and run.
 
     Attributes:
+        plan: the way to run steps. ``"auto"``, the default, measures them on steps that
+            train, and takes the fastest (`kerastrain.choice`). ``"step"``: one compiled
+            step for each batch. ``"loop"``: many steps in one call, a loop in the graph.
+            ``"xla_loop"``: the same as one program of XLA. ``"xla_step"``: one step a call
+            of it. A plan that cannot be compiled gives way to the next simpler one.
+        steps_per_call: steps of one call at most. Default: as many as take a tenth of a
+            second, so that callbacks, progress and Ctrl-C are served.
+        deterministic: whether ``"auto"`` goes without measuring, so that the same plan
+            runs each time: ``"loop"`` where it can. Default False.
+        resident_bytes: arrays up to this size are kept as tensors, whole, while they are
+            trained on. Default: a quarter of the memory that is free. Larger ones are
+            gathered in the background, a few megabytes at a time; 0 for all.
         eager: run the step without compiling it, for debugging. Default
             False.
-        jit_compile: compile the step with XLA. Default False. Not with
+        jit_compile: only plans that compile with XLA. Default False. Not with
             several replicas.
+
+    Raises:
+        ArgumentError: a plan that does not exist, or a number that is too small.
+
+    Example:
+        >>> Execution(plan="loop", steps_per_call=8).plan
+        'loop'
     """
 
+    plan: str = "auto"
+    steps_per_call: int | None = None
+    deterministic: bool = False
+    resident_bytes: int | None = None
     eager: bool = False
     jit_compile: bool = False
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether batches are wanted that lie together (`kerastrain.blocks`)."""
+        return not self.eager and self.plan != "step"
+
+    def __post_init__(self):
+        if self.plan not in PLANS:
+            raise ArgumentError(
+                f"`plan` must be one of {', '.join(PLANS)}. Received: plan={self.plan!r}."
+            )
+        for name, least in (("steps_per_call", 1), ("resident_bytes", 0)):
+            value = getattr(self, name)
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
+                raise ArgumentError(
+                    f"`{name}` must be a whole number, {least} or more. "
+                    f"Received: {name}={value!r}."
+                )

@@ -3,8 +3,8 @@
 ::
 
     preparation = Preparation(compiled, strategy)
-    steps = preparation.ready(source, [validation_source])
-    step = preparation.watched("train", steps.train)     # its first run warns of metrics
+    preparation.ready(source, [validation_source])
+    runner = preparation.runner("train")      # its first step warns of metrics
 
 All of it is over before a weight changes; what was checked once is not checked
 again by a later ``fit``.
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import checks
+from kerastrain import data_checks
 from kerastrain import data as data_lib
 from kerastrain import lint
 from kerastrain import merging
@@ -28,6 +29,7 @@ from kerastrain.errors import KerastrainError
 from kerastrain.execution import Steps
 from kerastrain.execution import trainable_state
 from kerastrain.model import TrainableModel
+from kerastrain.runner import Runner
 
 
 class Preparation:
@@ -47,6 +49,7 @@ class Preparation:
         self.steps: Steps | None = None
         self._steps_for: Any = None
         self._checked: set = set()
+        self._runners: dict[tuple, Runner] = {}
 
     def ready(
         self, source: data_lib.Source, validation: Iterable = (), train: bool = True
@@ -62,13 +65,13 @@ class Preparation:
         """
         model, eager = self._model, self._compiled.execution.eager
         for part in (source, *validation):
-            data_lib.check_batch(part.name, part.peek())
+            data_checks.check_batch(part.name, part.peek())
         if self.steps is None or self._steps_for not in (None, trainable_state(model)):
             checks.check_optimizer_knows(model.optimizer, model)
             self.steps = Steps(
                 model, self._strategy, self._compiled.options, self._compiled.execution
             )
-            self._checked = set()
+            self._checked, self._runners = set(), {}
         x, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
         self._compiled.build_users(_keras.as_symbolic(x))
         # A step of the user's own decides what a batch means: it is left to it.
@@ -112,20 +115,40 @@ class Preparation:
         methods = methods or (f"{kind}_step", "compute_metrics")
         return any(_keras.overrides(self._model, m, TrainableModel) for m in methods)
 
-    def watched(self, kind: str, step: Callable) -> Callable:
-        """The step; its first run warns of metrics that it mistreats."""
-        if kind in self._checked:
-            return step
+    def runner(self, kind: str, *, listening: bool = False, replayed: bool = False) -> Runner:
+        """What runs steps; the choice of its plan is kept.
 
-        def watched(batch):
+        Args:
+            kind: ``"train"`` or ``"test"``.
+            listening: whether a callback is told of each step.
+            replayed: whether it may be told after several steps have run.
+        """
+        key = kind, listening, replayed
+        if key not in self._runners:
+            self._runners[key] = Runner(
+                self._model,
+                self.steps,
+                kind,
+                self._compiled.execution,
+                reports=listening or self.reports_own_logs(kind),
+                one_by_one=listening and not replayed,
+                own=self.reports_own_logs(kind, f"{kind}_step"),
+                around=lambda run: self._watched(kind, run),
+            )
+        return self._runners[key]
+
+    def _watched(self, kind: str, run: Callable) -> Callable:
+        """Runs steps; the first run warns of metrics that they mistreat."""
+
+        def watched(chunk):
             if kind in self._checked:
-                return step(batch)
+                return run(chunk)
             with metrics_lib.watched_updates(self._model) as updated:
-                logs = step(batch)
+                logs = run(chunk)
             self._checked.add(kind)
             if kind == "train":
                 metrics_lib.warn_if_never_updated(self._model, updated)
-            metrics_lib.warn_of_plain_tensors(self._model, logs, updated)
+            metrics_lib.warn_of_plain_tensors(self._model, logs and logs[-1], updated)
             return logs
 
         return watched

@@ -50,6 +50,8 @@ from kerastrain.options import Execution
 from kerastrain.options import StepOptions
 from kerastrain.preparation import Preparation
 from kerastrain.progress import Progress
+from kerastrain.runner import Runner
+from kerastrain.runner import Work
 
 
 class Trainer:
@@ -213,6 +215,7 @@ class Trainer:
             seed=self._seed,
             first_pass=0 if steps_per_epoch else initial_epoch,
         )
+        self._blocks_of(source)
         validation = self._validation_sources(
             validation_data, validation_batch_size or batch_size, validation_steps
         )
@@ -234,24 +237,24 @@ class Trainer:
 
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
         """The loop; see the order in the module's docstring."""
-        model = self._model
-        listening = _listens(callbacks, "train")
-        step = self._step("train", listening)
+        model, runner = self._model, self._runner("train", callbacks)
         callbacks.on_train_begin()
         first = _keras.take_initial_epoch(model) or epochs.start
+        runner.begin(_product(source.num_batches, epochs.stop - first))
+        due = sum(_is_due(epoch, validation_freq) for epoch in range(first, epochs.stop))
+        if validation:
+            counts = [part.num_batches for part in validation.values()]
+            total = None if None in counts else due * sum(counts)
+            self._runner("test", callbacks).begin(total)
         logs = epoch_logs = None
         for epoch in range(first, epochs.stop):
             self._states.reset()
             callbacks.on_epoch_begin(epoch)
             progress.begin_epoch(epoch, source.num_batches)
             done = 0
-            for index, batch in enumerate(source.epoch(epoch)):
-                if listening:
-                    callbacks.on_train_batch_begin(index)
-                logs = step(batch)
-                if listening:
-                    callbacks.on_train_batch_end(index, logs)
-                done = index + 1
+            for work in runner.epoch(source, epoch):
+                logs = _run(work, callbacks, "train")
+                done += work.steps
                 progress.update(done, self._results)
                 if model.stop_training:
                     break
@@ -320,6 +323,7 @@ class Trainer:
         source = data_lib.Source(
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
         )
+        self._blocks_of(source)
         with self._compiled.in_charge() as model, contextlib.closing(source):
             self._preparation.ready(source, train=False)
             with Progress(verbose, None, "Evaluate") as progress, self._states.set_aside():
@@ -333,19 +337,15 @@ class Trainer:
 
     def _run_test(self, source, callbacks, progress=None):
         """One pass over a data set without training, in fresh metrics."""
-        listening = _listens(callbacks, "test")
-        step = self._step("test", listening)
-        model, logs = self._model, None
+        model, logs, done = self._model, None, 0
+        runner = self._runner("test", callbacks)
         model.stop_evaluating = False
         callbacks.on_test_begin()
-        for index, batch in enumerate(source.epoch()):
-            if listening:
-                callbacks.on_test_batch_begin(index)
-            logs = step(batch)
-            if listening:
-                callbacks.on_test_batch_end(index, logs)
+        for work in runner.epoch(source):
+            logs = _run(work, callbacks, "test")
+            done += work.steps
             if progress is not None:
-                progress.update(index + 1, self._results)
+                progress.update(done, self._results)
             if model.stop_evaluating:
                 break
         results = _keras.python_logs(self._epoch_logs(logs))
@@ -390,11 +390,16 @@ class Trainer:
 
     # Before the loop ----------------------------------------------------------
 
-    def _step(self, kind: str, listening: bool) -> Callable:
-        """The step ``"train"`` or ``"test"``; it returns logs only where they are read."""
-        reporting = listening or self._preparation.reports_own_logs(kind)
-        name = f"{kind}_and_report" if reporting else kind
-        return self._preparation.watched(kind, getattr(self._preparation.steps, name))
+    def _runner(self, kind: str, callbacks) -> Runner:
+        """What runs the steps of a kind; it returns logs only where they are read."""
+        listeners = [c for c in callbacks.callbacks if _keras.listens_to_batches(c, kind)]
+        replayed = all(getattr(c, "only_reads_logs", False) for c in listeners)
+        return self._preparation.runner(kind, listening=bool(listeners), replayed=replayed)
+
+    def _blocks_of(self, source: data_lib.Source) -> data_lib.Source:
+        """The source, its batches as the execution wants them."""
+        execution = self._compiled.execution
+        return source.in_blocks(execution.resident_bytes) if execution.in_blocks else source
 
     def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
         """The validation sets by name; the name of a single one is empty."""
@@ -403,7 +408,7 @@ class Trainer:
         sets = data_lib.named_sets(data) or {"": data}
         sources = {}
         for name, one in sets.items():
-            sources[name] = data_lib.Source(
+            source = data_lib.Source(
                 *data_lib.unpack(
                     one, where := f"validation_data[{name!r}]" if name else "validation_data"
                 ),
@@ -412,6 +417,7 @@ class Trainer:
                 seed=self._seed,
                 name=where,
             )
+            sources[name] = self._blocks_of(source)
         return sources
 
     def _callback_list(self, callbacks, verbose, epochs, steps, add_history):
@@ -440,8 +446,29 @@ class Trainer:
         )
 
 
-def _listens(callbacks, kind: str) -> bool:
-    return any(_keras.listens_to_batches(c, kind) for c in callbacks.callbacks)
+def _run(work: Work, callbacks, kind: str) -> dict | None:
+    """Runs steps and tells callbacks of each batch; returns the last logs, where there are any.
+
+    Of several steps callbacks are told when all have run, in turn.
+    """
+    begin = getattr(callbacks, f"on_{kind}_batch_begin")
+    end = getattr(callbacks, f"on_{kind}_batch_end")
+    if work.steps == 1:
+        begin(work.first)
+    logs = work.run()
+    if logs is None:
+        if work.steps == 1:
+            end(work.first, None)
+        return None
+    for index, one in enumerate(logs, work.first):
+        if work.steps > 1:
+            begin(index)
+        end(index, one)
+    return logs[-1]
+
+
+def _product(batches: int | None, epochs: int) -> int | None:
+    return None if batches is None else batches * epochs
 
 
 def _is_due(epoch: int, validation_freq: int | list[int]) -> bool:

@@ -11,7 +11,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from earlier rows only.
 LAYERS = (
     ("_version", "errors"),
-    ("_keras", "options", "progress"),
+    ("_keras", "options", "progress", "choice", "open_rows", "random_numbers"),
+    ("blocks", "data_checks", "passes", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "data", "datasets"),
     ("step", "dry", "user_code"),
     ("lint",),
@@ -19,6 +20,7 @@ LAYERS = (
     ("checks",),
     ("compiled",),
     ("execution",),
+    ("runner",),
     ("preparation",),
     ("trainer",),
     ("testing",),
@@ -26,7 +28,7 @@ LAYERS = (
     ("demo", "examples", "__main__"),
 )
 # Within a row, these may be imported by the others of the row.
-FIRST_OF_THEIR_ROW = ("rows", "gradients", "replicas", "merging", "step", "demo", "datasets", "examples")
+FIRST_OF_THEIR_ROW = ("blocks", "rows", "gradients", "replicas", "merging", "step", "demo", "datasets", "examples")
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
 

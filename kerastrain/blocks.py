@@ -1,0 +1,216 @@
+"""Blocks: consecutive batches as one object that a compiled loop can index.
+
+::
+
+    block = Block.of_arrays((x, y), order=None, rows=32)
+    block.batch(0)                              # the first batch, eagerly
+    batch_at(block.data, index, rows=32)        # inside a compiled loop
+
+The data of a block are ``(arrays, order, sizes)``: many rows, the order in which they come,
+and how many each batch has of them. Batch ``i`` is the rows
+``order[i * rows : i * rows + sizes[i]]``, gathered. So arrays that are resident, shuffled or
+not, and stacks of batches that have just been drawn are one thing to a loop, and run one
+trace. A batch that nothing else fits (ragged, sparse, of another length) is a block of its
+own, without an order.
+
+A pass over a data set is a sequence of blocks, and a position in it is a block and an
+index. How many batches one call of a compiled loop takes is so independent of how they
+are stored.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Consecutive batches.
+
+    Attributes:
+        data: ``(arrays, order, sizes)`` as tensors, or a batch by itself.
+        sizes: the rows of each batch; empty for a batch by itself.
+        rows: of a full batch; 0 for a batch by itself.
+        steps: how many batches these are.
+        full: how many of them, from the first on, have ``rows`` rows.
+    """
+
+    data: Any
+    sizes: np.ndarray
+    rows: int
+    steps: int
+    full: int
+
+    @classmethod
+    def of_batch(cls, batch: Any) -> "Block":
+        """One batch by itself."""
+        return cls(batch, np.zeros(0, "int32"), 0, 1, 1)
+
+    @classmethod
+    def of_arrays(cls, arrays: Any, order: np.ndarray | None, rows: int) -> "Block":
+        """All rows of resident arrays.
+
+        Args:
+            arrays: a structure of tensors with the rows first.
+            order: the rows in the order of this pass, or None for their own.
+            rows: of a batch.
+        """
+        count = rows_of(arrays)
+        dtype = tf.int32 if count < 2**31 else tf.int64
+        order = tf.range(count, dtype=dtype) if order is None else tf.constant(order, dtype)
+        sizes = np.diff([*range(0, count, rows), count]).astype("int32")
+        data = arrays, order, tf.constant(sizes)
+        return cls(data, sizes, rows, len(sizes), count // rows)
+
+    @classmethod
+    def of_stack(cls, stack: Any, sizes: np.ndarray, rows: int | None = None) -> "Block":
+        """A stack of batches.
+
+        Args:
+            stack: each leaf of shape ``(batches or more, rows, ...)``.
+            sizes: the rows of each batch.
+            rows: of a full batch; None for the most there are.
+        """
+        rows = int(np.max(sizes)) if rows is None else rows
+        odd = np.flatnonzero(sizes != rows)
+        full = int(odd[0]) if odd.size else len(sizes)
+        number = rows_of(stack)
+        arrays = _map(lambda leaf: tf.reshape(leaf, [number * rows, *leaf.shape[2:]]), stack)
+        padded = np.pad(np.asarray(sizes, "int32"), (0, number - len(sizes)))
+        data = arrays, tf.range(number * rows), tf.constant(padded)
+        return cls(data, np.asarray(sizes), rows, len(sizes), full)
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is one batch by itself."""
+        return not self.rows
+
+    def batch(self, index: int) -> Any:
+        """The batch of an index."""
+        return self.data if self.is_batch else batch_at(self.data, index, self.rows)
+
+    @functools.cached_property
+    def signature(self) -> tuple:
+        """What a program of XLA over such a block depends on."""
+        leaves = [leaf for leaf in tf.nest.flatten(self.data) if leaf is not None]
+        shapes = tuple((leaf.dtype, tuple(leaf.shape)) for leaf in leaves)
+        return self.rows, repr(keras.tree.map_structure(lambda _: 0, self.data)), shapes
+
+
+class Chunk(NamedTuple):
+    """Batches that one call may take: some of one block.
+
+    Attributes:
+        block: which they are of.
+        start: the index of the first in it.
+        steps: how many.
+    """
+
+    block: Block
+    start: int
+    steps: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether each of them has the rows of a full batch."""
+        return self.start + self.steps <= self.block.full
+
+    @property
+    def rows(self) -> int:
+        """The rows of the first of them; 0 for a batch by itself."""
+        return 0 if self.block.is_batch else int(self.block.sizes[self.start])
+
+    def batch(self) -> Any:
+        """The first of the batches."""
+        return self.block.batch(self.start)
+
+
+def batch_at(data: Any, index: Any, rows: Any, fixed: bool = False) -> Any:
+    """The batch of an index, inside a compiled loop or outside.
+
+    Args:
+        data: ``(arrays, order, sizes)`` of a `Block`.
+        index, rows: scalars, tensors or integers.
+        fixed: whether it is a full batch, and ``rows`` an integer, so that the number of
+            rows is known while tracing: XLA needs that.
+    """
+    arrays, order, sizes = data
+    begin = index * rows
+    if fixed:
+        taken = tf.ensure_shape(tf.slice(order, [begin], [rows]), [rows])
+    else:
+        taken = order[begin : begin + sizes[index]]
+    return _map(lambda leaf: tf.gather(leaf, taken), arrays)
+
+
+class Pass:
+    """One pass over a data set: a sequence of blocks, and a position in it.
+
+    Args:
+        blocks: a generator.
+        number: of the pass.
+
+    Attributes:
+        number: as passed.
+        taken: the batches taken so far.
+    """
+
+    def __init__(self, blocks: Iterator[Block], number: int):
+        self.number, self.taken = number, 0
+        self._blocks = blocks
+        self._block: Block | None = None
+        self._index = 0
+        self._peeked: Any = None
+
+    def _here(self):
+        while self._block is None or self._index == self._block.steps:
+            self._block, self._index = next(self._blocks, None), 0
+            if self._block is None:
+                return None
+        return self._block
+
+    def peek(self) -> Any:
+        """The next batch, which stays the next one; None at the end."""
+        if self._peeked is None and self._here() is not None:
+            self._peeked = self._block.batch(self._index)
+        return self._peeked
+
+    def take(self, most: int) -> Chunk | None:
+        """The next batches, ``most`` or fewer: all full, or one that is not; None at the end."""
+        if self._here() is None:
+            return None
+        block, index = self._block, self._index
+        steps = min(most, block.full - index) if index < block.full else 1
+        self._index, self._peeked = index + steps, None
+        self.taken += steps
+        return Chunk(block, index, steps)
+
+    def close(self) -> None:
+        """Ends what runs in the background for it."""
+        self._blocks.close()
+
+
+def rows_of(arrays: Any) -> int:
+    """The rows of arrays, from the first of them."""
+    return next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None)
+
+
+def bytes_of(batch: Any) -> int:
+    """The size of arrays or tensors; strings count as 16 bytes."""
+    leaves = [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
+    return sum(int(np.prod(leaf.shape)) * (_size(leaf.dtype) or 16) for leaf in leaves)
+
+
+def _size(dtype):
+    return tf.as_dtype(dtype).size or 0
+
+
+def _map(function, structure):
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else function(leaf), structure
+    )

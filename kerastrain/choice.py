@@ -1,0 +1,254 @@
+"""Which plan runs the steps: measured on steps that train, none repeated, none lost.
+
+A plan is a way to run K steps of one step function (`PLANS`). XLA makes a small transformer
+three times as fast and a small convolutional network thirty times as slow on a CPU, so no
+fixed choice is right. `Choice` runs the first plan that compiles, measures it, and tries
+each further one only where the steps that remain can repay its compilation::
+
+    choice = Choice([LOOP, XLA_LOOP], prepare)
+    choice.begin(remaining=10_000)
+    while ...:
+        choice.plan, choice.steps          # run so many steps by this plan
+        choice.record(steps, seconds)      # what they took; decides what is next
+
+A trial is three rounds of both plans, turn by turn, of a few hundredths of a second each;
+medians are compared. A plan whose first steps take twice as long ends its trial at once.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Plan(NamedTuple):
+    """A way to run steps.
+
+    Attributes:
+        name: by which it is pinned and reported.
+        loops: whether one call runs many steps, in a compiled loop.
+        xla: whether XLA compiles it.
+    """
+
+    name: str
+    loops: bool
+    xla: bool
+
+
+STEP = Plan("step", loops=False, xla=False)
+XLA_STEP = Plan("xla_step", loops=False, xla=True)
+LOOP = Plan("loop", loops=True, xla=False)
+XLA_LOOP = Plan("xla_loop", loops=True, xla=True)
+PLANS = {plan.name: plan for plan in (STEP, XLA_STEP, LOOP, XLA_LOOP)}
+
+# A call takes about so many seconds, so that callbacks, the progress line and Ctrl-C are
+# served several times a second.
+CALL_SECONDS = 0.1
+# A round of a trial takes about so many seconds, and there are so many rounds.
+_ROUND_SECONDS, _ROUNDS = 0.03, 3
+# A plan must be so much faster to be taken: what a noisy machine feigns is less.
+_CLEARLY = 0.97
+# XLA takes about so many seconds, and so many times as long as the graph, to compile: on two
+# cores, 0.6 s for a small perceptron (0.2 s) and 2.8 s for a small transformer (1.0 s).
+_XLA_SECONDS, _XLA_TIMES = 0.7, 3.0
+# The share of the time that XLA is expected to save, before it is tried.
+XLA_GAIN = 0.3
+# The same for a loop in place of a step at a time.
+_LOOP_GAIN = 0.3
+# The same for a step at a time in place of a loop, where a step takes so many seconds.
+_STEP_GAIN, _SLOW_STEP = 0.05, 0.005
+# The same for XLA where it rarely saves any: convolutions on a CPU.
+XLA_GAIN_OF_CONVOLUTIONS = 0.02
+
+
+class Choice:
+    """Chooses among plans while they run.
+
+    Args:
+        candidates: plans, the surest first.
+        prepare: compiles a plan without running a step; raises if it cannot.
+        most: steps of a call at most.
+        xla_gain: the share of the time that XLA is expected to save.
+        clock: gives seconds.
+
+    Attributes:
+        plan, steps: what to run next.
+        seconds: of a step, by the plan's name, as measured.
+        compile_seconds: by the plan's name.
+        dropped: why a plan is not used, by its name.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Plan],
+        prepare: Callable[[Plan], None],
+        most: int | None = None,
+        xla_gain: float = XLA_GAIN,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._candidates, self._prepare = list(candidates), prepare
+        self._most = most or 2**31 - 1
+        self._xla_gain, self._clock = xla_gain, clock
+        self.plan: Plan | None = None
+        self.steps = 1
+        self.seconds: dict[str, float] = {}
+        self.compile_seconds: dict[str, float] = {}
+        self.dropped: dict[str, str] = {}
+        self._remaining: int | None = None
+        self._done = 0
+        self._exploring: Generator | None = None
+
+    def begin(self, remaining: int | None) -> None:
+        """Tells how many steps are to come, as far as that is known; None: it is not."""
+        self._remaining, self._done = remaining, 0
+
+    def start(self) -> None:
+        """Decides what runs first, unless something runs already.
+
+        Raises:
+            Exception: of the last plan, where none can be prepared.
+        """
+        if self.plan is None or self._exploring is None:
+            self._exploring = self._explore()
+            self._go_on(None)
+
+    def record(self, steps: int, seconds: float) -> None:
+        """Notes what ``steps`` steps by the plan took, and decides what is next."""
+        self._done += steps
+        if self._exploring is not None:
+            self._go_on(seconds / steps)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the choice is made, until more steps are to come than was known."""
+        return self.plan is not None and self._exploring is None
+
+    def drop(self, plan: Plan, error: Exception) -> None:
+        """Leaves a plan out for good, because of an error."""
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        self.dropped[plan.name] = f"{type(error).__name__}: {first_line[:200]}"
+        if plan is self.plan:
+            self.plan, self._exploring = None, None
+
+    def __str__(self) -> str:
+        """The plan and its timings on one line.
+
+        Example:
+            >>> choice = Choice([LOOP], prepare=lambda plan: None)
+            >>> choice.start()
+            >>> str(choice)
+            'loop'
+        """
+        if self.plan is None:
+            return "nothing has run"
+        parts = [self.plan.name]
+        if self.plan.name in self.seconds:
+            parts.append(_microseconds(self.seconds[self.plan.name]) + " a step")
+        others = [
+            f"{name} {_microseconds(seconds)}"
+            for name, seconds in self.seconds.items()
+            if name != self.plan.name
+        ]
+        others += [f"{name} dropped: {why}" for name, why in self.dropped.items()]
+        line = ", ".join(parts)
+        return f"{line} ({'; '.join(others)})" if others else line
+
+    # Deciding -----------------------------------------------------------------
+
+    def _go_on(self, seconds):
+        try:
+            plan, wanted = self._exploring.send(seconds)
+        except StopIteration:
+            self._exploring = None
+            plan, wanted = self.plan, CALL_SECONDS
+        self.plan = plan
+        self.steps = self._steps_in(plan, wanted)
+
+    def _steps_in(self, plan, wanted):
+        """The steps of a plan that take ``wanted`` seconds, as far as is known."""
+        if not plan.loops or plan.name not in self.seconds:
+            return 1
+        steps = wanted / max(self.seconds[plan.name], 1e-9)
+        return max(1, min(self._most, math.ceil(steps)))
+
+    def _explore(self) -> Generator[tuple[Plan, float], float, None]:
+        """Yields ``(plan, seconds to run it)``, and is sent the seconds of a step."""
+        if self.plan is None:
+            self.plan = self._first()
+            if len(self._candidates) > 1 or self.plan.loops:
+                yield from self._measured(self.plan)
+        for plan in self._candidates:
+            if self._is_known(plan) or not self._repays(plan):
+                continue
+            if self._try_to_prepare(plan) is None:
+                current = self.plan
+                self.plan = yield from self._faster(current, plan)
+
+    def _is_known(self, plan):
+        return plan.name in self.seconds or plan.name in self.dropped or plan is self.plan
+
+    def _first(self):
+        error: Exception | None = RuntimeError("every plan was dropped")
+        for plan in self._candidates:
+            if plan.name not in self.dropped:
+                error = self._try_to_prepare(plan)
+                if error is None:
+                    return plan
+        raise error
+
+    def _try_to_prepare(self, plan):
+        begun = self._clock()
+        try:
+            self._prepare(plan)
+        except Exception as error:  # whatever a compiler may raise
+            self.drop(plan, error)
+            return error
+        finally:
+            self.compile_seconds[plan.name] = self._clock() - begun
+        return None
+
+    def _measured(self, plan):
+        """Some steps of a plan that has just been compiled; the first one is not counted."""
+        first = yield plan, 0
+        if not plan.loops:  # it is traced when it first runs
+            self.compile_seconds[plan.name] = first
+        times = []
+        for seconds in (0, _ROUND_SECONDS / 4, _ROUND_SECONDS):
+            times.append((yield plan, seconds))
+            self.seconds[plan.name] = min(times)
+        self.seconds[plan.name] = times[-1]
+
+    def _faster(self, current, other):
+        """A trial of ``other`` against ``current``."""
+        yield other, 0
+        first = yield other, 0
+        self.seconds[other.name] = first
+        if first > 2 * self.seconds[current.name] and first > 0.01:
+            return current
+        times = {current: [], other: []}
+        for _ in range(_ROUNDS):
+            for plan in (current, other):
+                times[plan].append((yield plan, _ROUND_SECONDS))
+                self.seconds[plan.name] = statistics.median(times[plan])
+        clearly = self.seconds[other.name] < _CLEARLY * self.seconds[current.name]
+        return other if clearly else current
+
+    def _repays(self, plan):
+        """Whether the steps that remain are expected to save what compiling costs."""
+        remaining = self._done if self._remaining is None else self._remaining - self._done
+        left = remaining * self.seconds.get(self.plan.name, 0.0)
+        known = self.compile_seconds.get(self.plan.name, 0.0)
+        if plan is STEP and self.plan.loops:
+            # Only where dispatch is next to nothing may a loop be the slower one.
+            slow = self.seconds[self.plan.name] > _SLOW_STEP and not self.plan.xla
+            return slow and _STEP_GAIN * left > known
+        if plan.xla:
+            return self._xla_gain * left > _XLA_SECONDS + _XLA_TIMES * known
+        return _LOOP_GAIN * left > known
+
+
+def _microseconds(seconds):
+    return f"{seconds * 1e6:,.0f} µs"

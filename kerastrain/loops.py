@@ -1,0 +1,124 @@
+"""Many steps in one call: a compiled loop over the batches of a block.
+
+::
+
+    loop = Loop(step, xla=True)
+    loop.prepare(block)                # traces and compiles, runs no step
+    loop(chunk)                        # runs the steps of the chunk
+
+The number of steps is an argument, so one compilation serves chunks of any length, and
+`prepare` runs none: a loop that cannot be compiled has changed nothing.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from kerastrain.blocks import Block
+from kerastrain.blocks import Chunk
+from kerastrain.blocks import batch_at
+from kerastrain.open_rows import OpenRows
+from kerastrain.random_numbers import same_under_xla
+
+
+class Loop:
+    """Runs consecutive batches of a block by one function of a batch.
+
+    Args:
+        step: a function of a batch; what it returns is kept where it ``keeps`` any.
+        xla: whether XLA compiles the loop as one program. It takes full batches only, and
+            each number of rows is compiled by itself.
+        keeps: for how many steps of a call to return what each of them returned; 0 for none.
+        least: a batch needs so many rows.
+    """
+
+    def __init__(self, step: Callable, xla: bool = False, keeps: int = 0, least: int = 1):
+        self._step, self._keeps, self._least = step, keeps, least
+        self._xla = xla
+        self._fixed = xla  # whether the number of rows is known in the trace
+        self._open = OpenRows(self._loop_over_any, jit_compile=False)
+        self._compiled: dict[tuple, Callable] = {}
+
+    def takes(self, chunk: Chunk) -> bool:
+        """Whether these batches can be run."""
+        return chunk.rows >= self._least and (chunk.is_full or not self._fixed)
+
+    def prepare(self, block: Block) -> None:
+        """Traces and compiles for a block, unless that is done; no step is run.
+
+        Raises:
+            Exception: of many kinds; the loop cannot be compiled.
+        """
+        if not self._fixed:
+            try:
+                self._run(block, 0, 0)
+            except (TypeError, ValueError):
+                self._fixed = True  # a model that reads the number of rows in Python needs it
+        if self._fixed and block.signature not in self._compiled:
+            self._compiled[block.signature] = self._traced(block)
+            self._run(block, 0, 0)
+
+    def __call__(self, chunk: Chunk) -> list | None:
+        """Runs the steps; returns what each of them returned, where that is asked for.
+
+        The loop is prepared for such a block.
+        """
+        kept = self._run(chunk.block, chunk.start, chunk.steps)
+        if not self._keeps:
+            return None
+        kept = tf.nest.map_structure(lambda leaf: leaf.numpy(), kept)
+        return [tf.nest.map_structure(lambda leaf, i=i: leaf[i], kept) for i in range(chunk.steps)]
+
+    def _run(self, block, start, steps):
+        if self._fixed:
+            return self._compiled[block.signature](block.data, tf.constant([start, steps]))
+        return self._open((block.data, tf.constant([start, steps, block.rows])))
+
+    def _traced(self, block):
+        def loop(data, span):
+            return self._looping(lambda i: batch_at(data, i, block.rows, fixed=True), span)
+
+        function = tf.function(loop, jit_compile=self._xla or None, autograph=False)
+        with same_under_xla() if self._xla else contextlib.nullcontext():
+            return function.get_concrete_function(block.data, tf.constant([0, 0]))
+
+    def _loop_over_any(self, arguments):
+        data, span = arguments
+        return self._looping(lambda index: batch_at(data, index, span[2]), span)
+
+    def _looping(self, batch, span):
+        start, stop = span[0], span[0] + span[1]
+        if self._keeps:
+            return self._keeping(batch, start, stop)
+
+        def one_step(index):
+            self._step(batch(index))
+            return (index + 1,)
+
+        tf.while_loop(lambda index: index < stop, one_step, (start,), parallel_iterations=1)
+        return ()
+
+    def _keeping(self, batch, start, stop):
+        """The loop that stacks what each step returns."""
+        step = tf.function(self._step, autograph=False).get_concrete_function(
+            tf.nest.map_structure(tf.type_spec_from_value, batch(start))
+        )
+        example = step.structured_outputs
+        kept = [
+            tf.TensorArray(leaf.dtype, self._keeps, element_shape=leaf.shape)
+            for leaf in tf.nest.flatten(example)
+        ]
+
+        def one_step(index, kept):
+            logs = step(batch(index))
+            pairs = zip(kept, tf.nest.flatten(logs), strict=True)
+            return index + 1, [array.write(index - start, leaf) for array, leaf in pairs]
+
+        _, kept = tf.while_loop(
+            lambda index, _: index < stop,
+            one_step,
+            (start, kept),
+            parallel_iterations=1,
+        )
+        return tf.nest.pack_sequence_as(example, [array.stack() for array in kept])

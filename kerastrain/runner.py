@@ -1,0 +1,190 @@
+"""Runs the batches of a source by the plan that is fastest, a chunk at a time.
+
+::
+
+    runner = Runner(model, steps, "train", execution)
+    runner.begin(steps=3000)
+    for work in runner.epoch(source, 0):
+        logs = work.run()              # `work.steps` steps from `work.first` on
+
+`kerastrain.data` cuts the source into blocks, `kerastrain.choice` decides by which plan and
+how many steps at a time they run, `kerastrain.execution` compiles them.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import choice as choice_lib
+from kerastrain.blocks import Block
+from kerastrain.blocks import Chunk
+from kerastrain.choice import Choice
+from kerastrain.choice import Plan
+from kerastrain.data import Source
+from kerastrain.execution import Steps
+from kerastrain.options import Execution
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+# Steps of one call at most, where the results of each are kept.
+MOST_REPORTED = 64
+
+
+class Work(NamedTuple):
+    """Steps that are about to run.
+
+    Attributes:
+        first: the index of the first in the epoch.
+        steps: how many.
+        run: runs them; returns the logs of each where they are reported, else None.
+    """
+
+    first: int
+    steps: int
+    run: Callable[[], list | None]
+
+
+class Runner:
+    """Runs the steps of one kind.
+
+    Args:
+        steps: the compiled steps of a model.
+        kind: ``"train"`` or ``"test"``.
+        execution: how.
+        reports: whether each step returns logs.
+        one_by_one: whether each step is waited for by a callback.
+        own: whether the step is the model's own, which may make variables when it is
+            first run.
+        around: is given what runs a `Chunk`, and returns what is run in its stead.
+
+    Attributes:
+        choice: which plan runs.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        steps: Steps,
+        kind: str,
+        execution: Execution,
+        *,
+        reports: bool = False,
+        one_by_one: bool = False,
+        own: bool = False,
+        around: Callable[[Callable], Callable] = lambda run: run,
+    ):
+        self._steps, self._kind, self._reports = steps, kind, reports
+        self._run_watched = around(self._run)
+        self._block: Block | None = None
+        self._waits = bool(tf.config.list_physical_devices("GPU"))
+        most = MOST_REPORTED if reports else None
+        if one_by_one or execution.plan in ("step", "xla_step"):
+            most = 1
+        if execution.steps_per_call is not None:
+            most = min(most or execution.steps_per_call, execution.steps_per_call)
+        self._keeps = (most or 0) if reports else 0
+        on_cpu_convolving = not self._waits and any(
+            isinstance(layer, _CONVOLUTIONS) for layer in _keras.all_layers(model)
+        )
+        self.choice = Choice(
+            _candidates(execution, steps, own),
+            self._prepare,
+            most,
+            choice_lib.XLA_GAIN_OF_CONVOLUTIONS if on_cpu_convolving else choice_lib.XLA_GAIN,
+        )
+
+    def begin(self, steps: int | None) -> None:
+        """Tells how many steps are to come; None where that is not known."""
+        self.choice.begin(steps)
+        if self._block is not None and self.choice.plan is not None:
+            self.choice.start()
+
+    def epoch(self, source: Source, number: int | None = None) -> Iterator[Work]:
+        """Yields the work of an epoch, to be run in turn."""
+        first = 0
+        for chunk in source.chunks(number, lambda: self.choice.steps):
+            yield Work(first, chunk.steps, functools.partial(self._run_watched, chunk))
+            first += chunk.steps
+
+    def _run(self, chunk: Chunk) -> list | None:
+        if chunk.block.is_batch:
+            return self._run_one(chunk)
+        self._block = chunk.block
+        if not self._loop(choice_lib.LOOP).takes(chunk):
+            return self._run_one(chunk)
+        if self.choice.plan is None:
+            self.choice.start()
+        loop = self._prepared(chunk)
+        if loop is None and self.choice.plan.loops:
+            return self._run_odd(chunk)
+        begun = time.perf_counter()
+        logs = self._run_one(chunk) if loop is None else loop(chunk)
+        if self._waits:
+            tf.test.experimental.sync_devices()
+        self.choice.record(chunk.steps, time.perf_counter() - begun)
+        return logs
+
+    def _prepared(self, chunk):
+        """The loop of the plan, or None where the plan is none or does not take the chunk."""
+        while self.choice.plan.loops:
+            loop = self._loop(self.choice.plan)
+            if not loop.takes(chunk):
+                return None
+            try:
+                loop.prepare(chunk.block)
+                return loop
+            except Exception as error:  # of other shapes than before, it may not compile
+                self.choice.drop(self.choice.plan, error)
+                self.choice.start()
+        return None
+
+    def _run_odd(self, chunk):
+        """A batch of another number of rows, which the plan does not take."""
+        loop = self._loop(choice_lib.LOOP)
+        if not loop.takes(chunk):
+            return self._run_one(chunk)
+        loop.prepare(chunk.block)
+        return loop(chunk)
+
+    def _run_one(self, chunk):
+        logs = self._steps.one(self._kind, self._reports)(chunk.batch())
+        return [logs] if self._reports else None
+
+    def _loop(self, plan):
+        return self._steps.loop(self._kind, self._keeps, plan.xla)
+
+    def _prepare(self, plan: Plan) -> None:
+        if plan.loops:
+            self._loop(plan).prepare(self._block)
+
+
+def _candidates(execution: Execution, steps: Steps, own: bool) -> list[Plan]:
+    """The plans that may run, the surest first; a step at a time if nothing else can."""
+    if execution.eager or execution.plan == "step":
+        return [choice_lib.STEP]
+    if execution.plan != "auto":
+        loop = choice_lib.XLA_LOOP if execution.plan.startswith("xla") else choice_lib.LOOP
+        return [loop, choice_lib.STEP]
+    if execution.jit_compile:
+        return [choice_lib.XLA_LOOP]
+    step, loop, xla = choice_lib.STEP, choice_lib.LOOP, choice_lib.XLA_LOOP
+    xla = [] if steps.has_strategy else [xla]
+    if execution.deterministic:
+        return [step] if own else [loop, step]
+    return [step, loop, *xla] if own else [loop, *xla, step]
