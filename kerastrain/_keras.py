@@ -65,13 +65,13 @@ def forward(model: keras.Model, x: Any, training: bool) -> Any:
     return model(x)
 
 
-def overrides(model: keras.Model, method: str, *bases: type) -> bool:
-    """Whether the model defines ``method`` beyond ``keras.Model`` and ``bases``."""
+def overrides(model: keras.Model, method: str) -> bool:
+    """Whether the model defines ``method`` itself: it is neither Keras's nor kerastrain's."""
     if method in model.__dict__:
         return True
     defined = getattr(type(model), method)
-    return all(
-        defined is not getattr(base, method) for base in (keras.Model, *bases)
+    return defined is not getattr(keras.Model, method) and not getattr(
+        defined, "is_kerastrains", False
     )
 
 

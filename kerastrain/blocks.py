@@ -77,12 +77,24 @@ class Block:
             rows: of a full batch; None for the most there are.
         """
         rows = int(np.max(sizes)) if rows is None else rows
-        odd = np.flatnonzero(sizes != rows)
-        full = int(odd[0]) if odd.size else len(sizes)
         number = rows_of(stack)
         arrays = _map(lambda leaf: tf.reshape(leaf, [number * rows, *leaf.shape[2:]]), stack)
-        padded = np.pad(np.asarray(sizes, "int32"), (0, number - len(sizes)))
-        data = arrays, tf.range(number * rows), tf.constant(padded)
+        return cls.of_rows(arrays, np.arange(number * rows), sizes, rows)
+
+    @classmethod
+    def of_rows(cls, arrays: Any, order: np.ndarray, sizes: np.ndarray, rows: int) -> "Block":
+        """Any rows of arrays.
+
+        Args:
+            arrays: a structure of tensors with the rows first.
+            order: batch ``i`` is ``order[i * rows : i * rows + sizes[i]]``.
+            sizes: the rows of each batch.
+            rows: of a full batch.
+        """
+        odd = np.flatnonzero(sizes != rows)
+        full = int(odd[0]) if odd.size else len(sizes)
+        padded = np.pad(np.asarray(sizes, "int32"), (0, len(order) // rows - len(sizes)))
+        data = arrays, tf.constant(order, tf.int32), tf.constant(padded)
         return cls(data, np.asarray(sizes), rows, len(sizes), full)
 
     @property

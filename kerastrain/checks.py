@@ -150,11 +150,11 @@ def check_options(step: Any, execution: Any, seed: Any, strategy: Any) -> None:
             f"`seed` must be a whole number, 0 or more, or None. Received: seed={seed!r}."
         )
     if strategy is not None and strategy.num_replicas_in_sync > 1:
-        if execution is not None and execution.jit_compile:
+        if execution is not None and (execution.jit_compile or execution.plan.startswith("xla")):
             raise ArgumentError(
-                f"jit_compile=True cannot be used with {strategy.num_replicas_in_sync} "
+                f"Plans that XLA compiles cannot be used with {strategy.num_replicas_in_sync} "
                 "replicas: XLA cannot compile the sum over them. Use "
-                "Execution(jit_compile=False)."
+                'Execution(plan="auto", jit_compile=False).'
             )
 
 
@@ -164,7 +164,7 @@ def check_own_step(model: keras.Model, step: Any, strategy: Any) -> None:
     Raises:
         ArgumentError: options of the step are given, which it does not read.
     """
-    if not _keras.overrides(model, "train_step", TrainableModel):
+    if not _keras.overrides(model, "train_step"):
         return
     if step is not None and step.changed() and not isinstance(model, TrainableModel):
         raise ArgumentError(

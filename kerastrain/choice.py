@@ -126,6 +126,11 @@ class Choice:
         """Whether the choice is made, until more steps are to come than was known."""
         return self.plan is not None and self._exploring is None
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the choice is made, and plans were compared for it."""
+        return self.is_settled and len(self.seconds) + len(self.dropped) > 1
+
     def drop(self, plan: Plan, error: Exception) -> None:
         """Leaves a plan out for good, because of an error."""
         first_line = next(iter(str(error).strip().splitlines()), "")

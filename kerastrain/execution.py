@@ -27,7 +27,6 @@ from kerastrain import replicas
 from kerastrain import rows as rows_lib
 from kerastrain import step
 from kerastrain.loops import Loop
-from kerastrain.model import TrainableModel
 from kerastrain.open_rows import OpenRows
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
@@ -57,10 +56,10 @@ class Steps:
         self._parts = options.micro_batches
         if strategy is not None:
             self._parts *= strategy.num_replicas_in_sync
-        own_train = _keras.overrides(model, "train_step", TrainableModel)
-        own_test = _keras.overrides(model, "test_step", TrainableModel)
+        own_train = _keras.overrides(model, "train_step")
+        own_test = _keras.overrides(model, "test_step")
         self._has_own_results = any(
-            _keras.overrides(model, method, TrainableModel)
+            _keras.overrides(model, method)
             for method in ("compute_metrics", "get_metrics_result")
         )
 
@@ -74,6 +73,7 @@ class Steps:
         self._kinds = {
             "train": (model.train_step if own_train else train, own_train),
             "test": (model.test_step if own_test else test, own_test),
+            "predict": (model.predict_step, True),
         }
         self._ones: dict[tuple, Callable] = {}
         self._loops: dict[tuple, Loop] = {}
@@ -83,12 +83,17 @@ class Steps:
         """Whether the steps run under a ``tf.distribute`` strategy."""
         return self._strategy is not None
 
+    @property
+    def number_of_traces(self) -> int:
+        """Of all steps, so far."""
+        return sum(self.traces.values())
+
     def one(self, kind: str, report: bool = False) -> Callable:
         """The step of one batch.
 
         Args:
-            kind: ``"train"`` or ``"test"``.
-            report: whether it returns the logs; else it returns None.
+            kind: ``"train"``, ``"test"`` or ``"predict"``.
+            report: whether it returns the logs (the outputs); else it returns None.
         """
         key = kind, report
         if key not in self._ones:
@@ -99,15 +104,16 @@ class Steps:
         """Many steps in one call.
 
         Args:
-            kind: ``"train"`` or ``"test"``.
-            keeps: for how many steps of a call the logs are returned; 0 for none.
+            kind: ``"train"``, ``"test"`` or ``"predict"``.
+            keeps: for how many steps of a call the logs (the outputs) are returned; 0 for none.
             xla: whether XLA compiles the loop.
         """
         key = kind, keeps, xla
         if key not in self._loops:
             full = self._has_replicas() and not self._kinds[kind][1]
             run = self._run(kind, bool(keeps), full)
-            self._loops[key] = Loop(run, xla, keeps, least=self._parts if full else 1)
+            fixed = kind == "predict"  # outputs of one shape are kept
+            self._loops[key] = Loop(run, xla, keeps, self._parts if full else 1, fixed)
         return self._loops[key]
 
     def _run(self, kind, report, full):

@@ -31,12 +31,19 @@ class Loop:
             each number of rows is compiled by itself.
         keeps: for how many steps of a call to return what each of them returned; 0 for none.
         least: a batch needs so many rows.
+        fixed: whether the number of rows is known in the trace, as it always is with ``xla``.
     """
 
-    def __init__(self, step: Callable, xla: bool = False, keeps: int = 0, least: int = 1):
+    def __init__(
+        self,
+        step: Callable,
+        xla: bool = False,
+        keeps: int = 0,
+        least: int = 1,
+        fixed: bool = False,
+    ):
         self._step, self._keeps, self._least = step, keeps, least
-        self._xla = xla
-        self._fixed = xla  # whether the number of rows is known in the trace
+        self._xla, self._fixed = xla, fixed or xla
         self._open = OpenRows(self._loop_over_any, jit_compile=False)
         self._compiled: dict[tuple, Callable] = {}
 

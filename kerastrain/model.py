@@ -28,6 +28,8 @@ from kerastrain import lint
 from kerastrain import merging
 from kerastrain import replicas
 from kerastrain import step
+from kerastrain.fit_loops import AUTO_STEPS
+from kerastrain.fit_loops import FitLoops
 from kerastrain.options import StepOptions
 from kerastrain.options import check_clips_once
 
@@ -70,6 +72,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         strict: bool = False,
+        steps_per_execution: int | str = 1,
         **kwargs,
     ) -> None:
         """Configures the model for training.
@@ -78,6 +81,10 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             optimizer, *args, **kwargs: as for ``keras.Model.compile``.
             micro_batches, clipvalue, clipnorm, global_clipnorm, strict: as for
                 `StepOptions`.
+            steps_per_execution: batches that one compiled call of ``fit`` runs; callbacks
+                are told of the last of them. Above 1, or ``"auto"`` (32), they run in a
+                loop, by the plan that is measured to be the fastest
+                (`kerastrain.choice`), and metrics' results are computed once a call.
 
         Raises:
             ArgumentError: a value that cannot work, or clipping that is set
@@ -92,8 +99,11 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         )
         optimizer = keras.optimizers.get(optimizer)
         check_clips_once(options, optimizer)
-        super().compile(optimizer, *args, **kwargs)
+        number = AUTO_STEPS if steps_per_execution == "auto" else steps_per_execution
+        super().compile(optimizer, *args, steps_per_execution=number, **kwargs)
         self.__dict__["_step_options"] = options
+
+    compile.is_kerastrains = True
 
     @property
     def step_options(self) -> StepOptions:
@@ -107,7 +117,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
 
     def compile_from_config(self, config: dict) -> None:
         """Compiles the model from `get_compile_config`."""
-        if _keras.overrides(self, "compile", TrainableModel):
+        if _keras.overrides(self, "compile"):
             super().compile_from_config(config)  # warns: it cannot know how
             return
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -121,9 +131,13 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         logs = step.train_step(self, data, self.step_options)
         return merging.results_in_step(self, logs)
 
+    train_step.is_kerastrains = True  # and no step of a user's own
+
     def test_step(self, data):
         """Loss and metrics of one batch: `kerastrain.step.test_step`."""
         return merging.results_in_step(self, step.test_step(self, data))
+
+    test_step.is_kerastrains = True
 
     def reset_metrics(self):
         """Resets every metric, on each replica to the state of no rows."""
@@ -132,6 +146,8 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     def get_metrics_result(self):
         """``{name: result}``; outside a step, of the states of all replicas together."""
         return merging.results(self, super().get_metrics_result)
+
+    get_metrics_result.is_kerastrains = True
 
     def transform_gradients(
         self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
@@ -167,8 +183,10 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         if made:  # before Keras makes it, or the next `fit` would find it made
             lint.check(self, _keras.random_batch(self), self.step_options)
         super().make_train_function(force)
+        if made and FitLoops.fit_for(self):
+            self.train_function = FitLoops(self, self.step_options, self.train_function)
         if made and self.distribute_strategy.num_replicas_in_sync > 1:
-            if not _keras.overrides(self, "train_step", TrainableModel):
+            if not _keras.overrides(self, "train_step"):
                 self.train_function = self._summing(self.train_function)
 
     def _summing(self, train_function):

@@ -73,7 +73,8 @@ class ArrayPasses:
             return None
         rng = np.random.default_rng([self._seed, number])
         if self._shuffle != "batch":
-            return rng.permutation(self._count)
+            dtype = "int32" if self._count < 2**31 else "int64"
+            return rng.permutation(np.arange(self._count, dtype=dtype))
         starts = range(0, self._count, self._batch_size)
         return np.concatenate(
             [i + rng.permutation(min(self._batch_size, self._count - i)) for i in starts]

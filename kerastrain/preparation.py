@@ -28,7 +28,6 @@ from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
 from kerastrain.execution import Steps
 from kerastrain.execution import trainable_state
-from kerastrain.model import TrainableModel
 from kerastrain.runner import Runner
 
 
@@ -50,6 +49,7 @@ class Preparation:
         self._steps_for: Any = None
         self._checked: set = set()
         self._runners: dict[tuple, Runner] = {}
+        self._predictor: Runner | None = None
 
     def ready(
         self, source: data_lib.Source, validation: Iterable = (), train: bool = True
@@ -113,7 +113,7 @@ class Preparation:
             *methods: by which methods; default the step and ``compute_metrics``.
         """
         methods = methods or (f"{kind}_step", "compute_metrics")
-        return any(_keras.overrides(self._model, m, TrainableModel) for m in methods)
+        return any(_keras.overrides(self._model, m) for m in methods)
 
     def runner(self, kind: str, *, listening: bool = False, replayed: bool = False) -> Runner:
         """What runs steps; the choice of its plan is kept.
@@ -136,6 +136,22 @@ class Preparation:
                 around=lambda run: self._watched(kind, run),
             )
         return self._runners[key]
+
+    def plans(self) -> dict[str, str]:
+        """How the steps of each kind run: a line, where some have run."""
+        found = {}
+        for (kind, *_), runner in self._runners.items():
+            if runner.choice.plan is not None:
+                found[kind] = str(runner.choice)
+        return found
+
+    def predictor(self) -> Runner:
+        """What runs the model on batches of inputs, and keeps the outputs."""
+        if self._predictor is None:
+            execution = self._compiled.execution
+            steps = Steps(self._model, self._strategy, self._compiled.options, execution)
+            self._predictor = Runner(self._model, steps, "predict", execution, reports=True)
+        return self._predictor
 
     def _watched(self, kind: str, run: Callable) -> Callable:
         """Runs steps; the first run warns of metrics that they mistreat."""

@@ -25,6 +25,7 @@ from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
 from rich.table import Column
 
+from kerastrain.choice import Choice
 from kerastrain.errors import ArgumentError
 
 # Seconds between two drawings of the live line.
@@ -56,6 +57,7 @@ class Progress:
         self._live_wanted = verbose in (1, "auto") and self._console.is_terminal
         self._epochs, self._label = epochs, label
         self._live: Live | None = None
+        self._shown = False  # how the steps run
         self._next = self._begun = 0.0
 
     def __enter__(self) -> "Progress":
@@ -97,9 +99,17 @@ class Progress:
         self._live.refresh()
         self._next = time.perf_counter() + INTERVAL
 
-    def end_epoch(self, results: dict) -> None:
-        """Ends the line and prints the epoch's results."""
+    def end_epoch(self, results: dict, choice: Choice | None = None) -> None:
+        """Ends the line and prints the epoch's results, and once how the steps run.
+
+        Args:
+            results: ``{name: value}``.
+            choice: of the plan; it is shown when it has been measured and made.
+        """
         self._stop()
+        if self._lines and choice is not None and choice.is_measured and not self._shown:
+            self._console.print(f"Plan: {choice}")
+            self._shown = True
         if self._lines:
             seconds = time.perf_counter() - self._begun
             self._console.print(f"{self._title} - {seconds:.1f}s - {format_results(results)}")

@@ -29,6 +29,7 @@ from kerastrain.choice import Plan
 from kerastrain.data import Source
 from kerastrain.execution import Steps
 from kerastrain.options import Execution
+from kerastrain.timing import Times
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -53,11 +54,48 @@ class Work(NamedTuple):
         first: the index of the first in the epoch.
         steps: how many.
         run: runs them; returns the logs of each where they are reported, else None.
+        compiled: gives the seconds of ``run`` that went into compiling.
     """
 
     first: int
     steps: int
     run: Callable[[], list | None]
+    compiled: Callable[[], float]
+
+
+def run_and_tell(
+    work: Work, callbacks: keras.callbacks.CallbackList, kind: str, times: Times | None = None
+) -> dict | None:
+    """Runs steps and tells callbacks of each; returns the last logs, where there are any.
+
+    Of several steps callbacks are told when all have run, in turn.
+
+    Args:
+        work: the steps.
+        callbacks: who is told.
+        kind: ``"train"`` or ``"test"``.
+        times: where the time is counted.
+    """
+    times = times or Times()
+    begin = getattr(callbacks, f"on_{kind}_batch_begin")
+    end = getattr(callbacks, f"on_{kind}_batch_end")
+    if work.steps == 1:
+        begin(work.first)
+        times.lap("callbacks")
+    logs = work.run()
+    times.lap("step")
+    times.move(work.compiled(), "step", "compiling")
+    if logs is None:
+        if work.steps == 1:
+            end(work.first, None)
+        times.lap("callbacks")
+        return None
+    for index, one in enumerate(logs, work.first):
+        if work.steps > 1:
+            begin(index)
+        end(index, one)
+    times.lap("callbacks")
+    return logs[-1]
 
 
 class Runner:
@@ -92,6 +130,7 @@ class Runner:
         self._steps, self._kind, self._reports = steps, kind, reports
         self._run_watched = around(self._run)
         self._block: Block | None = None
+        self._compiled_seconds = 0.0
         self._waits = bool(tf.config.list_physical_devices("GPU"))
         most = MOST_REPORTED if reports else None
         if one_by_one or execution.plan in ("step", "xla_step"):
@@ -119,8 +158,21 @@ class Runner:
         """Yields the work of an epoch, to be run in turn."""
         first = 0
         for chunk in source.chunks(number, lambda: self.choice.steps):
-            yield Work(first, chunk.steps, functools.partial(self._run_watched, chunk))
+            run = functools.partial(self.run, chunk)
+            yield Work(first, chunk.steps, run, lambda: self._compiled_seconds)
             first += chunk.steps
+
+    def run(self, chunk: Chunk) -> list | None:
+        """Runs a chunk, and notes what of the time went into compiling.
+
+        Returns:
+            The logs of each step, where they are reported.
+        """
+        traces, begun = self._steps.number_of_traces, time.perf_counter()
+        logs = self._run_watched(chunk)
+        traced = self._steps.number_of_traces > traces
+        self._compiled_seconds = time.perf_counter() - begun if traced else 0.0
+        return logs
 
     def _run(self, chunk: Chunk) -> list | None:
         if chunk.block.is_batch:

@@ -30,10 +30,15 @@ is copied to the host.
 While ``fit`` or ``evaluate`` runs, the model carries the trainer's optimizer,
 loss and metrics, so callbacks find them where Keras has them
 (``self.model.optimizer``). Afterwards the model is compiled as it was.
+
+A callback that listens to batches gets each one before the next is run. One with the
+attribute ``only_reads_logs = True`` gets the same events with the same logs after a few
+steps have run in one call, which is faster: it cannot act on the steps in between.
 """
 
 import contextlib
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -48,10 +53,12 @@ from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
+from kerastrain.prediction import predict
 from kerastrain.preparation import Preparation
 from kerastrain.progress import Progress
 from kerastrain.runner import Runner
-from kerastrain.runner import Work
+from kerastrain.runner import run_and_tell
+from kerastrain.timing import Times
 
 
 class Trainer:
@@ -73,8 +80,9 @@ class Trainer:
             epoch; None draws one from Python's ``random``.
         step: micro-batches and clipping, `StepOptions`. None takes those of
             a compiled `TrainableModel`, else the defaults.
-        execution: how to compile the step, `Execution`. None takes
-            ``run_eagerly`` and ``jit_compile`` of a compiled model.
+        execution: how steps are compiled and run, `Execution` or the name of its plan,
+            such as ``"auto"``, which measures the ways and takes the fastest. None for
+            ``"auto"`` with ``run_eagerly`` and ``jit_compile`` of a compiled model.
         strict: whether what goes wrong silently with replicas or micro-batches
             is an error at the start of ``fit``, not a warning (`kerastrain.lint`).
 
@@ -106,7 +114,7 @@ class Trainer:
         strategy: Any = None,
         seed: int | None = None,
         step: StepOptions | None = None,
-        execution: Execution | None = None,
+        execution: Execution | str | None = None,
         strict: bool = False,
     ):
         given = {
@@ -117,6 +125,8 @@ class Trainer:
             "weighted_metrics": weighted_metrics,
         }
         self._strategy = strategy_lib.resolve(strategy) or strategy_lib.of_model(model)
+        if isinstance(execution, str):
+            execution = Execution(plan=execution)
         checks.check_options(step, execution, seed, self._strategy)
         self._compiled = CompiledModel(model, given, self._strategy, execution, step, strict)
         self._model = self._compiled.model
@@ -124,6 +134,7 @@ class Trainer:
         checks.check_own_step(self._model, step, self._strategy)
         self._preparation = Preparation(self._compiled, self._strategy)
         self._states = metrics_lib.MetricStates(self._model)
+        self.times = Times()
 
     @property
     def model(self) -> keras.Model:
@@ -140,6 +151,11 @@ class Trainer:
         """How often ``"train"`` and ``"test"`` steps were traced."""
         steps = self._preparation.steps
         return dict(steps.traces) if steps else {}
+
+    @property
+    def plans(self) -> dict[str, str]:
+        """How ``"train"`` and ``"test"`` steps run, and how long a step took: a line each."""
+        return self._preparation.plans()
 
     # Train --------------------------------------------------------------------
 
@@ -161,6 +177,7 @@ class Trainer:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | list[int] = 1,
+        profile: bool = False,
     ) -> keras.callbacks.History:
         """Trains for a number of epochs.
 
@@ -185,6 +202,8 @@ class Trainer:
             validation_batch_size: default ``batch_size``.
             validation_freq: validate after each so many epochs, or after the
                 epochs listed, counted from 1.
+            profile: whether to print at the end where the time went; it is always in
+                ``trainer.times`` (`kerastrain.timing`).
 
         Returns:
             The ``History``; ``history.history[name][i]`` is the result of the
@@ -204,7 +223,7 @@ class Trainer:
             (x, y, sample_weight), validation_data = data_lib.split(
                 x, y, sample_weight, validation_split
             )
-        source = data_lib.Source(
+        source = self._source(
             x,
             y,
             sample_weight,
@@ -215,7 +234,6 @@ class Trainer:
             seed=self._seed,
             first_pass=0 if steps_per_epoch else initial_epoch,
         )
-        self._blocks_of(source)
         validation = self._validation_sources(
             validation_data, validation_batch_size or batch_size, validation_steps
         )
@@ -233,6 +251,8 @@ class Trainer:
             self._run_epochs(
                 source, validation, callback_list, progress, numbers, validation_freq
             )
+        if profile:
+            print(f"Time: {self.times}")
         return _keras.history_of(callback_list)
 
     def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
@@ -240,31 +260,42 @@ class Trainer:
         model, runner = self._model, self._runner("train", callbacks)
         callbacks.on_train_begin()
         first = _keras.take_initial_epoch(model) or epochs.start
-        runner.begin(_product(source.num_batches, epochs.stop - first))
-        due = sum(_is_due(epoch, validation_freq) for epoch in range(first, epochs.stop))
+        numbers = range(first, epochs.stop)
+        runner.begin(_product(source.num_batches, len(numbers)))
         if validation:
-            counts = [part.num_batches for part in validation.values()]
-            total = None if None in counts else due * sum(counts)
-            self._runner("test", callbacks).begin(total)
+            due = sum(_is_due(epoch, validation_freq) for epoch in numbers)
+            self._runner("test", callbacks).begin(
+                _product(_sum(part.num_batches for part in validation.values()), due)
+            )
         logs = epoch_logs = None
-        for epoch in range(first, epochs.stop):
+        self.times = times = Times()
+        for epoch in numbers:
             self._states.reset()
+            times.lap("metrics")
             callbacks.on_epoch_begin(epoch)
+            times.lap("callbacks")
             progress.begin_epoch(epoch, source.num_batches)
             done = 0
             for work in runner.epoch(source, epoch):
-                logs = _run(work, callbacks, "train")
+                times.lap("data")
+                logs = run_and_tell(work, callbacks, "train", times)
                 done += work.steps
                 progress.update(done, self._results)
+                times.lap("progress")
                 if model.stop_training:
                     break
+            times.lap("data")
             if done == 0:
                 break  # the data have ended; `source` has warned of it
             epoch_logs = self._epoch_logs(logs)
+            times.lap("metrics")
             if validation and _is_due(epoch, validation_freq):
                 epoch_logs.update(self._validate(validation, callbacks))
-            progress.end_epoch(epoch_logs)
+                times.lap("validation")
+            progress.end_epoch(epoch_logs, runner.choice)
+            times.lap("progress")
             callbacks.on_epoch_end(epoch, epoch_logs)
+            times.lap("callbacks")
             if model.stop_training:
                 break
         model.optimizer.finalize_variable_values(model.trainable_weights)
@@ -320,10 +351,9 @@ class Trainer:
                     raise type(error)(f"In the data set {name!r}: {error}") from error
             return results
         checks.check_callbacks(callbacks)
-        source = data_lib.Source(
+        source = self._source(
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
         )
-        self._blocks_of(source)
         with self._compiled.in_charge() as model, contextlib.closing(source):
             self._preparation.ready(source, train=False)
             with Progress(verbose, None, "Evaluate") as progress, self._states.set_aside():
@@ -342,7 +372,7 @@ class Trainer:
         model.stop_evaluating = False
         callbacks.on_test_begin()
         for work in runner.epoch(source):
-            logs = _run(work, callbacks, "test")
+            logs = run_and_tell(work, callbacks, "test")
             done += work.steps
             if progress is not None:
                 progress.update(done, self._results)
@@ -364,7 +394,8 @@ class Trainer:
 
         Args:
             x, batch_size, verbose, steps, callbacks: as for
-                ``keras.Model.predict``, which does the work.
+                ``keras.Model.predict``, which does the work of streams, of replicas,
+                and where there are callbacks or a ``predict_step`` of the model's own.
 
         Returns:
             NumPy arrays in the structure of the outputs.
@@ -384,6 +415,10 @@ class Trainer:
                 self._compiled.build_users(_keras.as_symbolic(inputs))
             if source is not None and source.arrays is not None and not eager:
                 checks.check_call(model, source.peek(), "x")
+                own = _keras.overrides(model, "predict_step")
+                if not (own or callbacks or steps or self._strategy):
+                    source = self._source(x, batch_size=batch_size)
+                    return predict(self._preparation.predictor(), source, verbose)
             return model.predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
@@ -396,9 +431,9 @@ class Trainer:
         replayed = all(getattr(c, "only_reads_logs", False) for c in listeners)
         return self._preparation.runner(kind, listening=bool(listeners), replayed=replayed)
 
-    def _blocks_of(self, source: data_lib.Source) -> data_lib.Source:
-        """The source, its batches as the execution wants them."""
-        execution = self._compiled.execution
+    def _source(self, *data, **options) -> data_lib.Source:
+        """A source whose batches lie as the execution wants them."""
+        source, execution = data_lib.Source(*data, **options), self._compiled.execution
         return source.in_blocks(execution.resident_bytes) if execution.in_blocks else source
 
     def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
@@ -408,7 +443,7 @@ class Trainer:
         sets = data_lib.named_sets(data) or {"": data}
         sources = {}
         for name, one in sets.items():
-            source = data_lib.Source(
+            sources[name] = self._source(
                 *data_lib.unpack(
                     one, where := f"validation_data[{name!r}]" if name else "validation_data"
                 ),
@@ -417,7 +452,6 @@ class Trainer:
                 seed=self._seed,
                 name=where,
             )
-            sources[name] = self._blocks_of(source)
         return sources
 
     def _callback_list(self, callbacks, verbose, epochs, steps, add_history):
@@ -446,29 +480,13 @@ class Trainer:
         )
 
 
-def _run(work: Work, callbacks, kind: str) -> dict | None:
-    """Runs steps and tells callbacks of each batch; returns the last logs, where there are any.
-
-    Of several steps callbacks are told when all have run, in turn.
-    """
-    begin = getattr(callbacks, f"on_{kind}_batch_begin")
-    end = getattr(callbacks, f"on_{kind}_batch_end")
-    if work.steps == 1:
-        begin(work.first)
-    logs = work.run()
-    if logs is None:
-        if work.steps == 1:
-            end(work.first, None)
-        return None
-    for index, one in enumerate(logs, work.first):
-        if work.steps > 1:
-            begin(index)
-        end(index, one)
-    return logs[-1]
-
-
 def _product(batches: int | None, epochs: int) -> int | None:
     return None if batches is None else batches * epochs
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    counts = list(counts)
+    return None if None in counts else sum(counts)
 
 
 def _is_due(epoch: int, validation_freq: int | list[int]) -> bool:

@@ -123,7 +123,7 @@ def test_what_is_not_given_is_taken_from_compile():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"step": 4}, {"execution": "eager"}, {"step": {"micro_batches": 2}}], ids=str
+    "arguments", [{"step": 4}, {"execution": {"eager": True}}, {"step": {"micro_batches": 2}}], ids=str
 )
 def test_options_of_another_type(arguments):
     """Options are given by their classes."""

@@ -11,24 +11,25 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from earlier rows only.
 LAYERS = (
     ("_version", "errors"),
-    ("_keras", "options", "progress", "choice", "open_rows", "random_numbers"),
+    ("_keras", "options", "choice", "progress", "open_rows", "random_numbers", "timing"),
     ("blocks", "data_checks", "passes", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "data", "datasets"),
     ("step", "dry", "user_code"),
     ("lint",),
+    ("execution",),
+    ("runner",),
+    ("fit_loops",),
     ("model",),
     ("checks",),
     ("compiled",),
-    ("execution",),
-    ("runner",),
-    ("preparation",),
+    ("preparation", "prediction"),
     ("trainer",),
     ("testing",),
     ("__init__",),
     ("demo", "examples", "__main__"),
 )
 # Within a row, these may be imported by the others of the row.
-FIRST_OF_THEIR_ROW = ("blocks", "rows", "gradients", "replicas", "merging", "step", "demo", "datasets", "examples")
+FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "rows", "gradients", "replicas", "merging", "step", "demo", "datasets", "examples")
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
 

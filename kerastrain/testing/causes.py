@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import keras
 
 from kerastrain import _keras
-from kerastrain.model import TrainableModel
 from kerastrain.testing.differences import CutResult
 
 # First differences up to this many times the tolerance may be rounding.
@@ -45,7 +44,7 @@ def causes(
 
 def has_own_step(model: keras.Model) -> bool:
     """Whether the model's ``train_step`` is neither Keras's nor kerastrain's."""
-    return _keras.overrides(model, "train_step", TrainableModel)
+    return _keras.overrides(model, "train_step")
 
 
 def _in_layers(model, failed):

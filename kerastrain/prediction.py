@@ -1,0 +1,33 @@
+"""A model's outputs for all rows of a source, many batches in one call."""
+
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastrain.data import Source
+from kerastrain.progress import Progress
+from kerastrain.runner import Runner
+
+
+def predict(runner: Runner, source: Source, verbose: Any) -> Any:
+    """Runs all batches of one pass.
+
+    Args:
+        runner: of the kind ``"predict"``.
+        source: arrays; it is closed.
+        verbose: as of `Progress`.
+
+    Returns:
+        NumPy arrays in the structure of the outputs, in the order of the rows.
+    """
+    runner.begin(source.num_batches)
+    outputs = []
+    with Progress(verbose, None, "Predict") as progress, contextlib.closing(source):
+        progress.begin_epoch(0, source.num_batches)
+        for work in runner.epoch(source):
+            outputs += work.run()
+            progress.update(len(outputs), dict)
+        progress.end_epoch({})
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
