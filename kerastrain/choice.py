@@ -121,6 +121,18 @@ class Choice:
         if self._exploring is not None:
             self._go_on(seconds / steps)
 
+    def repays_anew(self) -> bool:
+        """Whether it pays to compile the plan once more, for data of other shapes."""
+        simpler = [p for p in self._candidates if p.loops and not p.xla and p.name in self.seconds]
+        if not self.plan.xla or not simpler or self.plan.name not in self.seconds:
+            return True
+        saved = self.seconds[simpler[0].name] - self.seconds[self.plan.name]
+        return saved * self._left() > self.compile_seconds[self.plan.name]
+
+    def _left(self):
+        """The steps to come; where that is not known, as many again as have been."""
+        return self._done if self._remaining is None else self._remaining - self._done
+
     @property
     def is_settled(self) -> bool:
         """Whether the choice is made, until more steps are to come than was known."""
@@ -243,8 +255,7 @@ class Choice:
 
     def _repays(self, plan):
         """Whether the steps that remain are expected to save what compiling costs."""
-        remaining = self._done if self._remaining is None else self._remaining - self._done
-        left = remaining * self.seconds.get(self.plan.name, 0.0)
+        left = self._left() * self.seconds.get(self.plan.name, 0.0)
         known = self.compile_seconds.get(self.plan.name, 0.0)
         if plan is STEP and self.plan.loops:
             # Only where dispatch is next to nothing may a loop be the slower one.

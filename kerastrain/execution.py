@@ -66,6 +66,9 @@ class Steps:
         def train(data, share=None):
             return step.train_step(model, data, options, share)
 
+        def train_by_xla(data, share=None):
+            return step.train_step(model, data, options, share, xla=True)
+
         def test(data, share=None):
             return step.test_step(model, data, share)
 
@@ -74,14 +77,17 @@ class Steps:
             "train": (model.train_step if own_train else train, own_train),
             "test": (model.test_step if own_test else test, own_test),
             "predict": (model.predict_step, True),
+            # The forward and backward pass on each replica compiled by XLA.
+            "xla_train": (train_by_xla, False),
         }
         self._ones: dict[tuple, Callable] = {}
         self._loops: dict[tuple, Loop] = {}
 
-    @property
-    def has_strategy(self) -> bool:
-        """Whether the steps run under a ``tf.distribute`` strategy."""
-        return self._strategy is not None
+    def can_use_xla(self, kind: str) -> bool:
+        """Whether XLA may compile a loop, or on several replicas the part of each."""
+        if self._has_replicas():
+            return kind == "train" and not self._kinds[kind][1]
+        return self._strategy is None
 
     @property
     def number_of_traces(self) -> int:
@@ -111,6 +117,8 @@ class Steps:
         key = kind, keeps, xla
         if key not in self._loops:
             full = self._has_replicas() and not self._kinds[kind][1]
+            if xla and self._has_replicas():
+                kind, xla = f"xla_{kind}", False
             run = self._run(kind, bool(keeps), full)
             fixed = kind == "predict"  # outputs of one shape are kept
             self._loops[key] = Loop(run, xla, keeps, self._parts if full else 1, fixed)
@@ -121,7 +129,8 @@ class Steps:
         function, is_users = self._kinds[kind]
 
         def run(batch):
-            self.traces[kind] = self.traces.get(kind, 0) + 1
+            name = kind.removeprefix("xla_")
+            self.traces[name] = self.traces.get(name, 0) + 1
             return self._on_replicas(function, is_users, batch, report, full)
 
         return run

@@ -51,6 +51,10 @@ class Loop:
         """Whether these batches can be run."""
         return chunk.rows >= self._least and (chunk.is_full or not self._fixed)
 
+    def is_prepared(self, block: Block) -> bool:
+        """Whether nothing is left to compile for such a block. An open trace takes any."""
+        return not self._fixed or block.signature in self._compiled
+
     def prepare(self, block: Block) -> None:
         """Traces and compiles for a block, unless that is done; no step is run.
 

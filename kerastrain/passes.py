@@ -20,8 +20,9 @@ from kerastrain.blocks import Block
 from kerastrain.blocks import bytes_of
 from kerastrain.blocks import rows_of
 
-# A stack has so many batches at most, and so many bytes unless one batch has more.
-_STACK_BATCHES, _STACK_BYTES = 16, 8 * 2**20
+# A stack has so many bytes at most, unless one batch has more, and so many batches: of arrays,
+# which are soon gathered, and of what comes batch by batch, and may take its time.
+_STACK_BYTES, _OF_ARRAYS, _OF_STREAMS = 8 * 2**20, 256, 32
 # A stack of batches that Python draws one by one is closed after so many seconds.
 _STACK_SECONDS = 0.1
 
@@ -88,7 +89,7 @@ class ArrayPasses:
 
     def _stacks(self, order):
         size = self._batch_size
-        number = _stack_batches(bytes_of(self._arrays) * size // self._count)
+        number = _batches_of(bytes_of(self._arrays) * size // self._count, _OF_ARRAYS)
         for start in range(0, self._count, number * size):
             rows = min(number * size, self._count - start)
             sizes = np.diff([*range(0, rows, size), rows])
@@ -104,9 +105,9 @@ def _cut(array, number, size):
     return tf.convert_to_tensor(array.reshape((number, size, *array.shape[1:])))
 
 
-def _stack_batches(size: int) -> int:
+def _batches_of(size: int, most: int) -> int:
     """How many batches of so many bytes make a stack."""
-    return max(1, min(_STACK_BATCHES, _STACK_BYTES // max(1, size)))
+    return max(1, min(most, _STACK_BYTES // max(1, size)))
 
 
 def _drawn_ahead(items: Iterator) -> Iterator:
@@ -184,7 +185,7 @@ def _stackable(dataset: tf.data.Dataset) -> int:
             return 1
     rows = [spec.shape[0] or 64 for spec in specs]
     sizes = [spec.shape[1:].num_elements() * (spec.dtype.size or 16) for spec in specs]
-    return _stack_batches(sum(r * size for r, size in zip(rows, sizes, strict=True)))
+    return _batches_of(sum(r * size for r, size in zip(rows, sizes, strict=True)), _OF_STREAMS)
 
 
 def _stacks_of(dataset: tf.data.Dataset, number: int) -> Iterator[Block]:
@@ -239,7 +240,7 @@ def _stacked(batches: Iterator, limit: int | None) -> Iterator[Block]:
             break
         if not waiting:
             begun = time.perf_counter()
-            number = _stack_batches(bytes_of(batch)) if _is_dense(batch) else 1
+            number = _batches_of(bytes_of(batch), _OF_STREAMS) if _is_dense(batch) else 1
         waiting.append(batch)
         full = len(waiting) == number or (limit is not None and drawn % limit == 0)
         if full or time.perf_counter() - begun > _STACK_SECONDS:

@@ -130,6 +130,7 @@ class Runner:
         self._steps, self._kind, self._reports = steps, kind, reports
         self._run_watched = around(self._run)
         self._block: Block | None = None
+        self._is_new = True
         self._compiled_seconds = 0.0
         self._waits = bool(tf.config.list_physical_devices("GPU"))
         most = MOST_REPORTED if reports else None
@@ -142,7 +143,7 @@ class Runner:
             isinstance(layer, _CONVOLUTIONS) for layer in _keras.all_layers(model)
         )
         self.choice = Choice(
-            _candidates(execution, steps, own),
+            _candidates(execution, steps, kind, own),
             self._prepare,
             most,
             choice_lib.XLA_GAIN_OF_CONVOLUTIONS if on_cpu_convolving else choice_lib.XLA_GAIN,
@@ -151,16 +152,18 @@ class Runner:
     def begin(self, steps: int | None) -> None:
         """Tells how many steps are to come; None where that is not known."""
         self.choice.begin(steps)
-        if self._block is not None and self.choice.plan is not None:
-            self.choice.start()
+        self._is_new = True
 
     def epoch(self, source: Source, number: int | None = None) -> Iterator[Work]:
         """Yields the work of an epoch, to be run in turn."""
         first = 0
-        for chunk in source.chunks(number, lambda: self.choice.steps):
-            run = functools.partial(self.run, chunk)
-            yield Work(first, chunk.steps, run, lambda: self._compiled_seconds)
-            first += chunk.steps
+        try:
+            for chunk in source.chunks(number, lambda: self.choice.steps):
+                run = functools.partial(self.run, chunk)
+                yield Work(first, chunk.steps, run, lambda: self._compiled_seconds)
+                first += chunk.steps
+        finally:
+            self._block = None  # it may hold the whole data set
 
     def run(self, chunk: Chunk) -> list | None:
         """Runs a chunk, and notes what of the time went into compiling.
@@ -180,8 +183,9 @@ class Runner:
         self._block = chunk.block
         if not self._loop(choice_lib.LOOP).takes(chunk):
             return self._run_one(chunk)
-        if self.choice.plan is None:
+        if self._is_new or self.choice.plan is None:
             self.choice.start()
+            self._is_new = False
         loop = self._prepared(chunk)
         if loop is None and self.choice.plan.loops:
             return self._run_odd(chunk)
@@ -193,10 +197,12 @@ class Runner:
         return logs
 
     def _prepared(self, chunk):
-        """The loop of the plan, or None where the plan is none or does not take the chunk."""
+        """The loop of the plan, or None where the plan has none or does not take the chunk."""
         while self.choice.plan.loops:
             loop = self._loop(self.choice.plan)
             if not loop.takes(chunk):
+                return None
+            if not loop.is_prepared(chunk.block) and not self.choice.repays_anew():
                 return None
             try:
                 loop.prepare(chunk.block)
@@ -207,7 +213,7 @@ class Runner:
         return None
 
     def _run_odd(self, chunk):
-        """A batch of another number of rows, which the plan does not take."""
+        """What the plan does not take: a batch of another number of rows, a small data set."""
         loop = self._loop(choice_lib.LOOP)
         if not loop.takes(chunk):
             return self._run_one(chunk)
@@ -226,7 +232,7 @@ class Runner:
             self._loop(plan).prepare(self._block)
 
 
-def _candidates(execution: Execution, steps: Steps, own: bool) -> list[Plan]:
+def _candidates(execution: Execution, steps: Steps, kind: str, own: bool) -> list[Plan]:
     """The plans that may run, the surest first; a step at a time if nothing else can."""
     if execution.eager or execution.plan == "step":
         return [choice_lib.STEP]
@@ -236,7 +242,8 @@ def _candidates(execution: Execution, steps: Steps, own: bool) -> list[Plan]:
     if execution.jit_compile:
         return [choice_lib.XLA_LOOP]
     step, loop, xla = choice_lib.STEP, choice_lib.LOOP, choice_lib.XLA_LOOP
-    xla = [] if steps.has_strategy else [xla]
+    # Outputs that are kept make XLA's loop three times as slow as the graph's.
+    xla = [xla] if steps.can_use_xla(kind) and kind != "predict" else []
     if execution.deterministic:
         return [step] if own else [loop, step]
     return [step, loop, *xla] if own else [loop, *xla, step]

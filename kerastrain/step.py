@@ -39,10 +39,15 @@ from kerastrain import replicas
 from kerastrain import rows as rows_lib
 from kerastrain.errors import ModelError
 from kerastrain.options import StepOptions
+from kerastrain.xla import compiled_by_xla
 
 
 def train_step(
-    model: keras.Model, data: Any, options: StepOptions, share: rows_lib.Share | None = None
+    model: keras.Model,
+    data: Any,
+    options: StepOptions,
+    share: rows_lib.Share | None = None,
+    xla: bool = False,
 ) -> dict:
     """Runs one optimizer update on one global batch (this replica's part of it).
 
@@ -53,6 +58,8 @@ def train_step(
         options: micro-batches and clipping.
         share: the same rows, where the whole batch is at hand. By default the
             replicas count their rows and tell each other.
+        xla: whether XLA compiles the forward and backward pass of each part, as it cannot
+            compile what replicas do together. For parts only.
 
     Returns:
         What ``model.compute_metrics`` returns: ``{name: scalar}``.
@@ -63,7 +70,7 @@ def train_step(
         y_pred, gradients = _whole_gradients(model, x, y, sample_weight, rows)
     else:
         y_pred, gradients = _summed_gradients(
-            model, (x, y, sample_weight), rows, share, options.micro_batches
+            model, (x, y, sample_weight), rows, share, options.micro_batches, xla
         )
     update_weights(model, gradients, options)
     return _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(share))
@@ -160,7 +167,7 @@ def _update_loss_metrics(model, total, parts, rows):
 # The batch in parts -----------------------------------------------------------
 
 
-def _summed_gradients(model, data, rows, share, micro_batches):
+def _summed_gradients(model, data, rows, share, micro_batches, xla):
     """Gradients of the global loss from micro-batches on every replica.
 
     Each part is differentiated as its share of the global loss
@@ -182,21 +189,14 @@ def _summed_gradients(model, data, rows, share, micro_batches):
         if done := [g for group in sums.values() for g in group if g is not None]:
             with tf.control_dependencies(done):
                 part = rows_lib.identity(part)
-        real_rows = replicas.real_rows(None if full else size)
-        with tf.GradientTape(persistent=several) as tape, real_rows:
-            y_pred = _keras.forward(model, part[0], training=True)
-            terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
-            shares = {
-                group: _scaled(model.optimizer, part_share)
-                for group, part_share in loss_lib.shares_by_group(terms, all_rows).items()
-            }
-        variables = model.trainable_weights  # after the call, which may build them
-        for group, part_share in shares.items():
-            local = gradients_lib.dense(tape.gradient(part_share, variables))
+        with replicas.real_rows(None if full else size):
+            gradients_of = compiled_by_xla(_part_gradients) if xla else _part_gradients
+            y_pred, terms, by_group = gradients_of(model, part, size, all_rows, several)
+        for group, local in by_group.items():
             sums[group] = gradients_lib.add(sums.get(group), local)
-        del tape
         terms_by_part.append(terms)
         outputs.append(y_pred if full else rows_lib.first_rows(y_pred, size))
+    variables = model.trainable_weights  # after the call, which may build them
     if replicas.count() > 1 and share is None:
         sums = {g: gradients_lib.of_real_rows(local, rows) for g, local in sums.items()}
     reduced_losses, reduced = _all_reduced(terms_by_part, sums)
@@ -204,6 +204,23 @@ def _summed_gradients(model, data, rows, share, micro_batches):
     gradients = gradients_lib.add(gradients, _regularization_gradients(model, variables))
     _update_sharded_loss_metrics(model, terms_by_part[0], reduced_losses, rows)
     return rows_lib.concat(outputs), gradients
+
+
+def _part_gradients(model, part, size, all_rows, several):
+    """``(outputs, terms of the loss, {group: gradients})`` of a part's rows."""
+    with tf.GradientTape(persistent=several) as tape:
+        y_pred = _keras.forward(model, part[0], training=True)
+        terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
+        shares = {
+            group: _scaled(model.optimizer, part_share)
+            for group, part_share in loss_lib.shares_by_group(terms, all_rows).items()
+        }
+    variables = model.trainable_weights
+    by_group = {
+        group: gradients_lib.dense(tape.gradient(part_share, variables))
+        for group, part_share in shares.items()
+    }
+    return y_pred, terms, by_group
 
 
 def _over_denominators(terms, sums, gradients, all_rows):

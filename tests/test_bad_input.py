@@ -623,8 +623,11 @@ CONSTRUCT = {
     "step is a dict": construct(
         UnsupportedTypeError, "`step`", "{'clipnorm': 2}", "StepOptions", step={"clipnorm": 2}
     ),
-    "execution is text": construct(
-        UnsupportedTypeError, "`execution`", "'eager'", "Execution", execution="eager"
+    "execution is no plan": construct(
+        ArgumentError, "`plan`", "'eager'", "auto, step, loop", execution="eager"
+    ),
+    "execution is a number": construct(
+        UnsupportedTypeError, "`execution`", "3", "Execution", execution=3
     ),
     "seed is text": construct(ArgumentError, "`seed`", "'7'", "whole number", seed="7"),
     "seed is a fraction": construct(ArgumentError, "`seed`", "0.5", "whole number", seed=0.5),

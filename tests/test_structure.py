@@ -12,6 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("_version", "errors"),
     ("_keras", "options", "choice", "progress", "open_rows", "random_numbers", "timing"),
+    ("xla",),
     ("blocks", "data_checks", "passes", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "data", "datasets"),
     ("step", "dry", "user_code"),
