@@ -72,6 +72,7 @@ class Choice:
         prepare: compiles a plan without running a step; raises if it cannot.
         most: steps of a call at most.
         xla_gain: the share of the time that XLA is expected to save.
+        compares: whether plans are compared; else the first that compiles runs.
         clock: gives seconds.
 
     Attributes:
@@ -87,11 +88,12 @@ class Choice:
         prepare: Callable[[Plan], None],
         most: int | None = None,
         xla_gain: float = XLA_GAIN,
+        compares: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._candidates, self._prepare = list(candidates), prepare
         self._most = most or 2**31 - 1
-        self._xla_gain, self._clock = xla_gain, clock
+        self._xla_gain, self._compares, self._clock = xla_gain, compares, clock
         self.plan: Plan | None = None
         self.steps = 1
         self.seconds: dict[str, float] = {}
@@ -195,9 +197,9 @@ class Choice:
         """Yields ``(plan, seconds to run it)``, and is sent the seconds of a step."""
         if self.plan is None:
             self.plan = self._first()
-            if len(self._candidates) > 1 or self.plan.loops:
+            if self._compares or self.plan.loops:
                 yield from self._measured(self.plan)
-        for plan in self._candidates:
+        for plan in self._candidates if self._compares else ():
             if self._is_known(plan) or not self._repays(plan):
                 continue
             if self._try_to_prepare(plan) is None:

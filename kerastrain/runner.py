@@ -13,6 +13,7 @@ how many steps at a time they run, `kerastrain.execution` compiles them.
 
 import functools
 import time
+import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -147,7 +148,9 @@ class Runner:
             self._prepare,
             most,
             choice_lib.XLA_GAIN_OF_CONVOLUTIONS if on_cpu_convolving else choice_lib.XLA_GAIN,
+            compares=execution.plan == "auto" and not execution.deterministic,
         )
+        self._pinned = execution.plan if execution.plan != "auto" else None
 
     def begin(self, steps: int | None) -> None:
         """Tells how many steps are to come; None where that is not known."""
@@ -228,17 +231,29 @@ class Runner:
         return self._steps.loop(self._kind, self._keeps, plan.xla)
 
     def _prepare(self, plan: Plan) -> None:
-        if plan.loops:
+        if not plan.loops:
+            return
+        try:
             self._loop(plan).prepare(self._block)
+        except Exception as error:
+            if self._pinned:
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(
+                    f"The plan {self._pinned!r} cannot be compiled ({type(error).__name__}: "
+                    f"{reason}). The next simpler one runs.",
+                    stacklevel=2,
+                )
+            raise
 
 
 def _candidates(execution: Execution, steps: Steps, kind: str, own: bool) -> list[Plan]:
     """The plans that may run, the surest first; a step at a time if nothing else can."""
     if execution.eager or execution.plan == "step":
         return [choice_lib.STEP]
-    if execution.plan != "auto":
-        loop = choice_lib.XLA_LOOP if execution.plan.startswith("xla") else choice_lib.LOOP
-        return [loop, choice_lib.STEP]
+    if execution.plan.startswith("xla"):
+        return [choice_lib.XLA_LOOP, choice_lib.LOOP, choice_lib.STEP]
+    if execution.plan == "loop":
+        return [choice_lib.LOOP, choice_lib.STEP]
     if execution.jit_compile:
         return [choice_lib.XLA_LOOP]
     step, loop, xla = choice_lib.STEP, choice_lib.LOOP, choice_lib.XLA_LOOP
