@@ -74,8 +74,9 @@ class ArrayPasses:
             return None
         rng = np.random.default_rng([self._seed, number])
         if self._shuffle != "batch":
-            dtype = "int32" if self._count < 2**31 else "int64"
-            return rng.permutation(np.arange(self._count, dtype=dtype))
+            order = np.arange(self._count, dtype="int32" if self._count < 2**31 else "int64")
+            rng.shuffle(order)  # as `rng.permutation(count)`, in a quarter of the memory
+            return order
         starts = range(0, self._count, self._batch_size)
         return np.concatenate(
             [i + rng.permutation(min(self._batch_size, self._count - i)) for i in starts]
