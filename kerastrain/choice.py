@@ -49,6 +49,8 @@ PLANS = {plan.name: plan for plan in (STEP, XLA_STEP, LOOP, XLA_LOOP)}
 CALL_SECONDS = 0.1
 # A round of a trial takes about so many seconds, and there are so many rounds.
 _ROUND_SECONDS, _ROUNDS = 0.03, 3
+# What a call of the plan in force tells of its steps' time moves what is known by this share.
+_NEWS = 0.1
 # A plan must be so much faster to be taken: what a noisy machine feigns is less.
 _CLEARLY = 0.97
 # XLA takes about so many seconds, and so many times as long as the graph, to compile: on two
@@ -77,7 +79,8 @@ class Choice:
 
     Attributes:
         plan, steps: what to run next.
-        seconds: of a step, by the plan's name, as measured.
+        seconds: of a step, by the plan's name, as measured; of the plan in force a mean over
+            its last calls.
         compile_seconds: by the plan's name.
         dropped: why a plan is not used, by its name.
     """
@@ -122,6 +125,10 @@ class Choice:
         self._done += steps
         if self._exploring is not None:
             self._go_on(seconds / steps)
+        elif self.plan.name in self.seconds:
+            known = self.seconds[self.plan.name]
+            self.seconds[self.plan.name] = known + _NEWS * (seconds / steps - known)
+            self.steps = self._steps_in(self.plan, CALL_SECONDS)
 
     def repays_anew(self) -> bool:
         """Whether it pays to compile the plan once more, for data of other shapes."""

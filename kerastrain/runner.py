@@ -182,10 +182,10 @@ class Runner:
 
     def _run(self, chunk: Chunk) -> list | None:
         if chunk.block.is_batch:
-            return self._run_one(chunk)
+            return self._run_each(chunk)
         self._block = chunk.block
         if not self._loop(choice_lib.LOOP).takes(chunk):
-            return self._run_one(chunk)
+            return self._run_each(chunk)
         if self._is_new or self.choice.plan is None:
             self.choice.start()
             self._is_new = False
@@ -193,7 +193,7 @@ class Runner:
         if loop is None and self.choice.plan.loops:
             return self._run_odd(chunk)
         begun = time.perf_counter()
-        logs = self._run_one(chunk) if loop is None else loop(chunk)
+        logs = self._run_each(chunk) if loop is None else loop(chunk)
         if self._waits:
             tf.test.experimental.sync_devices()
         self.choice.record(chunk.steps, time.perf_counter() - begun)
@@ -219,13 +219,15 @@ class Runner:
         """What the plan does not take: a batch of another number of rows, a small data set."""
         loop = self._loop(choice_lib.LOOP)
         if not loop.takes(chunk):
-            return self._run_one(chunk)
+            return self._run_each(chunk)
         loop.prepare(chunk.block)
         return loop(chunk)
 
-    def _run_one(self, chunk):
-        logs = self._steps.one(self._kind, self._reports)(chunk.batch())
-        return [logs] if self._reports else None
+    def _run_each(self, chunk):
+        """Each batch by itself; there may be several, taken when a loop was to run them."""
+        step = self._steps.one(self._kind, self._reports)
+        logs = [step(chunk.block.batch(chunk.start + index)) for index in range(chunk.steps)]
+        return logs if self._reports else None
 
     def _loop(self, plan):
         return self._steps.loop(self._kind, self._keeps, plan.xla)
