@@ -11,8 +11,9 @@ each further one only where the steps that remain can repay its compilation::
         choice.plan, choice.steps          # run so many steps by this plan
         choice.record(steps, seconds)      # what they took; decides what is next
 
-A trial is three rounds of both plans, turn by turn, of a few hundredths of a second each;
-medians are compared. A plan whose first steps take twice as long ends its trial at once.
+A trial is seven rounds of both plans, turn by turn, of a few hundredths of a second each; the
+median of the rounds' ratios decides. A plan whose first steps take twice as long ends its
+trial at once.
 """
 
 import math
@@ -48,7 +49,7 @@ PLANS = {plan.name: plan for plan in (STEP, XLA_STEP, LOOP, XLA_LOOP)}
 # served several times a second.
 CALL_SECONDS = 0.1
 # A round of a trial takes about so many seconds, and there are so many rounds.
-_ROUND_SECONDS, _ROUNDS = 0.03, 3
+_ROUND_SECONDS, _ROUNDS = 0.03, 7
 # What a call of the plan in force tells of its steps' time moves what is known by this share.
 _NEWS = 0.1
 # A plan must be so much faster to be taken: what a noisy machine feigns is less.
@@ -259,8 +260,9 @@ class Choice:
             for plan in (current, other):
                 times[plan].append((yield plan, _ROUND_SECONDS))
                 self.seconds[plan.name] = statistics.median(times[plan])
-        clearly = self.seconds[other.name] < _CLEARLY * self.seconds[current.name]
-        return other if clearly else current
+        # Turn by turn: a machine whose pace changes meanwhile changes it for both of a pair.
+        pairs = zip(times[other], times[current], strict=True)
+        return other if statistics.median(a / b for a, b in pairs) < _CLEARLY else current
 
     def _repays(self, plan):
         """Whether the steps that remain are expected to save what compiling costs."""

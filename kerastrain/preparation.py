@@ -138,12 +138,11 @@ class Preparation:
         return self._runners[key]
 
     def plans(self) -> dict[str, str]:
-        """How the steps of each kind run: a line, where some have run."""
-        found = {}
-        for (kind, *_), runner in self._runners.items():
-            if runner.choice.plan is not None:
-                found[kind] = str(runner.choice)
-        return found
+        """How the steps of each kind run that have been asked for: a line."""
+        return {
+            kind: str(runner.choice) if runner.choice.plan is not None else "step"
+            for (kind, *_), runner in self._runners.items()
+        }
 
     def predictor(self) -> Runner:
         """What runs the model on batches of inputs, and keeps the outputs."""
