@@ -648,6 +648,15 @@ def take_no_rows(model: keras.Model) -> bool:
     )
 
 
+def has_plain_metrics(model: keras.Model) -> bool:
+    """Whether all metrics, and what resets and asks them, are Keras's own, on one device."""
+    return (
+        replicas_of(model) == 1
+        and not any(overrides(model, m) for m in ("reset_metrics", "get_metrics_result"))
+        and all(type(m).__module__.startswith("keras.") for m in all_metrics(model))
+    )
+
+
 def add_growing_variable(metric, shape: tuple, dtype, name: str) -> keras.Variable:
     """A state variable whose first axis grows: it begins with no rows.
 

@@ -143,6 +143,8 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         """Resets every metric, on each replica to the state of no rows."""
         merging.reset(self, super().reset_metrics)
 
+    reset_metrics.is_kerastrains = True
+
     def get_metrics_result(self):
         """``{name: result}``; outside a step, of the states of all replicas together."""
         return merging.results(self, super().get_metrics_result)

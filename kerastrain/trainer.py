@@ -133,7 +133,9 @@ class Trainer:
         self._seed = seed
         checks.check_own_step(self._model, step, self._strategy)
         self._preparation = Preparation(self._compiled, self._strategy)
-        self._states = metrics_lib.MetricStates(self._model)
+        self._states = metrics_lib.MetricStates(
+            self._model, compiles=not self._compiled.execution.eager
+        )
         self.times = Times()
 
     @property
@@ -470,11 +472,11 @@ class Trainer:
     # Results ------------------------------------------------------------------
 
     def _results(self) -> dict[str, float]:
-        return _keras.python_logs(merging.results(self._model))
+        return _keras.python_logs(self._states.results())
 
     def _epoch_logs(self, logs: dict | None) -> dict:
         if logs is None:
-            return merging.results(self._model)
+            return dict(self._states.results())
         return merging.results(
             self._model, lambda: _keras.metrics_or_logs(self._model, logs)
         )

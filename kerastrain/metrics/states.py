@@ -22,9 +22,14 @@ import warnings
 from collections.abc import Iterator
 
 import keras
+import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import merging
+
+
+# How often something is done for each epoch before it is worth its compilation.
+_OFTEN = 3
 
 
 class MetricStates:
@@ -32,11 +37,15 @@ class MetricStates:
 
     Args:
         model: a built, compiled model; its ``metrics`` are handled.
+        compiles: whether what is done for each epoch may be compiled, where all metrics
+            are Keras's own: a small model's epoch takes little longer than that.
     """
 
-    def __init__(self, model: keras.Model):
-        self._model = model
+    def __init__(self, model: keras.Model, compiles: bool = False):
+        self._model, self._compiles = model, compiles
         self._fresh: dict[int, list] = {}
+        self._reset = _Often(lambda: merging.reset(model, model.reset_metrics))
+        self._results = _Often(lambda: merging.results(model))
 
     def _variables(self):
         found = {}
@@ -47,11 +56,18 @@ class MetricStates:
 
     def reset(self) -> None:
         """Resets every metric, by ``model.reset_metrics``."""
-        merging.reset(self._model, self._model.reset_metrics)
-        self._fresh = {
-            key: _keras.read_local(variable)
-            for key, variable in self._variables().items()
-        }
+        variables = self._variables()
+        self._reset(self._compilable(variables))
+        if self._fresh.keys() != variables.keys() or not self._reset.is_compiled:
+            self._fresh = {key: _keras.read_local(v) for key, v in variables.items()}
+
+    def results(self) -> dict:
+        """``{name: result}`` of the set that runs, of all replicas together."""
+        return self._results(self._compilable(self._variables()))
+
+    def _compilable(self, variables):
+        """What a compiled reset depends on; None where nothing may be compiled."""
+        return tuple(variables) if self._compiles and _keras.has_plain_metrics(self._model) else None
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:
@@ -72,6 +88,29 @@ class MetricStates:
         finally:
             for key, variable in variables.items():
                 _keras.assign_local(variable, kept[key])
+
+
+class _Often:
+    """A function without arguments, compiled when it has been called a few times."""
+
+    def __init__(self, function):
+        self._function = function
+        self._key, self._calls, self._compiled = None, 0, None
+
+    @property
+    def is_compiled(self):
+        return self._compiled is not None
+
+    def __call__(self, key):
+        """Calls it; ``key`` tells what it depends on, None that it is not to be compiled."""
+        if key is None or key != self._key:
+            self._key, self._calls, self._compiled = key, 0, None
+        self._calls += 1
+        if key is None or self._calls <= _OFTEN:
+            return self._function()
+        if self._compiled is None:
+            self._compiled = tf.function(self._function, autograph=False).get_concrete_function()
+        return self._compiled()
 
 
 @contextlib.contextmanager
