@@ -93,3 +93,48 @@ def test_where_the_time_went(capsys):
     line = capsys.readouterr().out
     assert line.startswith("Time: ") and "compiling" in line and "validation" in line
     assert trainer.times.seconds["compiling"] > trainer.times.seconds["step"] >= 0
+
+
+def test_metrics_over_many_epochs():
+    """Each epoch's results are its own, also when resets and results have been compiled."""
+    histories = []
+    for own in (False, True):
+        keras.utils.set_random_seed(0)
+        model = models.mlp(outputs=2)
+        parts = {
+            "optimizer": keras.optimizers.SGD(0.05),
+            "loss": "mse",
+            "metrics": ["mae", keras.metrics.RootMeanSquaredError()],
+        }
+        options = {"epochs": 8, "batch_size": 10, "shuffle": False, "verbose": 0}
+        options["validation_data"] = (X[:20], Y[:20])
+        if own:
+            trainer = Trainer(model, **parts)
+            history = trainer.fit(X, Y, **options)
+            assert trainer._states._reset.is_compiled and trainer._states._results.is_compiled
+        else:
+            model.compile(**parts)
+            history = model.fit(X, Y, **options)
+        histories.append(history.history)
+    assert sorted(histories[0]) == sorted(histories[1])
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(values, histories[1][name], atol=1e-6)
+
+
+def test_a_metric_of_ones_own_is_reset_by_its_own_code():
+    """Python code in a metric's `reset_state` runs before each epoch."""
+    resets = []
+
+    class Counts(keras.metrics.Mean):
+        def reset_state(self):
+            resets.append(1)
+            super().reset_state()
+
+    trainer = Trainer(
+        models.mlp(outputs=2), optimizer="sgd", loss="mse",
+        metrics=[keras.metrics.MeanAbsoluteError()], weighted_metrics=[],
+    )  # fmt: skip
+    trainer.model.extra = Counts(name="extra")
+    with pytest.warns(UserWarning, match="not updated"):
+        trainer.fit(X, Y, epochs=6, verbose=0)
+    assert len(resets) == 6
