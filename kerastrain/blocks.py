@@ -111,7 +111,8 @@ class Block:
         """What a program of XLA over such a block depends on."""
         leaves = [leaf for leaf in tf.nest.flatten(self.data) if leaf is not None]
         shapes = tuple((leaf.dtype, tuple(leaf.shape)) for leaf in leaves)
-        return self.rows, repr(keras.tree.map_structure(lambda _: 0, self.data)), shapes
+        nesting = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, self.data)
+        return self.rows, repr(nesting), shapes
 
 
 class Chunk(NamedTuple):

@@ -150,11 +150,11 @@ def check_options(step: Any, execution: Any, seed: Any, strategy: Any) -> None:
             f"`seed` must be a whole number, 0 or more, or None. Received: seed={seed!r}."
         )
     if strategy is not None and strategy.num_replicas_in_sync > 1:
-        if execution is not None and (execution.jit_compile or execution.plan.startswith("xla")):
+        if execution is not None and execution.jit_compile:
             raise ArgumentError(
-                f"Plans that XLA compiles cannot be used with {strategy.num_replicas_in_sync} "
+                f"jit_compile=True cannot be used with {strategy.num_replicas_in_sync} "
                 "replicas: XLA cannot compile the sum over them. Use "
-                'Execution(plan="auto", jit_compile=False).'
+                'Execution(plan="xla_loop", jit_compile=False), which compiles the part of each.'
             )
 
 

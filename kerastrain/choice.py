@@ -130,6 +130,8 @@ class Choice:
             known = self.seconds[self.plan.name]
             self.seconds[self.plan.name] = known + _NEWS * (seconds / steps - known)
             self.steps = self._steps_in(self.plan, CALL_SECONDS)
+            if self._remaining is None and any(map(self._is_worth_a_try, self._candidates)):
+                self.start()
 
     def repays_anew(self) -> bool:
         """Whether it pays to compile the plan once more, for data of other shapes."""
@@ -207,15 +209,16 @@ class Choice:
             self.plan = self._first()
             if self._compares or self.plan.loops:
                 yield from self._measured(self.plan)
-        for plan in self._candidates if self._compares else ():
-            if self._is_known(plan) or not self._repays(plan):
+        for plan in self._candidates:
+            if not self._is_worth_a_try(plan):
                 continue
             if self._try_to_prepare(plan) is None:
                 current = self.plan
                 self.plan = yield from self._faster(current, plan)
 
-    def _is_known(self, plan):
-        return plan.name in self.seconds or plan.name in self.dropped or plan is self.plan
+    def _is_worth_a_try(self, plan):
+        known = plan.name in self.seconds or plan.name in self.dropped or plan is self.plan
+        return self._compares and not known and self._repays(plan)
 
     def _first(self):
         error: Exception | None = RuntimeError("every plan was dropped")

@@ -19,6 +19,7 @@ from kerastrain.blocks import Block
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import batch_at
 from kerastrain.open_rows import OpenRows
+from kerastrain.random_numbers import check_graph
 from kerastrain.random_numbers import same_under_xla
 
 
@@ -92,7 +93,10 @@ class Loop:
 
         function = tf.function(loop, jit_compile=self._xla or None, autograph=False)
         with same_under_xla() if self._xla else contextlib.nullcontext():
-            return function.get_concrete_function(block.data, tf.constant([0, 0]))
+            compiled = function.get_concrete_function(block.data, tf.constant([0, 0]))
+        if self._xla:
+            check_graph(compiled.graph)
+        return compiled
 
     def _loop_over_any(self, arguments):
         data, span = arguments

@@ -95,7 +95,7 @@ class ArrayPasses:
             rows = min(number * size, self._count - start)
             sizes = np.diff([*range(0, rows, size), rows])
             taken = self._taken(order, start, number)
-            yield Block.of_stack(_map(lambda a: _cut(a, number, size), taken), sizes)
+            yield Block.of_stack(_map(lambda a: _cut(a, number, size), taken), sizes, size)
 
 
 def _cut(array, number, size):
@@ -190,21 +190,36 @@ def _stackable(dataset: tf.data.Dataset) -> int:
 
 
 def _stacks_of(dataset: tf.data.Dataset, number: int) -> Iterator[Block]:
-    """Blocks of a ``tf.data`` pipeline, stacked in it."""
+    """Blocks of a ``tf.data`` pipeline, stacked in it.
+
+    What the pipeline raises, it raises for all of a stack.
+    """
 
     def counted(*batch):
         batch = batch if isinstance(dataset.element_spec, tuple) else batch[0]
-        return batch, tf.shape(tf.nest.flatten(batch)[0])[0]
+        return batch, tf.stack([tf.shape(leaf)[0] for leaf in tf.nest.flatten(batch)])
 
     stacks = dataset.map(counted).padded_batch(number).prefetch(2)
     rows = 0
     for stack, sizes in stacks:
-        if len({leaf.shape[1] for leaf in tf.nest.flatten(stack)}) > 1:  # refused, as it is
-            yield Block.of_batch(tf.nest.map_structure(lambda leaf: leaf[0], stack))
-            continue
         sizes = sizes.numpy()
+        if (sizes != sizes[:, :1]).any():  # refused, as they are
+            yield from map(Block.of_batch, _taken_apart(stack, sizes))
+            continue
+        sizes = sizes[:, 0]
         rows = max(rows, int(np.max(sizes)))
+        if not rows:
+            yield from map(Block.of_batch, _taken_apart(stack, sizes[:, None]))
+            continue
         yield Block.of_stack(_map(lambda leaf: _filled(leaf, number, rows), stack), sizes, rows)
+
+
+def _taken_apart(stack, sizes):
+    """The batches of a stack, one by one, each part with its own number of rows."""
+    leaves = tf.nest.flatten(stack)
+    for index, rows in enumerate(np.broadcast_to(sizes, (len(sizes), len(leaves)))):
+        parts = [leaf[index][:count] for leaf, count in zip(leaves, rows, strict=True)]
+        yield tf.nest.pack_sequence_as(stack, parts)
 
 
 def _filled(leaf, number, rows):
@@ -270,7 +285,8 @@ def _block_of(batches, number):
     def stack(*leaves):
         if leaves[0] is None:
             return None
-        stacked = np.zeros((number, *leaves[0].shape), np.asarray(leaves[0]).dtype)
+        dtype = np.asarray(leaves[0]).dtype
+        stacked = np.full((number, *leaves[0].shape), b"" if dtype == object else 0, dtype)
         for index, leaf in enumerate(leaves):
             stacked[index] = leaf
         return tf.convert_to_tensor(stacked)

@@ -13,7 +13,8 @@ XLA's faster way of naming the algorithm, and the kernels' own formulas make the
 dropout masks and uniform numbers are the same to the bit, normal ones to rounding.
 
 What else Keras draws from (truncated normal, gamma, binomial, categorical, shuffles) differs
-between the two: `same_under_xla` refuses it, so that no plan of another result is chosen.
+between the two, and so do TensorFlow's own generators: `same_under_xla` and `check_graph`
+refuse them, so that no plan of another result is chosen.
 """
 
 import contextlib
@@ -61,6 +62,41 @@ def same_under_xla() -> Iterator[None]:
     finally:
         for (module, name, _), original in zip(replaced, before, strict=True):
             setattr(module, name, original)
+
+
+# Operations that draw, other than those that `same_under_xla` leaves in a graph.
+_DRAWING = (
+    "RandomUniform",
+    "RandomUniformInt",
+    "RandomStandardNormal",
+    "ParameterizedTruncatedNormal",
+    "TruncatedNormal",
+    "RandomGamma",
+    "RandomPoisson",
+    "RandomPoissonV2",
+    "RandomShuffle",
+    "Multinomial",
+    "StatefulUniform",
+    "StatefulUniformInt",
+    "StatefulUniformFullInt",
+    "StatefulStandardNormalV2",
+    "StatefulTruncatedNormal",
+    "StatefulRandomBinomial",
+    "RngReadAndSkip",
+)
+
+
+def check_graph(graph: tf.Graph) -> None:
+    """Refuses a graph that draws random numbers which are others under XLA.
+
+    Raises:
+        OtherRandomNumbers: as said.
+    """
+    definition = graph.as_graph_def()
+    nodes = [definition.node, *(f.node_def for f in definition.library.function)]
+    for node in (node for group in nodes for node in group):
+        if node.op in _DRAWING:
+            raise OtherRandomNumbers(f"the operation {node.op} draws other numbers under XLA")
 
 
 def _refusing(name):

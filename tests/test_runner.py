@@ -1,140 +1,427 @@
-"""No step is lost or repeated, whichever plan runs and whatever it gives way to."""
+"""Steps that run many at a time: none is lost when a plan fails, callbacks act where they may."""
+
+import re
+import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerastrain import Execution
 from kerastrain import Trainer
+from kerastrain import choice as choice_lib
+from kerastrain import loops
+from kerastrain.choice import Choice
 from tests import models
 
-X, Y, _ = models.regression(rows=64)
+layers = keras.layers
+X, Y, _ = models.regression(rows=27)
+WORDS = np.array("a b c b a c b".split() * 4)[:27, None]
+FIT = {"batch_size": 4, "shuffle": False, "verbose": 0, "epochs": 2}
+STEPS = 7
+PLANS = {
+    "step": Execution(plan="step"),
+    "loop": Execution(plan="loop"),
+    "xla_loop": Execution(plan="xla_loop"),
+    "auto, all tried": Execution(),
+    "loop, streamed": Execution(plan="loop", resident_bytes=0),
+}
+MANY_AT_A_TIME = tuple(name for name in PLANS if name != "step")
 
 
-def trained(strategy=None, execution=None, fits=((64, 8),)):
-    """A model and its trainer after fits of ``(rows, batch size)``."""
-    keras.utils.set_random_seed(0)
-    model = models.mlp(outputs=2)
+@pytest.fixture(autouse=True)
+def quick_trials(monkeypatch):
+    """Every plan is worth a trial, and a round of it is a step or a few."""
+    monkeypatch.setattr(Choice, "_repays", lambda self, plan: True)
+    monkeypatch.setattr(choice_lib, "_ROUND_SECONDS", 1e-4)
+
+
+def trained(plan, build=models.mlp, x=X, y=Y, callbacks=None, **fit):
+    """``(trainer, history)`` after a fit by a plan."""
+    keras.utils.set_random_seed(5)
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.5)
     trainer = Trainer(
-        model, optimizer=keras.optimizers.SGD(0.05), loss="mse", metrics=["mae"],
-        strategy=strategy, execution=execution,
-    )  # fmt: skip
-    for rows, size in fits:
-        history = trainer.fit(
-            X[:rows], Y[:rows], batch_size=size, shuffle=False, epochs=2, verbose=0
+        build(), optimizer=optimizer, loss="mse", metrics=["mae"], execution=PLANS.get(plan, plan)
+    )
+    history = trainer.fit(x, y, callbacks=callbacks, **{**FIT, **fit}).history
+    return trainer, history
+
+
+def assert_same(expected, actual, tolerance=1e-6):
+    """Asserts equal weights, iterations and history of two trainers."""
+    (one, history), (other, other_history) = expected, actual
+    assert models.largest_difference(one.model, other.model) <= tolerance
+    assert int(one.optimizer.iterations) == int(other.optimizer.iterations)
+    assert history.keys() == other_history.keys()
+    for name, values in history.items():
+        np.testing.assert_allclose(other_history[name], values, rtol=1e-6, atol=1e-6)
+
+
+# Plans that cannot run --------------------------------------------------------
+
+
+class ByPython(layers.Layer):
+    """Runs Python within the graph, which XLA has no kernel for."""
+
+    def call(self, x):
+        same = tf.numpy_function(lambda v: v, [x], tf.float32)
+        return x + 0.0 * tf.stop_gradient(tf.ensure_shape(same, x.shape))
+
+
+class Through(layers.Layer):
+    """The same by text."""
+
+    def call(self, x):
+        return x + 0.0 * tf.stop_gradient(tf.strings.to_number(tf.strings.as_string(x)))
+
+
+class Truncated(layers.Layer):
+    """Adds numbers that XLA would draw otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x, training=False):
+        noise = keras.random.truncated_normal(keras.ops.shape(x), seed=self.seeds)
+        return x + noise if training else x
+
+
+class Static(keras.Model):
+    """Reads the number of rows in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(tf.reshape(x, (int(x.shape[0]), -1)))
+
+
+def with_layer(layer):
+    def build():
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(2)(layer()(layers.Dense(4)(inputs))))
+
+    return build
+
+
+def looked_up():
+    index = layers.StringLookup(vocabulary=["a", "b", "c"], output_mode="one_hot")
+    inputs = keras.Input((1,), dtype="string")
+    return keras.Model(inputs, layers.Dense(2)(index(inputs)))
+
+
+NOT_BY_XLA = {
+    "python": with_layer(ByPython),
+    "text": with_layer(Through),
+    "random": with_layer(Truncated),
+    "lookup": looked_up,
+}
+
+
+def data_of(name):
+    return {"x": tf.constant(WORDS)} if name == "lookup" else {}
+
+
+@pytest.mark.parametrize("plan", ["auto, all tried", "xla_loop"])
+@pytest.mark.parametrize("name", NOT_BY_XLA)
+def test_what_xla_cannot_compile(name, plan):
+    """Training goes on by another plan, no step lost or repeated; the reason is one line."""
+    build, data = NOT_BY_XLA[name], data_of(name)
+    expected = trained("step", build, **data)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        actual = trained(plan, build, **data)
+    assert_same(expected, actual)
+    line = actual[0].plans["train"]
+    assert re.search(r"xla_loop dropped: \w+: .", line), line
+    assert 1 == len(line.splitlines())
+    assert not line.startswith("xla")
+    told = [w for w in warned if "cannot be compiled" in str(w.message)]
+    assert (1 if plan == "xla_loop" else 0) == len(told)
+
+
+@pytest.mark.parametrize("plan", [*MANY_AT_A_TIME, Execution(plan="xla_step")])
+def test_a_model_that_reads_the_rows_in_python(plan):
+    """A model that needs the number of rows gets it, by each plan; the last batch is shorter."""
+    expected = trained("step", Static)
+    assert_same(expected, trained(plan, Static))
+
+
+@pytest.mark.parametrize("plan", ["auto, all tried", "xla_loop"])
+def test_other_shapes_that_xla_cannot_compile(plan, monkeypatch):
+    """A plan that fails for batches of another length gives way then, and nothing is lost."""
+    original = loops.Loop._traced
+
+    def traced(loop, block):
+        if loop._xla and block.rows == 3:
+            raise NotImplementedError("not of this shape")
+        return original(loop, block)
+
+    def twice(name):
+        trainer, _ = trained(name, epochs=6)
+        return trainer, trainer.fit(X, Y, **{**FIT, "epochs": 6, "batch_size": 3}).history
+
+    expected = twice("step")
+    monkeypatch.setattr(loops.Loop, "_traced", traced)
+    actual = twice(plan)
+    assert_same(expected, actual)
+    assert 6 * (STEPS + 9) == int(actual[0].optimizer.iterations)
+    if plan == "xla_loop":
+        assert "xla_loop dropped: NotImplementedError: not of" in actual[0].plans["train"]
+
+
+def test_an_error_of_the_model_is_raised():
+    """What no plan can compile is the model's own error, and no weight has changed."""
+
+    class Fails(layers.Layer):
+        def call(self, x, training=False):
+            if training and isinstance(x, tf.Tensor):
+                raise NotImplementedError("not yet")
+            return x
+
+    keras.utils.set_random_seed(5)
+    model = with_layer(Fails)()
+    before = model.get_weights()
+    trainer = Trainer(model, optimizer="sgd", loss="mse")
+    with pytest.raises(Exception, match="not yet"):
+        trainer.fit(X, Y, **FIT)
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_data_with_another_part_missing():
+    """Labels without weights and then weights without labels are each trained on as they are."""
+
+    class Either(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.out = layers.Dense(1)
+
+        def call(self, x):
+            return self.out(x)
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            labels = 0.0 if y is None else keras.ops.mean(y)
+            weights = 0.0 if sample_weight is None else keras.ops.mean(sample_weight)
+            return 0.0 * keras.ops.mean(y_pred) + labels + 10.0 * weights
+
+    def endless(*batch):
+        while True:
+            yield batch
+
+    ones = np.ones(4, "float32")
+    trainer = Trainer(Either(), optimizer="sgd", execution="xla_loop")
+    found = [
+        trainer.fit(endless(X[:4], y, weight), steps_per_epoch=2, verbose=0).history["loss"]
+        for y, weight in ((ones, None), (None, ones))
+    ]
+    assert [[1.0], [10.0]] == found
+
+
+# How many at a time -----------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The steps of each call of a loop."""
+    found, original = [], loops.Loop.__call__
+
+    def call(loop, chunk):
+        found.append(chunk.steps)
+        return original(loop, chunk)
+
+    monkeypatch.setattr(loops.Loop, "__call__", call)
+    return found
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_steps_per_call(calls, most):
+    """No call has more steps than ``steps_per_call``; many have as many, where it is not much."""
+    execution = Execution(plan="loop", steps_per_call=most)
+    assert_same(trained("step", epochs=6), trained(execution, epochs=6))
+    assert 6 * STEPS == sum(calls)
+    assert min(most, 6) == max(calls)
+
+
+def test_deterministic(calls, monkeypatch):
+    """A deterministic fit compares nothing: it runs the loop, whatever the others might save."""
+    trainer, _ = trained(Execution(deterministic=True))
+    assert re.fullmatch(r"loop(, [\d,]+ µs a step)?", trainer.plans["train"])
+    assert 2 * STEPS == sum(calls)
+
+
+def test_every_plan_is_tried(calls):
+    """Where all are worth it, three plans run in turn in one fit, and the line names them."""
+    trainer, _ = trained("auto, all tried", epochs=6)
+    line = trainer.plans["train"]
+    assert all(re.search(rf"\b{name}\b", line) for name in ("loop", "xla_loop", "step")), line
+    assert 0 < sum(calls) < 6 * STEPS
+
+
+def test_a_later_fit_compiles_nothing():
+    """A second fit of such data runs what is compiled, with validation and evaluation too."""
+    for plan in ("loop", "xla_loop"):
+        trainer, _ = trained(plan, validation_data=(X[:9], Y[:9]))
+        traces = dict(trainer.traces)
+        trainer.fit(X, Y, **FIT, validation_data=(X[:9], Y[:9]))
+        trainer.evaluate(X[:9], Y[:9], batch_size=4, verbose=0)
+        assert traces == trainer.traces
+        assert trainer.times.seconds["compiling"] < 0.05
+
+
+# Callbacks --------------------------------------------------------------------
+
+
+class Listener(keras.callbacks.Callback):
+    """Notes each batch's number, its logs, and the steps that the optimizer has made."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.logs, self.begun = [], [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.begun.append(batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append((batch, int(self.model.optimizer.iterations)))
+        self.logs.append({name: float(value) for name, value in logs.items()})
+
+
+class Reader(Listener):
+    only_reads_logs = True
+
+
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+def test_a_listener_gets_each_batch_before_the_next(plan):
+    """Each batch is told of when it has run, with its own logs, before the next one runs."""
+    expected, actual = Listener(), Listener()
+    assert_same(trained("step", callbacks=[expected]), trained(plan, callbacks=[actual]))
+    assert [*range(STEPS)] * 2 == actual.begun
+    assert [(i % STEPS, i + 1) for i in range(2 * STEPS)] == expected.seen == actual.seen
+    for one, two in zip(expected.logs, actual.logs, strict=True):
+        assert one == pytest.approx(two, abs=1e-6)
+
+
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+def test_who_only_reads_logs_is_told_later(plan):
+    """The same events in the same order with the same logs, of several steps a call."""
+    expected, actual = Listener(), Reader()
+    expected_run = trained("step", callbacks=[expected], epochs=6)
+    assert_same(expected_run, trained(plan, callbacks=[actual], epochs=6))
+    assert [batch for batch, _ in expected.seen] == [batch for batch, _ in actual.seen]
+    assert expected.begun == actual.begun
+    for one, two in zip(expected.logs, actual.logs, strict=True):
+        assert one == pytest.approx(two, abs=1e-6)
+    ahead = [done - i - 1 for i, (_, done) in enumerate(actual.seen)]
+    assert min(ahead) == 0
+    assert max(ahead) > 0
+
+
+def test_one_who_acts_makes_all_wait():
+    """Beside one who may act, one who only reads is told of each batch at once as well."""
+    reader, listener = Reader(), Listener()
+    trained("loop", callbacks=[reader, listener])
+    assert [(i % STEPS, i + 1) for i in range(2 * STEPS)] == reader.seen == listener.seen
+
+
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+def test_listening_to_a_validation(plan):
+    """A callback of test batches gets the logs of each."""
+
+    class Tests(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.logs = []
+
+        def on_test_batch_end(self, batch, logs=None):
+            self.logs.append((batch, {name: float(value) for name, value in logs.items()}))
+
+    expected, actual = Tests(), Tests()
+    for plan_or_step, callback in (("step", expected), (plan, actual)):
+        trained(plan_or_step, callbacks=[callback], validation_data=(X[:10], Y[:10]))
+    assert [0, 1, 2] * 2 == [batch for batch, _ in actual.logs]
+    for one, two in zip(expected.logs, actual.logs, strict=True):
+        assert one[1] == pytest.approx(two[1], abs=1e-6)
+
+
+class StopAt(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == self.batch
+
+
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+@pytest.mark.parametrize("batch", [0, 4])
+def test_stop_training_stops_at_once(plan, batch):
+    """After the batch whose callback stops training no step is run."""
+    expected = trained("step", callbacks=[StopAt(batch)])
+    actual = trained(plan, callbacks=[StopAt(batch)])
+    assert_same(expected, actual)
+    assert batch + 1 == int(actual[0].optimizer.iterations)
+
+
+class Slower(keras.callbacks.Callback):
+    """Changes the learning rate, the momentum's memory and a weight, at either end of an epoch."""
+
+    def __init__(self, event):
+        super().__init__()
+        setattr(self, event, self.act)
+
+    def act(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = 0.05 / (epoch + 2)
+        self.model.set_weights([w * 0.5 for w in self.model.get_weights()])
+
+
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+@pytest.mark.parametrize("event", ["on_epoch_begin", "on_epoch_end", "scheduler"])
+def test_changes_between_epochs(plan, event):
+    """A new learning rate and new weights hold from the next step on."""
+
+    def callback():
+        if event == "scheduler":
+            return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
+        return Slower(event)
+
+    expected = trained("step", callbacks=[callback()], epochs=4)
+    assert_same(expected, trained(plan, callbacks=[callback()], epochs=4))
+    plain = trained("step", epochs=4)
+    assert models.largest_difference(plain[0].model, expected[0].model) > 1e-3
+
+
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+def test_changes_between_batches(plan):
+    """A callback of batches that changes the learning rate is obeyed by the next step."""
+
+    class Each(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.model.optimizer.learning_rate = 0.1 / (batch + 1)
+
+    expected = trained("step", callbacks=[Each()])
+    assert_same(expected, trained(plan, callbacks=[Each()]))
+
+
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+def test_an_interrupt_leaves_a_trainer_that_trains(plan):
+    """After an exception of a callback, a new fit goes on from the weights there are."""
+
+    class Raise(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    states = []
+    for name in ("step", plan):
+        keras.utils.set_random_seed(5)
+        trainer = Trainer(
+            models.mlp(), optimizer=keras.optimizers.SGD(0.05), loss="mse", execution=PLANS[name]
         )
-    return model, trainer, history
-
-
-@pytest.mark.parametrize("plan", ["loop", "auto"])
-def test_batches_smaller_than_the_replicas(plan):
-    """After a fit in loops, batches too small for all replicas run one by one, each of them."""
-    fits = ((64, 8), (6, 1), (7, 3), (64, 8))
-    alone, _, expected = trained(execution="step", fits=fits)
-    model, trainer, history = trained("mirrored:2", plan, fits)
-    for one, other in zip(alone.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
-    assert int(trainer.optimizer.iterations.numpy()) == 2 * (8 + 6 + 3 + 8)
-    np.testing.assert_allclose(expected.history["loss"], history.history["loss"], atol=1e-6)
-
-
-def test_a_loop_that_cannot_be_compiled_for_later_data(monkeypatch):
-    """Where a loop fails to compile for data of other shapes, its steps run one by one."""
-    expected, *_ = trained(execution="step", fits=((64, 8), (48, 6)))
-    keras.utils.set_random_seed(0)
-    model = models.mlp(outputs=2)
-    trainer = Trainer(model, optimizer=keras.optimizers.SGD(0.05), loss="mse")
-    options = {"shuffle": False, "epochs": 2, "verbose": 0}
-    trainer.fit(X, Y, batch_size=8, **options)
-
-    def refuse(self, block):
-        raise ValueError("not for such a block")
-
-    monkeypatch.setattr("kerastrain.loops.Loop.prepare", refuse)
-    trainer.fit(X[:48], Y[:48], batch_size=6, **options)
-    assert "not for such a block" in trainer.plans["train"]
-    for one, other in zip(expected.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
-
-
-def test_data_are_not_kept():
-    """After a fit the trainer holds no copy of the arrays."""
-    _, trainer, _ = trained()
-    runner = trainer._preparation.runner("train")
-    assert runner._block is None
-
-
-def test_steps_per_call_is_kept_to():
-    """No call runs more steps than were asked for."""
-    seen = []
-
-    class Reads(keras.callbacks.Callback):
-        only_reads_logs = True
-
-        def on_train_batch_end(self, batch, logs):
-            seen.append((batch, float(logs["loss"])))
-
-    keras.utils.set_random_seed(0)
-    trainer = Trainer(
-        models.mlp(outputs=2), optimizer="sgd", loss="mse",
-        execution=Execution(plan="loop", steps_per_call=3),
-    )  # fmt: skip
-    history = trainer.fit(X, Y, batch_size=8, shuffle=False, verbose=0, callbacks=[Reads()])
-    assert [batch for batch, _ in seen] == list(range(8))
-    assert seen[-1][1] == pytest.approx(history.history["loss"][0], abs=1e-6)
-    assert trainer._preparation.runner("train", listening=True, replayed=True).choice.steps <= 3
-
-
-def test_where_the_time_went(capsys):
-    """`profile=True` prints the parts, which add up to no more than the whole."""
-    keras.utils.set_random_seed(0)
-    trainer = Trainer(models.mlp(outputs=2), optimizer="sgd", loss="mse")
-    trainer.fit(X, Y, verbose=0, profile=True, validation_data=(X, Y))
-    line = capsys.readouterr().out
-    assert line.startswith("Time: ") and "compiling" in line and "validation" in line
-    assert trainer.times.seconds["compiling"] > trainer.times.seconds["step"] >= 0
-
-
-def test_metrics_over_many_epochs():
-    """Each epoch's results are its own, also when resets and results have been compiled."""
-    histories = []
-    for own in (False, True):
-        keras.utils.set_random_seed(0)
-        model = models.mlp(outputs=2)
-        parts = {
-            "optimizer": keras.optimizers.SGD(0.05),
-            "loss": "mse",
-            "metrics": ["mae", keras.metrics.RootMeanSquaredError()],
-        }
-        options = {"epochs": 8, "batch_size": 10, "shuffle": False, "verbose": 0}
-        options["validation_data"] = (X[:20], Y[:20])
-        if own:
-            trainer = Trainer(model, **parts)
-            history = trainer.fit(X, Y, **options)
-            assert trainer._states._reset.is_compiled and trainer._states._results.is_compiled
-        else:
-            model.compile(**parts)
-            history = model.fit(X, Y, **options)
-        histories.append(history.history)
-    assert sorted(histories[0]) == sorted(histories[1])
-    for name, values in histories[0].items():
-        np.testing.assert_allclose(values, histories[1][name], atol=1e-6)
-
-
-def test_a_metric_of_ones_own_is_reset_by_its_own_code():
-    """Python code in a metric's `reset_state` runs before each epoch."""
-    resets = []
-
-    class Counts(keras.metrics.Mean):
-        def reset_state(self):
-            resets.append(1)
-            super().reset_state()
-
-    trainer = Trainer(
-        models.mlp(outputs=2), optimizer="sgd", loss="mse",
-        metrics=[keras.metrics.MeanAbsoluteError()], weighted_metrics=[],
-    )  # fmt: skip
-    trainer.model.extra = Counts(name="extra")
-    with pytest.warns(UserWarning, match="not updated"):
-        trainer.fit(X, Y, epochs=6, verbose=0)
-    assert len(resets) == 6
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(X, Y, **FIT, callbacks=[Raise()])
+        states.append((trainer, trainer.fit(X, Y, **FIT).history))
+    assert 3 * STEPS == int(states[1][0].optimizer.iterations)
+    assert_same(*states)
