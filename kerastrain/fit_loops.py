@@ -1,8 +1,8 @@
 """Many steps in one call under Keras's own ``fit``, for ``steps_per_execution`` above 1.
 
 Keras's ``fit`` hands over an iterator, and asks for ``steps_per_execution`` steps. They are
-drawn in one call, while the ones before them are run in another, by the plan that is measured to be the fastest
-(`kerastrain.runner`); the results of the metrics are computed once after them.
+drawn in one call, while the ones before them are run in another, by the plan that is measured
+to be the fastest (`kerastrain.runner`); the results of the metrics are computed once after them.
 """
 
 import concurrent.futures

@@ -143,7 +143,8 @@ def _normal(
     """G. E. P. Box, M. E. Muller, "A Note on the Generation of Random Normal Deviates", 1958."""
     del name, alg
     if tf.as_dtype(dtype) != tf.float32:
-        raise OtherRandomNumbers(f"normal numbers of {tf.as_dtype(dtype).name} are others under XLA")
+        name = tf.as_dtype(dtype).name
+        raise OtherRandomNumbers(f"normal numbers of {name} are others under XLA")
     shape = tf.convert_to_tensor(shape, tf.int32)
     count = tf.reduce_prod(shape)
     pairs = tf.reshape(_unit([2 * -(-count // 2)], seed, tf.float32), [-1, 2])

@@ -129,6 +129,7 @@ class Runner:
         around: Callable[[Callable], Callable] = lambda run: run,
     ):
         self._steps, self._kind, self._reports = steps, kind, reports
+        self._own = own
         self._run_watched = around(self._run)
         self._block: Block | None = None
         self._is_new = True
@@ -181,17 +182,29 @@ class Runner:
         return logs
 
     def _run(self, chunk: Chunk) -> list | None:
-        if chunk.block.is_batch:
+        """Runs a chunk; what is no full batch, or too small for all replicas, runs beside the plan.
+
+        ============================================  =======================================
+        the chunk                                     is run by
+        ============================================  =======================================
+        a batch by itself, or too few rows            the step of one batch
+        a batch that is not full                      the loop in the graph, if it can be
+        full batches                                  the plan in force, which is measured
+        full batches of other shapes than before,     the loop in the graph, if it can be
+        for which XLA does not pay
+        ============================================  =======================================
+        """
+        if chunk.block.is_batch or not self._loop(choice_lib.LOOP).takes(chunk):
             return self._run_each(chunk)
         self._block = chunk.block
-        if not self._loop(choice_lib.LOOP).takes(chunk):
-            return self._run_each(chunk)
+        if not chunk.is_full:
+            return self._run_beside(chunk)
         if self._is_new or self.choice.plan is None:
             self.choice.start()
             self._is_new = False
         loop = self._prepared(chunk)
         if loop is None and self.choice.plan.loops:
-            return self._run_odd(chunk)
+            return self._run_beside(chunk)
         begun = time.perf_counter()
         logs = self._run_each(chunk) if loop is None else loop(chunk)
         if self._waits:
@@ -200,11 +213,9 @@ class Runner:
         return logs
 
     def _prepared(self, chunk):
-        """The loop of the plan, or None where the plan has none or does not take the chunk."""
+        """The loop of the plan; None where the plan has none, or XLA does not pay for the chunk."""
         while self.choice.plan.loops:
             loop = self._loop(self.choice.plan)
-            if not loop.takes(chunk):
-                return None
             if not loop.is_prepared(chunk.block) and not self.choice.repays_anew():
                 return None
             try:
@@ -215,13 +226,17 @@ class Runner:
                 self.choice.start()
         return None
 
-    def _run_odd(self, chunk):
-        """What the plan does not take: a batch of another number of rows, a small data set."""
+    def _run_beside(self, chunk):
+        """By the loop in the graph, which takes any number of rows; else batch by batch."""
         loop = self._loop(choice_lib.LOOP)
-        if not loop.takes(chunk):
+        makes_variables = self._own and self.choice.plan in (None, choice_lib.STEP)
+        if makes_variables or choice_lib.LOOP.name in self.choice.dropped:
             return self._run_each(chunk)
-        loop.prepare(chunk.block)
-        return loop(chunk)
+        try:
+            loop.prepare(chunk.block)
+        except Exception:  # the step of one batch tells what is wrong, if anything is
+            return self._run_each(chunk)
+        return loop(chunk) if loop.takes(chunk) else self._run_each(chunk)
 
     def _run_each(self, chunk):
         """Each batch by itself; there may be several, taken when a loop was to run them."""

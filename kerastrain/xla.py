@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain.errors import ModelError
+from kerastrain.random_numbers import check_graph
 from kerastrain.random_numbers import same_under_xla
 
 
@@ -27,6 +28,7 @@ def compiled_by_xla(function: Callable) -> Callable:
     Raises:
         ModelError: when called, if the function returns a tensor with a Keras mask, which
             would be lost.
+        OtherRandomNumbers: when called, if it draws numbers that are others under XLA.
     """
 
     def compiled(*arguments):
@@ -46,6 +48,8 @@ def compiled_by_xla(function: Callable) -> Callable:
             return [leaf for leaf in found if tf.is_tensor(leaf)]
 
         inner = tf.function(of_tensors, jit_compile=True, autograph=False)
+        inner = inner.get_concrete_function(*(leaves[place] for place in places))
+        check_graph(inner.graph)
         tensors = iter(inner(*(leaves[place] for place in places)))
         filled = [next(tensors) if tf.is_tensor(leaf) else leaf for leaf in returned["leaves"]]
         return tf.nest.pack_sequence_as(returned["result"], filled)

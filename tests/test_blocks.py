@@ -63,7 +63,9 @@ def test_of_arrays(count, rows, data):
 
 
 @hypothesis.settings(max_examples=30)
-@hypothesis.given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6), spare=st.integers(0, 2))
+@hypothesis.given(
+    sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6), spare=st.integers(0, 2)
+)
 def test_of_stack(sizes, spare):
     """A stack gives each batch its own rows, of any sizes, and none of what fills it up."""
     hypothesis.assume(max(sizes))

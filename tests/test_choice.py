@@ -1,4 +1,4 @@
-"""The choice takes the plan that is faster, and tries none whose compilation cannot repay itself."""
+"""The faster plan is taken, and none is tried whose compilation cannot repay itself."""
 
 import collections
 
@@ -204,7 +204,7 @@ def test_unknown_work_that_turns_out_long():
 
 
 def test_a_single_plan_is_not_measured():
-    """A pinned plan of single steps runs as it is; of one loop only the length of calls is found."""
+    """Of a pinned plan only the length of its calls is found out; single steps have none."""
     machine = Machine({"step": 0.5}, compares=False).run(5)
     assert {} == machine.choice.seconds
     assert not machine.choice.is_measured
@@ -327,7 +327,7 @@ def test_a_plan_is_dropped_while_it_runs():
 
 
 def test_as_text():
-    """The line names the plan, the seconds of its steps and of the others', and what was dropped."""
+    """The line names the plan, the seconds of a step, those of others, and what was dropped."""
     choice = Machine({"loop": 1e-3}).choice
     assert "nothing has run" == str(choice)
     machine = Machine({"loop": 1e-3, "xla_loop": 2.5e-4}).run(MANY)

@@ -38,7 +38,9 @@ class Notes:
     def written(self):
         """``(sum, rows)`` of each batch so far."""
         steps = int(self.count)
-        pairs = zip(self.sums.numpy()[:steps].tolist(), self.rows.numpy()[:steps].tolist(), strict=True)
+        pairs = zip(
+            self.sums.numpy()[:steps].tolist(), self.rows.numpy()[:steps].tolist(), strict=True
+        )
         return list(pairs)
 
 

@@ -1,4 +1,4 @@
-"""However batches lie together, they are those that come one by one, and none is drawn too early."""
+"""However batches lie together, they are those that come one by one, in their turn."""
 
 import threading
 import time
@@ -86,7 +86,13 @@ def of_text(dtype):
 SOURCES = {
     "arrays": lambda: {"x": X, "y": Y, "sample_weight": WEIGHT, "batch_size": 4},
     "arrays, shuffled": lambda: {"x": X, "y": Y, "batch_size": 4, "shuffle": True, "seed": 3},
-    "arrays, within batches": lambda: {"x": X, "y": Y, "batch_size": 4, "shuffle": "batch", "seed": 3},
+    "arrays, within batches": lambda: {
+        "x": X,
+        "y": Y,
+        "batch_size": 4,
+        "shuffle": "batch",
+        "seed": 3,
+    },
     "arrays, one batch": lambda: {"x": X, "y": Y, "batch_size": 100},
     "dict of arrays": lambda: {"x": {"b": X, "a": (Y, Y)}, "y": Y.astype("float64")},
     "not contiguous": lambda: {"x": np.asfortranarray(X)[::-1], "y": Y[::-1], "batch_size": 5},
@@ -267,17 +273,9 @@ def test_where_batches_lie():
 # What is refused --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "rows",
-        "scalars",
-        "unequal",
-        "empty",
-    ],
-)
+@pytest.mark.parametrize("name", ["rows", "scalars", "unequal", "empty"])
 def test_wrong_batches_are_refused_as_before(name):
-    """Rows that are not batched, or do not fit, lead to the error that they lead to by themselves."""
+    """Rows that are not batched, or do not fit, lead to the error of batches by themselves."""
     made = {
         "rows": tf.data.Dataset.from_tensor_slices((X, Y)),
         "scalars": tf.data.Dataset.range(9),

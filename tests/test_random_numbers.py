@@ -42,7 +42,7 @@ def bits(tensor):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (4, 5, 3), (0, 2)])
+@pytest.mark.parametrize("shape", [(), (7,), (4, 5, 3), (0, 2)])
 def test_uniform(dtype, shape):
     """Uniform numbers are the same to the bit."""
 
@@ -54,7 +54,7 @@ def test_uniform(dtype, shape):
         assert bits(by_kernels(draw, seed)) == bits(by_xla(draw, seed))
 
 
-@hypothesis.settings(max_examples=10)
+@hypothesis.settings(max_examples=5)
 @hypothesis.given(
     minval=st.floats(-100, 100, width=32),
     width=st.floats(0.125, 50, width=32),
@@ -71,7 +71,7 @@ def test_uniform_between(minval, width, seed):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (1001,), (4, 5, 3)])
+@pytest.mark.parametrize("shape", [(), (1001,), (4, 5, 3)])
 def test_normal(shape):
     """Normal numbers are the same to rounding, odd counts and the tails included."""
 
@@ -84,7 +84,7 @@ def test_normal(shape):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("noise_shape", [None, (6, 1)])
 def test_dropout(dtype, rate, noise_shape):
     """Dropout has the same mask and the same numbers, to the bit."""
@@ -118,7 +118,9 @@ def test_layers(layer):
     for run in (by_kernels, by_xla):
         keras.utils.set_random_seed(3)
         made = layer()
-        x = tf.reshape(tf.range(1.0, 61.0), (3, 4, 5) if "Spatial" in type(made).__name__ else (12, 5))
+        x = tf.reshape(
+            tf.range(1.0, 61.0), (3, 4, 5) if "Spatial" in type(made).__name__ else (12, 5)
+        )
         made.build(x.shape)
         results.append(run(lambda x, m=made: [m(x, training=True) for _ in range(2)], x))
     for expected, actual in zip(*results, strict=True):

@@ -17,6 +17,7 @@ from tests import models
 
 layers = keras.layers
 X, Y, _ = models.regression(rows=27)
+LONG_X, LONG_Y, _ = models.regression(rows=64)
 WORDS = np.array("a b c b a c b".split() * 4)[:27, None]
 FIT = {"batch_size": 4, "shuffle": False, "verbose": 0, "epochs": 2}
 STEPS = 7
@@ -27,12 +28,18 @@ PLANS = {
     "auto, all tried": Execution(),
     "loop, streamed": Execution(plan="loop", resident_bytes=0),
 }
-MANY_AT_A_TIME = tuple(name for name in PLANS if name != "step")
+MANY_AT_A_TIME = ("xla_loop", "auto, all tried")
 
 
 @pytest.fixture(autouse=True)
-def quick_trials(monkeypatch):
-    """Every plan is worth a trial, and a round of it is a step or a few."""
+def quick_trials(request, monkeypatch):
+    """Where all are to be tried, every plan is worth a trial, of rounds of a step or a few."""
+    parameters = getattr(request.node, "callspec", None)
+    if parameters is not None and parameters.params.get("plan") == "auto, all tried":
+        try_all(monkeypatch)
+
+
+def try_all(monkeypatch):
     monkeypatch.setattr(Choice, "_repays", lambda self, plan: True)
     monkeypatch.setattr(choice_lib, "_ROUND_SECONDS", 1e-4)
 
@@ -143,11 +150,23 @@ def test_what_xla_cannot_compile(name, plan):
     assert (1 if plan == "xla_loop" else 0) == len(told)
 
 
-@pytest.mark.parametrize("plan", [*MANY_AT_A_TIME, Execution(plan="xla_step")])
+@pytest.mark.parametrize("plan", ["loop", "auto, all tried", "loop, streamed", "xla_loop"])
 def test_a_model_that_reads_the_rows_in_python(plan):
     """A model that needs the number of rows gets it, by each plan; the last batch is shorter."""
     expected = trained("step", Static)
     assert_same(expected, trained(plan, Static))
+
+
+def test_a_data_set_smaller_than_a_batch():
+    """Fewer rows than a batch are run; a plan of full batches is kept for a later fit."""
+    expected = trained("step", x=X[:3], y=Y[:3], validation_data=(X[:2], Y[:2]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*cannot be compiled")
+        actual = trained("xla_loop", x=X[:3], y=Y[:3], validation_data=(X[:2], Y[:2]))
+    assert_same(expected, actual)
+    histories = [trainer.fit(X, Y, **FIT).history for trainer, _ in (expected, actual)]
+    assert_same((expected[0], histories[0]), (actual[0], histories[1]))
+    assert actual[0].plans["train"].startswith("xla_loop")
 
 
 @pytest.mark.parametrize("plan", ["auto, all tried", "xla_loop"])
@@ -248,14 +267,16 @@ def test_steps_per_call(calls, most):
 
 def test_deterministic(calls, monkeypatch):
     """A deterministic fit compares nothing: it runs the loop, whatever the others might save."""
+    try_all(monkeypatch)
     trainer, _ = trained(Execution(deterministic=True))
     assert re.fullmatch(r"loop(, [\d,]+ µs a step)?", trainer.plans["train"])
     assert 2 * STEPS == sum(calls)
 
 
-def test_every_plan_is_tried(calls):
+@pytest.mark.parametrize("plan", ["auto, all tried"])
+def test_every_plan_is_tried(calls, plan):
     """Where all are worth it, three plans run in turn in one fit, and the line names them."""
-    trainer, _ = trained("auto, all tried", epochs=6)
+    trainer, _ = trained(plan, epochs=6)
     line = trainer.plans["train"]
     assert all(re.search(rf"\b{name}\b", line) for name in ("loop", "xla_loop", "step")), line
     assert 0 < sum(calls) < 6 * STEPS
@@ -305,7 +326,7 @@ def test_a_listener_gets_each_batch_before_the_next(plan):
         assert one == pytest.approx(two, abs=1e-6)
 
 
-@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+@pytest.mark.parametrize("plan", ["loop, streamed", "auto, all tried"])
 def test_who_only_reads_logs_is_told_later(plan):
     """The same events in the same order with the same logs, of several steps a call."""
     expected, actual = Listener(), Reader()
@@ -327,7 +348,7 @@ def test_one_who_acts_makes_all_wait():
     assert [(i % STEPS, i + 1) for i in range(2 * STEPS)] == reader.seen == listener.seen
 
 
-@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+@pytest.mark.parametrize("plan", ["loop, streamed", "xla_loop"])
 def test_listening_to_a_validation(plan):
     """A callback of test batches gets the logs of each."""
 
@@ -357,13 +378,12 @@ class StopAt(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("plan", MANY_AT_A_TIME)
-@pytest.mark.parametrize("batch", [0, 4])
-def test_stop_training_stops_at_once(plan, batch):
+def test_stop_training_stops_at_once(plan):
     """After the batch whose callback stops training no step is run."""
-    expected = trained("step", callbacks=[StopAt(batch)])
-    actual = trained(plan, callbacks=[StopAt(batch)])
+    expected = trained("step", callbacks=[StopAt(4)])
+    actual = trained(plan, callbacks=[StopAt(4)])
     assert_same(expected, actual)
-    assert batch + 1 == int(actual[0].optimizer.iterations)
+    assert 5 == int(actual[0].optimizer.iterations)
 
 
 class Slower(keras.callbacks.Callback):
@@ -406,7 +426,7 @@ def test_changes_between_batches(plan):
     assert_same(expected, trained(plan, callbacks=[Each()]))
 
 
-@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+@pytest.mark.parametrize("plan", ["loop, streamed", "auto, all tried"])
 def test_an_interrupt_leaves_a_trainer_that_trains(plan):
     """After an exception of a callback, a new fit goes on from the weights there are."""
 
@@ -425,3 +445,137 @@ def test_an_interrupt_leaves_a_trainer_that_trains(plan):
         states.append((trainer, trainer.fit(X, Y, **FIT).history))
     assert 3 * STEPS == int(states[1][0].optimizer.iterations)
     assert_same(*states)
+
+
+# Over several fits ------------------------------------------------------------
+
+
+def fitted(strategy=None, execution=None, fits=((64, 8),)):
+    """A model and its trainer after fits of ``(rows, batch size)``."""
+    keras.utils.set_random_seed(0)
+    model = models.mlp(outputs=2)
+    trainer = Trainer(
+        model, optimizer=keras.optimizers.SGD(0.05), loss="mse", metrics=["mae"],
+        strategy=strategy, execution=execution,
+    )  # fmt: skip
+    for rows, size in fits:
+        history = trainer.fit(
+            LONG_X[:rows], LONG_Y[:rows], batch_size=size, shuffle=False, epochs=2, verbose=0
+        )
+    return model, trainer, history
+
+
+@pytest.mark.parametrize("plan", ["loop", "auto"])
+def test_batches_smaller_than_the_replicas(plan):
+    """After a fit in loops, batches too small for all replicas run one by one, each of them."""
+    fits = ((64, 8), (6, 1), (7, 3), (64, 8))
+    alone, _, expected = fitted(execution="step", fits=fits)
+    model, trainer, history = fitted("mirrored:2", plan, fits)
+    for one, other in zip(alone.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert int(trainer.optimizer.iterations.numpy()) == 2 * (8 + 6 + 3 + 8)
+    np.testing.assert_allclose(expected.history["loss"], history.history["loss"], atol=1e-6)
+
+
+def test_a_loop_that_cannot_be_compiled_for_later_data(monkeypatch):
+    """Where a loop fails to compile for data of other shapes, its steps run one by one."""
+    expected, *_ = fitted(execution="step", fits=((64, 8), (48, 6)))
+    keras.utils.set_random_seed(0)
+    model = models.mlp(outputs=2)
+    trainer = Trainer(model, optimizer=keras.optimizers.SGD(0.05), loss="mse")
+    options = {"shuffle": False, "epochs": 2, "verbose": 0}
+    trainer.fit(LONG_X, LONG_Y, batch_size=8, **options)
+
+    def refuse(self, block):
+        raise ValueError("not for such a block")
+
+    monkeypatch.setattr("kerastrain.loops.Loop.prepare", refuse)
+    trainer.fit(LONG_X[:48], LONG_Y[:48], batch_size=6, **options)
+    assert "not for such a block" in trainer.plans["train"]
+    for one, other in zip(expected.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_data_are_not_kept():
+    """After a fit the trainer holds no copy of the arrays."""
+    _, trainer, _ = fitted()
+    runner = trainer._preparation.runner("train")
+    assert runner._block is None
+
+
+def test_steps_per_call_is_kept_to():
+    """No call runs more steps than were asked for."""
+    seen = []
+
+    class Reads(keras.callbacks.Callback):
+        only_reads_logs = True
+
+        def on_train_batch_end(self, batch, logs):
+            seen.append((batch, float(logs["loss"])))
+
+    keras.utils.set_random_seed(0)
+    trainer = Trainer(
+        models.mlp(outputs=2), optimizer="sgd", loss="mse",
+        execution=Execution(plan="loop", steps_per_call=3),
+    )  # fmt: skip
+    history = trainer.fit(
+        LONG_X, LONG_Y, batch_size=8, shuffle=False, verbose=0, callbacks=[Reads()]
+    )
+    assert [batch for batch, _ in seen] == list(range(8))
+    assert seen[-1][1] == pytest.approx(history.history["loss"][0], abs=1e-6)
+    assert trainer._preparation.runner("train", listening=True, replayed=True).choice.steps <= 3
+
+
+def test_where_the_time_went(capsys):
+    """`profile=True` prints the parts, which add up to no more than the whole."""
+    keras.utils.set_random_seed(0)
+    trainer = Trainer(models.mlp(outputs=2), optimizer="sgd", loss="mse")
+    trainer.fit(LONG_X, LONG_Y, verbose=0, profile=True, validation_data=(LONG_X, LONG_Y))
+    line = capsys.readouterr().out
+    assert line.startswith("Time: ") and "compiling" in line and "validation" in line
+    assert trainer.times.seconds["compiling"] > trainer.times.seconds["step"] >= 0
+
+
+def test_metrics_over_many_epochs():
+    """Each epoch's results are its own, also when resets and results have been compiled."""
+    histories = []
+    for own in (False, True):
+        keras.utils.set_random_seed(0)
+        model = models.mlp(outputs=2)
+        parts = {
+            "optimizer": keras.optimizers.SGD(0.05),
+            "loss": "mse",
+            "metrics": ["mae", keras.metrics.RootMeanSquaredError()],
+        }
+        options = {"epochs": 8, "batch_size": 10, "shuffle": False, "verbose": 0}
+        options["validation_data"] = (LONG_X[:20], LONG_Y[:20])
+        if own:
+            trainer = Trainer(model, **parts)
+            history = trainer.fit(LONG_X, LONG_Y, **options)
+            assert trainer._states._reset.is_compiled and trainer._states._results.is_compiled
+        else:
+            model.compile(**parts)
+            history = model.fit(LONG_X, LONG_Y, **options)
+        histories.append(history.history)
+    assert sorted(histories[0]) == sorted(histories[1])
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(values, histories[1][name], atol=1e-6)
+
+
+def test_a_metric_of_ones_own_is_reset_by_its_own_code():
+    """Python code in a metric's `reset_state` runs before each epoch."""
+    resets = []
+
+    class Counts(keras.metrics.Mean):
+        def reset_state(self):
+            resets.append(1)
+            super().reset_state()
+
+    trainer = Trainer(
+        models.mlp(outputs=2), optimizer="sgd", loss="mse",
+        metrics=[keras.metrics.MeanAbsoluteError()], weighted_metrics=[],
+    )  # fmt: skip
+    trainer.model.extra = Counts(name="extra")
+    with pytest.warns(UserWarning, match="not updated"):
+        trainer.fit(LONG_X, LONG_Y, epochs=6, verbose=0)
+    assert len(resets) == 6
