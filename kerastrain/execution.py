@@ -16,7 +16,6 @@ none; the usual step need not provide for that.
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf

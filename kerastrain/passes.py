@@ -9,7 +9,6 @@ import concurrent.futures
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
