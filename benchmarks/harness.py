@@ -30,6 +30,7 @@ import pathlib
 import platform
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import rich.box
@@ -148,6 +149,20 @@ def _timed(contender: Contender, clock: Callable[[], float]) -> float:
     measured = contender.run()
     elapsed = clock() - start
     return measured if isinstance(measured, float) else elapsed
+
+
+def resetting(model: Any, get_optimizer: Callable[[], Any]) -> Callable[[], None]:
+    """A function that puts the model's weights of now back, and an Adam that has made no step."""
+    initial = model.get_weights()
+
+    def reset() -> None:
+        model.set_weights(initial)
+        optimizer = get_optimizer()
+        for variable in optimizer.variables:
+            if variable is not optimizer.learning_rate:
+                variable.assign(np.zeros(variable.shape, variable.dtype))
+
+    return reset
 
 
 def largest_difference(weights: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:

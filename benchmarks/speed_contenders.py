@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import resetting
 from benchmarks.speed_works import LEARNING_RATE
 from benchmarks.speed_works import WORKS
 from benchmarks.speed_works import Work
@@ -90,20 +91,6 @@ class Entrant:
     run: Callable[..., list[float]]
     reset: Callable[[], None]
     warm: Callable[[], str]
-
-
-def resetting(model: Any, get_optimizer: Callable[[], Any]) -> Callable[[], None]:
-    """Puts the weights of now back, and an Adam that has made no step."""
-    initial = model.get_weights()
-
-    def reset() -> None:
-        model.set_weights(initial)
-        optimizer = get_optimizer()
-        for variable in optimizer.variables:
-            if variable is not optimizer.learning_rate:
-                variable.assign(np.zeros(variable.shape, variable.dtype))
-
-    return reset
 
 
 def warming(run: Callable[..., list[float]]) -> Callable[[], str]:

@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 import kerastrain
-from benchmarks.harness import Contender, Race, print_race, race, save_json
+from benchmarks.harness import Contender, Race, print_race, race, resetting, save_json
 
 BATCH_SIZE = 32
 MODEL = f"MLP 784-64-10, batch {BATCH_SIZE}"
@@ -128,15 +128,7 @@ def make_contender(
     get_optimizer: Callable[[], keras.optimizers.Optimizer],
 ) -> Contender:
     """Makes each round start from the weights of now and an Adam that has made no step."""
-    initial = model.get_weights()
-
-    def reset() -> None:
-        model.set_weights(initial)
-        optimizer = get_optimizer()
-        for variable in optimizer.variables:
-            if variable is not optimizer.learning_rate:
-                variable.assign(tf.zeros_like(variable))
-
+    reset = resetting(model, get_optimizer)
     return Contender(name, run, model.get_weights, reset, traces=lambda: TraceCounter.traces)
 
 

@@ -20,6 +20,7 @@ are stored.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ class Block:
         """
         rows = int(np.max(sizes)) if rows is None else rows
         number = rows_of(stack)
-        arrays = _map(lambda leaf: tf.reshape(leaf, [number * rows, *leaf.shape[2:]]), stack)
+        arrays = map_leaves(lambda leaf: tf.reshape(leaf, [number * rows, *leaf.shape[2:]]), stack)
         return cls.of_rows(arrays, np.arange(number * rows), sizes, rows)
 
     @classmethod
@@ -158,7 +159,7 @@ def batch_at(data: Any, index: Any, rows: Any, fixed: bool = False) -> Any:
         taken = tf.ensure_shape(tf.slice(order, [begin], [rows]), [rows])
     else:
         taken = order[begin : begin + sizes[index]]
-    return _map(lambda leaf: tf.gather(leaf, taken), arrays)
+    return map_leaves(lambda leaf: tf.gather(leaf, taken), arrays)
 
 
 class Pass:
@@ -223,7 +224,8 @@ def _size(dtype):
     return tf.as_dtype(dtype).size or 0
 
 
-def _map(function, structure):
+def map_leaves(function: Callable, structure: Any) -> Any:
+    """The structure with ``function`` of each leaf; None stays None."""
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else function(leaf), structure
     )

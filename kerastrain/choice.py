@@ -1,6 +1,6 @@
 """Which plan runs the steps: measured on steps that train, none repeated, none lost.
 
-A plan is a way to run K steps of one step function (`PLANS`). XLA makes a small transformer
+A plan is a way to run K steps of one step function. XLA makes a small transformer
 three times as fast and a small convolutional network thirty times as slow on a CPU, so no
 fixed choice is right. `Choice` runs the first plan that compiles, measures it, and tries
 each further one only where the steps that remain can repay its compilation::
@@ -40,10 +40,8 @@ class Plan(NamedTuple):
 
 
 STEP = Plan("step", loops=False, xla=False)
-XLA_STEP = Plan("xla_step", loops=False, xla=True)
 LOOP = Plan("loop", loops=True, xla=False)
 XLA_LOOP = Plan("xla_loop", loops=True, xla=True)
-PLANS = {plan.name: plan for plan in (STEP, XLA_STEP, LOOP, XLA_LOOP)}
 
 # A call takes about so many seconds, so that callbacks, the progress line and Ctrl-C are
 # served several times a second.

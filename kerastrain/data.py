@@ -33,6 +33,7 @@ from kerastrain import _keras
 from kerastrain import data_checks
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import Pass
+from kerastrain.blocks import map_leaves
 from kerastrain.blocks import rows_of
 from kerastrain.data_checks import is_streamed
 from kerastrain.errors import ArgumentError
@@ -139,7 +140,7 @@ class Source:
                 "Pass at least one row, or a new generator."
             )
         if self.arrays is None and not self._looked_at:  # of arrays, all rows have been looked at
-            data_checks.check_not_all_nan(self.name, _map(_as_numpy, batch))
+            data_checks.check_not_all_nan(self.name, map_leaves(_as_numpy, batch))
             self._looked_at = True
         return batch
 
@@ -314,9 +315,3 @@ def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
 
 def _as_numpy(leaf: Any) -> np.ndarray | None:
     return leaf.numpy() if isinstance(leaf, tf.Tensor) else None
-
-
-def _map(function, structure):
-    return keras.tree.map_structure(
-        lambda leaf: None if leaf is None else function(leaf), structure
-    )

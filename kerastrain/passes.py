@@ -17,6 +17,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain.blocks import Block
 from kerastrain.blocks import bytes_of
+from kerastrain.blocks import map_leaves
 from kerastrain.blocks import rows_of
 
 # A stack has so many bytes at most, unless one batch has more, and so many batches: of arrays,
@@ -59,13 +60,13 @@ class ArrayPasses:
         order = self._order(number)
         if self.storage == "arrays":
             if self._resident is None:
-                self._resident = _map(tf.convert_to_tensor, self._arrays)
+                self._resident = map_leaves(tf.convert_to_tensor, self._arrays)
             yield Block.of_arrays(self._resident, order, self._batch_size)
         elif self.storage == "stack":
             yield from _drawn_ahead(self._stacks(order))
         else:
             for start in range(0, self._count, self._batch_size):
-                yield Block.of_batch(_map(tf.convert_to_tensor, self._taken(order, start, 1)))
+                yield Block.of_batch(map_leaves(tf.convert_to_tensor, self._taken(order, start, 1)))
 
     def _order(self, number):
         """The rows in the order of a pass, or None for their own."""
@@ -85,7 +86,7 @@ class ArrayPasses:
         """NumPy arrays of the rows of some batches, the first of which begins at ``start``."""
         rows = slice(start, min(start + batches * self._batch_size, self._count))
         rows = rows if order is None else order[rows]
-        return _map(lambda a: np.asarray(a[rows]), self._arrays)
+        return map_leaves(lambda a: np.asarray(a[rows]), self._arrays)
 
     def _stacks(self, order):
         size = self._batch_size
@@ -94,7 +95,7 @@ class ArrayPasses:
             rows = min(number * size, self._count - start)
             sizes = np.diff([*range(0, rows, size), rows])
             taken = self._taken(order, start, number)
-            yield Block.of_stack(_map(lambda a: _cut(a, number, size), taken), sizes, size)
+            yield Block.of_stack(map_leaves(lambda a: _cut(a, number, size), taken), sizes, size)
 
 
 def _cut(array, number, size):
@@ -164,7 +165,7 @@ class AdapterPasses:
                 if self.storage == "stack":
                     yield from _stacked(batches, self._steps)
                 else:
-                    yield from (Block.of_batch(_map(tf.convert_to_tensor, b)) for b in batches)
+                    yield from (Block.of_batch(map_leaves(tf.convert_to_tensor, b)) for b in batches)
         finally:
             self._adapter.on_epoch_end()
 
@@ -202,21 +203,18 @@ def _stacks_of(dataset: tf.data.Dataset, number: int) -> Iterator[Block]:
     rows = 0
     for stack, sizes in stacks:
         sizes = sizes.numpy()
-        if (sizes != sizes[:, :1]).any():  # refused, as they are
+        if (sizes != sizes[:, :1]).any() or not sizes.any():  # to be refused, as they are
             yield from map(Block.of_batch, _taken_apart(stack, sizes))
             continue
         sizes = sizes[:, 0]
         rows = max(rows, int(np.max(sizes)))
-        if not rows:
-            yield from map(Block.of_batch, _taken_apart(stack, sizes[:, None]))
-            continue
-        yield Block.of_stack(_map(lambda leaf: _filled(leaf, number, rows), stack), sizes, rows)
+        yield Block.of_stack(map_leaves(lambda leaf: _filled(leaf, number, rows), stack), sizes, rows)
 
 
 def _taken_apart(stack, sizes):
     """The batches of a stack, one by one, each part with its own number of rows."""
     leaves = tf.nest.flatten(stack)
-    for index, rows in enumerate(np.broadcast_to(sizes, (len(sizes), len(leaves)))):
+    for index, rows in enumerate(sizes):
         parts = [leaf[index][:count] for leaf, count in zip(leaves, rows, strict=True)]
         yield tf.nest.pack_sequence_as(stack, parts)
 
@@ -279,7 +277,7 @@ def _shapes(batch):
 def _block_of(batches, number):
     """A stack of equal batches, filled with zeros up to ``number``; or the only one."""
     if number == 1:
-        return Block.of_batch(_map(tf.convert_to_tensor, batches[0]))
+        return Block.of_batch(map_leaves(tf.convert_to_tensor, batches[0]))
 
     def stack(*leaves):
         if leaves[0] is None:
@@ -313,9 +311,3 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return self._data[self._order[index]]
-
-
-def _map(function, structure):
-    return keras.tree.map_structure(
-        lambda leaf: None if leaf is None else function(leaf), structure
-    )

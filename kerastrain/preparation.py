@@ -50,6 +50,7 @@ class Preparation:
         self._checked: set = set()
         self._runners: dict[tuple, Runner] = {}
         self._predictor: Runner | None = None
+        self._predictor_for: Any = None
 
     def ready(
         self, source: data_lib.Source, validation: Iterable = (), train: bool = True
@@ -130,8 +131,9 @@ class Preparation:
                 self.steps,
                 kind,
                 self._compiled.execution,
-                reports=listening or self.reports_own_logs(kind),
-                one_by_one=listening and not replayed,
+                listening=listening,
+                replayed=replayed,
+                reports=self.reports_own_logs(kind),
                 own=self.reports_own_logs(kind, f"{kind}_step"),
                 around=lambda run: self._watched(kind, run),
             )
@@ -146,7 +148,9 @@ class Preparation:
 
     def predictor(self) -> Runner:
         """What runs the model on batches of inputs, and keeps the outputs."""
-        if self._predictor is None:
+        state = trainable_state(self._model)
+        if self._predictor is None or self._predictor_for != state:
+            self._predictor_for = state
             execution = self._compiled.execution
             steps = Steps(self._model, self._strategy, self._compiled.options, execution)
             self._predictor = Runner(self._model, steps, "predict", execution, reports=True)

@@ -56,18 +56,20 @@ class Work(NamedTuple):
         steps: how many.
         run: runs them; returns the logs of each where they are reported, else None.
         compiled: gives the seconds of ``run`` that went into compiling.
+        told: whether callbacks listen to them.
     """
 
     first: int
     steps: int
     run: Callable[[], list | None]
     compiled: Callable[[], float]
+    told: bool
 
 
 def run_and_tell(
-    work: Work, callbacks: keras.callbacks.CallbackList, kind: str, times: Times | None = None
+    work: Work, callbacks: keras.callbacks.CallbackList, kind: str, times: Times
 ) -> dict | None:
-    """Runs steps and tells callbacks of each; returns the last logs, where there are any.
+    """Runs steps and tells callbacks of each, where their logs are reported to somebody.
 
     Of several steps callbacks are told when all have run, in turn.
 
@@ -76,38 +78,38 @@ def run_and_tell(
         callbacks: who is told.
         kind: ``"train"`` or ``"test"``.
         times: where the time is counted.
+
+    Returns:
+        The last logs, or None where there are none.
     """
-    times = times or Times()
     begin = getattr(callbacks, f"on_{kind}_batch_begin")
     end = getattr(callbacks, f"on_{kind}_batch_end")
-    if work.steps == 1:
+    if work.told and work.steps == 1:
         begin(work.first)
         times.lap("callbacks")
     logs = work.run()
     times.lap("step")
     times.move(work.compiled(), "step", "compiling")
-    if logs is None:
-        if work.steps == 1:
-            end(work.first, None)
+    if work.told:
+        for index, one in enumerate(logs, work.first):
+            if work.steps > 1:
+                begin(index)
+            end(index, one)
         times.lap("callbacks")
-        return None
-    for index, one in enumerate(logs, work.first):
-        if work.steps > 1:
-            begin(index)
-        end(index, one)
-    times.lap("callbacks")
-    return logs[-1]
+    return logs[-1] if logs else None
 
 
 class Runner:
     """Runs the steps of one kind.
 
     Args:
-        steps: the compiled steps of a model.
-        kind: ``"train"`` or ``"test"``.
+        model: whose steps run.
+        steps: its compiled steps.
+        kind: ``"train"``, ``"test"`` or ``"predict"``.
         execution: how.
-        reports: whether each step returns logs.
-        one_by_one: whether each step is waited for by a callback.
+        listening: whether a callback is told of each step.
+        replayed: whether it may be told after several steps have run.
+        reports: whether each step returns logs, as it does where somebody listens.
         own: whether the step is the model's own, which may make variables when it is
             first run.
         around: is given what runs a `Chunk`, and returns what is run in its stead.
@@ -123,20 +125,22 @@ class Runner:
         kind: str,
         execution: Execution,
         *,
+        listening: bool = False,
+        replayed: bool = False,
         reports: bool = False,
-        one_by_one: bool = False,
         own: bool = False,
         around: Callable[[Callable], Callable] = lambda run: run,
     ):
-        self._steps, self._kind, self._reports = steps, kind, reports
-        self._own = own
+        self._steps, self._kind, self._own = steps, kind, own
+        self._listening = listening
+        self._reports = reports = reports or listening
         self._run_watched = around(self._run)
         self._block: Block | None = None
         self._is_new = True
         self._compiled_seconds = 0.0
         self._waits = bool(tf.config.list_physical_devices("GPU"))
         most = MOST_REPORTED if reports else None
-        if one_by_one or execution.plan in ("step", "xla_step"):
+        if (listening and not replayed) or execution.plan in ("step", "xla_step"):
             most = 1
         if execution.steps_per_call is not None:
             most = min(most or execution.steps_per_call, execution.steps_per_call)
@@ -152,6 +156,13 @@ class Runner:
             compares=execution.plan == "auto" and not execution.deterministic,
         )
         self._pinned = execution.plan if execution.plan != "auto" else None
+        if execution.plan.startswith("xla") and kind == "train" and not steps.can_use_xla(kind):
+            warnings.warn(
+                f"The plan {execution.plan!r} cannot be used under this strategy: XLA compiles "
+                "kerastrain's own step on several replicas, and no step on one. "
+                "The loop in the graph runs.",
+                stacklevel=2,
+            )
 
     def begin(self, steps: int | None) -> None:
         """Tells how many steps are to come; None where that is not known."""
@@ -163,8 +174,13 @@ class Runner:
         first = 0
         try:
             for chunk in source.chunks(number, lambda: self.choice.steps):
-                run = functools.partial(self.run, chunk)
-                yield Work(first, chunk.steps, run, lambda: self._compiled_seconds)
+                yield Work(
+                    first,
+                    chunk.steps,
+                    functools.partial(self.run, chunk),
+                    lambda: self._compiled_seconds,
+                    self._listening,
+                )
                 first += chunk.steps
         finally:
             self._block = None  # it may hold the whole data set
@@ -265,17 +281,16 @@ class Runner:
 
 def _candidates(execution: Execution, steps: Steps, kind: str, own: bool) -> list[Plan]:
     """The plans that may run, the surest first; a step at a time if nothing else can."""
-    if execution.eager or execution.plan == "step":
-        return [choice_lib.STEP]
-    if execution.plan.startswith("xla"):
-        return [choice_lib.XLA_LOOP, choice_lib.LOOP, choice_lib.STEP]
-    if execution.plan == "loop":
-        return [choice_lib.LOOP, choice_lib.STEP]
-    if execution.jit_compile:
-        return [choice_lib.XLA_LOOP]
     step, loop, xla = choice_lib.STEP, choice_lib.LOOP, choice_lib.XLA_LOOP
-    # Outputs that are kept make XLA's loop three times as slow as the graph's.
-    xla = [xla] if steps.can_use_xla(kind) and kind != "predict" else []
+    by_xla = [xla] if steps.can_use_xla(kind) else []
+    if execution.eager or execution.plan == "step":
+        return [step]
+    if execution.plan.startswith("xla"):
+        return [*by_xla, loop, step]
+    if execution.plan == "loop":
+        return [loop, step]
+    if execution.jit_compile and kind != "predict":
+        return [xla]
     if execution.deterministic:
         return [step] if own else [loop, step]
-    return [step, loop, *xla] if own else [loop, *xla, step]
+    return [step, loop, *by_xla] if own else [loop, *by_xla, step]

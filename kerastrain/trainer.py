@@ -363,18 +363,19 @@ class Trainer:
                     callbacks, verbose, 1, source.num_batches, add_history=False
                 )
                 progress.begin_epoch(0, source.num_batches)
+                self._runner("test", callback_list).begin(source.num_batches)
                 logs = self._run_test(source, callback_list, progress)
                 progress.end_epoch(logs)
                 return logs if return_dict else _keras.flatten_results(model, logs)
 
     def _run_test(self, source, callbacks, progress=None):
         """One pass over a data set without training, in fresh metrics."""
-        model, logs, done = self._model, None, 0
+        model, logs, done, times = self._model, None, 0, Times()
         runner = self._runner("test", callbacks)
         model.stop_evaluating = False
         callbacks.on_test_begin()
         for work in runner.epoch(source):
-            logs = run_and_tell(work, callbacks, "test")
+            logs = run_and_tell(work, callbacks, "test", times)
             done += work.steps
             if progress is not None:
                 progress.update(done, self._results)
@@ -407,19 +408,20 @@ class Trainer:
         """
         checks.check_callbacks(callbacks)
         eager = self._compiled.execution.eager
+        own = _keras.overrides(self._model, "predict_step")
+        in_loops = not (eager or own or callbacks or steps or self._strategy)
         # A stream is Keras's to draw from: looking at it would lose its batches.
         source = None
         if not data_lib.is_streamed(x):
-            source = data_lib.Source(x, batch_size=batch_size, steps=steps)
+            make_source = self._source if in_loops else data_lib.Source
+            source = make_source(x, batch_size=batch_size, steps=steps)
         with self._compiled.in_charge() as model:
             if source is not None:
                 inputs, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
                 self._compiled.build_users(_keras.as_symbolic(inputs))
             if source is not None and source.arrays is not None and not eager:
                 checks.check_call(model, source.peek(), "x")
-                own = _keras.overrides(model, "predict_step")
-                if not (own or callbacks or steps or self._strategy):
-                    source = self._source(x, batch_size=batch_size)
+                if in_loops:
                     return predict(self._preparation.predictor(), source, verbose)
             return model.predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks

@@ -579,3 +579,60 @@ def test_a_metric_of_ones_own_is_reset_by_its_own_code():
     with pytest.warns(UserWarning, match="not updated"):
         trainer.fit(LONG_X, LONG_Y, epochs=6, verbose=0)
     assert len(resets) == 6
+
+
+class OwnStep(keras.Model):
+    """Counts its own training step's traces, and moves no weight."""
+
+    traced = 0
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        OwnStep.traced += 1
+        return {"loss": tf.reduce_mean(self(data[0]) ** 2)}
+
+
+def test_a_pinned_plan_leaves_a_step_of_ones_own_alone_on_replicas():
+    """XLA has no part in a user's own step on replicas, which runs as it is; it is said."""
+    trainer = Trainer(
+        lambda: OwnStep(), optimizer="sgd", loss="mse", strategy="mirrored:2", execution="xla_loop"
+    )
+    OwnStep.traced = 0
+    with pytest.warns(UserWarning, match="cannot be used under this strategy"):
+        trainer.fit(X[:8], Y[:8], batch_size=4, verbose=0)
+    assert OwnStep.traced
+    assert trainer.plans["train"].startswith("loop")
+
+
+def test_evaluation_on_replicas_under_a_plan_of_xla():
+    """Evaluation, which XLA does not compile on replicas, runs in the graph without a word."""
+    trainer = Trainer(
+        models.mlp(), optimizer="sgd", loss="mse", strategy="mirrored:2", execution="xla_loop"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*(cannot be).*")
+        trainer.fit(X[:8], Y[:8], batch_size=4, verbose=0, validation_data=(X[:8], Y[:8]))
+    assert trainer.plans["test"].startswith("loop")
+
+
+def test_callbacks_that_do_not_listen_are_told_nothing():
+    """Where nobody listens to batches, no batch event is fired, batch by batch neither."""
+    events = []
+
+    class Watched(keras.callbacks.CallbackList):
+        def on_train_batch_begin(self, batch, logs=None):
+            events.append(batch)
+
+        def on_train_batch_end(self, batch, logs=None):
+            events.append(batch)
+
+    for plan in ("step", "loop"):
+        trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", execution=plan)
+        trainer.fit(X, Y, verbose=0, callbacks=Watched(model=trainer.model))
+    assert events == []
