@@ -75,6 +75,13 @@ def overrides(model: keras.Model, method: str) -> bool:
     )
 
 
+def has_kerastrains_step(model: keras.Model) -> bool:
+    """Whether the model's ``train_step`` is that of ``TrainableModel``."""
+    return getattr(type(model).train_step, "is_kerastrains", False) and not overrides(
+        model, "train_step"
+    )
+
+
 def compute_loss(model, x, y, y_pred, sample_weight, training):
     """Calls ``model.compute_loss``, with ``training`` where its signature has it."""
     return model._compute_loss(x, y, y_pred, sample_weight, training=training)

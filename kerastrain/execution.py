@@ -63,6 +63,8 @@ class Steps:
         )
 
         def train(data, share=None):
+            if share is None and _keras.has_kerastrains_step(model):
+                return model.train_step(data)  # the same, by the method that Keras calls too
             return step.train_step(model, data, options, share)
 
         def train_by_xla(data, share=None):
