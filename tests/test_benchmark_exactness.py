@@ -122,6 +122,7 @@ def test_the_cost_is_the_median_ratio_less_one():
     assert "t: exactness costs +20.0 % (+15.0 .. +35.0)" == exactness_cost.cost_line(result)
 
 
+@pytest.mark.slow
 def test_micro_batches_save_memory(tmp_path, capsys):
     """Eight parts need less than the whole batch, in both models, for the same weights."""
     file = tmp_path / "memory.json"

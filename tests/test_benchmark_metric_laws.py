@@ -1,10 +1,13 @@
 """The benchmark of the laws of metrics runs, and counts what it says it counts."""
 
+import pytest
+
 from benchmarks import metric_laws
 from tests.testing.mutants import MUTANTS
 from tests.testing.right_metrics import MeanAbsolute
 
 
+@pytest.mark.slow
 def test_quick(capsys):
     """Both tables are printed, and no sound metric is complained of."""
     assert 0 == metric_laws.main(["--quick"])

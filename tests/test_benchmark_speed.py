@@ -36,6 +36,7 @@ def test_the_examples_in_the_docstrings_run():
         assert expected == doctest.testmod(module)
 
 
+@pytest.mark.slow
 def test_it_runs_and_compares_with_itself(tmp_path, capsys):
     """The quick mode: two processes, equal losses, the tables, the file, and ratios to it."""
     file = str(tmp_path / "new.json")
@@ -69,6 +70,7 @@ def test_an_older_run_is_compared_with(tmp_path, monkeypatch, capsys):
     assert [["works:", "mlp:", "Trainer", "µs/step", "6.00", "3.00", "2.00"]] == lines
 
 
+@pytest.mark.slow
 def test_unequal_losses_stop_it():
     """A contender that learns at another rate is found out before it is timed."""
     runners = [

@@ -171,6 +171,7 @@ def test_two_contenders_of_one_name_are_refused():
         harness.race([contender, contender], title="t", baseline="a", steps=1)
 
 
+@pytest.mark.slow
 def test_step_overhead_runs_and_prints_all_contenders(tmp_path, capsys):
     """The quick benchmark prints two tables of four contenders and saves them; none retraces."""
     results = step_overhead.main(["--quick", "--json", str(tmp_path / "times.json")])

@@ -380,7 +380,10 @@ def test_equals_keras(name, plan, monkeypatch):
         assert plan == plan_of(trainer)
 
 
-@pytest.mark.parametrize("plan", ["step", "loop", "auto, all tried"])
+@pytest.mark.parametrize(
+    "plan",
+    ["step", "loop", pytest.param("auto, all tried", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", ["sample weights", "loss scale"])
 def test_equals_keras_on_two_replicas(name, plan, monkeypatch):
     """Two replicas that share each batch end with the numbers of one, by every plan."""
