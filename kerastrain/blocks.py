@@ -69,34 +69,26 @@ class Block:
         return cls(data, sizes, rows, len(sizes), count // rows)
 
     @classmethod
-    def of_stack(cls, stack: Any, sizes: np.ndarray, rows: int | None = None) -> "Block":
-        """A stack of batches.
+    def of_rows(cls, arrays: Any, sizes: np.ndarray, rows: int, number: int) -> "Block":
+        """Batches whose rows lie one after another.
 
         Args:
-            stack: each leaf of shape ``(batches or more, rows, ...)``.
-            sizes: the rows of each batch.
-            rows: of a full batch; None for the most there are.
-        """
-        rows = int(np.max(sizes)) if rows is None else rows
-        number = rows_of(stack)
-        arrays = map_leaves(lambda leaf: tf.reshape(leaf, [number * rows, *leaf.shape[2:]]), stack)
-        return cls.of_rows(arrays, np.arange(number * rows), sizes, rows)
-
-    @classmethod
-    def of_rows(cls, arrays: Any, order: np.ndarray, sizes: np.ndarray, rows: int) -> "Block":
-        """Any rows of arrays.
-
-        Args:
-            arrays: a structure of tensors with the rows first.
-            order: batch ``i`` is ``order[i * rows : i * rows + sizes[i]]``.
+            arrays: a structure of arrays or tensors with the rows first.
             sizes: the rows of each batch.
             rows: of a full batch.
+            number: how many full batches there is to be room for, so that blocks of one
+                length are alike to a compiled loop; what no batch has is zeros.
         """
+        sizes = np.asarray(sizes, "int32")
         odd = np.flatnonzero(sizes != rows)
         full = int(odd[0]) if odd.size else len(sizes)
-        padded = np.pad(np.asarray(sizes, "int32"), (0, len(order) // rows - len(sizes)))
-        data = arrays, tf.constant(order, tf.int32), tf.constant(padded)
-        return cls(data, np.asarray(sizes), rows, len(sizes), full)
+        starts = np.zeros(number, "int32")
+        starts[1 : len(sizes)] = np.cumsum(sizes[:-1])
+        order = np.minimum(starts[:, None] + np.arange(rows, dtype="int32"), number * rows - 1)
+        arrays = map_leaves(lambda leaf: _lengthened(leaf, number * rows), arrays)
+        padded = np.pad(sizes, (0, number - len(sizes)))
+        data = arrays, tf.constant(order.reshape(-1)), tf.constant(padded)
+        return cls(data, sizes, rows, len(sizes), full)
 
     @property
     def is_batch(self) -> bool:
@@ -212,6 +204,17 @@ class Pass:
 def rows_of(arrays: Any) -> int:
     """The rows of arrays, from the first of them."""
     return next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None)
+
+
+def _lengthened(leaf, count):
+    """An array or tensor as a tensor of so many rows, with zeros at its end."""
+    missing = count - leaf.shape[0]
+    if not missing:
+        return tf.convert_to_tensor(leaf)
+    if isinstance(leaf, tf.Tensor):
+        return tf.pad(leaf, [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1))
+    zeros = np.full((missing, *leaf.shape[1:]), b"" if leaf.dtype == object else 0, leaf.dtype)
+    return tf.convert_to_tensor(np.concatenate([leaf, zeros]))
 
 
 def bytes_of(batch: Any) -> int:

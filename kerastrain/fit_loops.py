@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import merging
+from kerastrain import stacks
 from kerastrain.blocks import Block
 from kerastrain.blocks import Chunk
 from kerastrain.execution import Steps
@@ -42,7 +42,6 @@ class FitLoops:
         self._runner = Runner(model, Steps(model, None, options, execution), "train", execution)
         self._background = concurrent.futures.ThreadPoolExecutor(1)
         self._coming: Any = None  # the iterator, and what is being drawn of it
-        self._draw = tf.function(self._drawn, autograph=False)
         self._results = tf.function(lambda: merging.results(model), autograph=False)
 
     @staticmethod
@@ -61,71 +60,23 @@ class FitLoops:
         Raises:
             StopIteration: no batch is left.
         """
-        if not isinstance(iterator, tf.data.Iterator) or not _can_be_stacked(iterator):
+        if not isinstance(iterator, tf.data.Iterator) or not stacks.is_drawable(iterator):
             return self._keras_own(iterator)
         if self._coming is None or self._coming[0] is not iterator:
-            self._coming = iterator, self._background.submit(self._draw, iterator)
+            self._coming = iterator, self._drawing(iterator)
         arrays, sizes = self._coming[1].result()
-        sizes = sizes.numpy()
+        sizes = sizes.numpy()[:, 0]
         if not sizes.size:
             self._coming = None
             raise StopIteration
-        self._coming = iterator, self._background.submit(self._draw, iterator)
-        block, start = self._block(arrays, sizes), 0
+        self._coming = iterator, self._drawing(iterator)
+        block, start = Block.of_rows(arrays, sizes, int(sizes.max()), self._number), 0
         while start < len(sizes):
             steps = block.full - start if start < block.full else 1
             self._runner.run(Chunk(block, start, steps))
             start += steps
         return self._results()
 
-    def _drawn(self, iterator):
-        """The rows of the next batches one after another, and how many each batch has."""
-        growing = {"size": 0, "dynamic_size": True, "infer_shape": False}
-        kept = [
-            tf.TensorArray(spec.dtype, element_shape=[None, *spec.shape[1:]], **growing)
-            for spec in tf.nest.flatten(iterator.element_spec)
-        ]
-        sizes = tf.TensorArray(tf.int32, element_shape=[], **growing)
-
-        def is_one_more(index, batch, *_):
-            return tf.logical_and(index < self._number, batch.has_value())
-
-        def keep(index, batch, kept, sizes):
-            leaves = tf.nest.flatten(batch.get_value())
-            kept = [array.write(index, leaf) for array, leaf in zip(kept, leaves, strict=True)]
-            sizes = sizes.write(index, tf.shape(leaves[0])[0])
-            index += 1
-            # What is not wanted now stays in the iterator.
-            following = tf.cond(
-                index < self._number, iterator.get_next_as_optional, lambda: batch
-            )
-            return index, following, kept, sizes
-
-        first = iterator.get_next_as_optional()
-        _, _, kept, sizes = tf.while_loop(is_one_more, keep, (0, first, kept, sizes))
-        rows = [array.concat() for array in kept]
-        return tf.nest.pack_sequence_as(iterator.element_spec, rows), sizes.stack()
-
-    def _block(self, arrays, sizes):
-        """The rows as a block; with zeros up to full batches, so that shapes stay equal."""
-        rows = int(sizes.max())
-        missing = self._number * rows - int(sizes.sum())
-        if missing:
-            arrays = tf.nest.map_structure(
-                lambda a: tf.pad(a, [[0, missing]] + [[0, 0]] * (a.shape.rank - 1)), arrays
-            )
-        offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        order = np.zeros((self._number, rows), "int32")
-        for index, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
-            order[index, :size] = np.arange(offset, offset + size)
-        return Block.of_rows(arrays, order.reshape(-1), sizes, rows)
-
-
-def _can_be_stacked(iterator) -> bool:
-    return all(
-        isinstance(spec, tf.TensorSpec)
-        and spec.dtype != tf.string
-        and spec.shape.rank
-        and None not in spec.shape[1:].as_list()
-        for spec in tf.nest.flatten(iterator.element_spec)
-    )
+    def _drawing(self, iterator):
+        """Draws the next batches in the background."""
+        return self._background.submit(stacks.draw, iterator, self._number)

@@ -64,19 +64,17 @@ def test_of_arrays(count, rows, data):
 
 @hypothesis.settings(max_examples=30)
 @hypothesis.given(
-    sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6), spare=st.integers(0, 2)
+    sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6),
+    spare=st.integers(0, 2),
+    as_tensors=st.booleans(),
 )
-def test_of_stack(sizes, spare):
-    """A stack gives each batch its own rows, of any sizes, and none of what fills it up."""
+def test_of_rows(sizes, spare, as_tensors):
+    """Rows one after another give each batch its own, of any sizes, and none of the filling."""
     hypothesis.assume(max(sizes))
-    shape = len(sizes) + spare, max(sizes), 2
-    stack = {"a": np.full(shape, -1, "float32"), "b": (np.full(shape[:2], -1, "int64"), None)}
-    rows = numbers(sum(sizes))
-    for index, taken in enumerate(cut(range(sum(sizes)), sizes)):
-        stack["a"][index, : len(taken)] = rows["a"][taken]
-        stack["b"][0][index, : len(taken)] = rows["b"][0][taken]
-    stack = {"a": tf.constant(stack["a"]), "b": (tf.constant(stack["b"][0]), None)}
-    block = Block.of_stack(stack, np.array(sizes))
+    made = tensors if as_tensors else numbers
+    block = Block.of_rows(made(sum(sizes)), sizes, max(sizes), len(sizes) + spare)
+    lengths = {leaf.shape[0] for leaf in tf.nest.flatten(block.data[0]) if leaf is not None}
+    assert {(len(sizes) + spare) * max(sizes)} == lengths
     assert cut(range(sum(sizes)), sizes) == batches_of(block)
     assert max(sizes) == block.rows
     assert all(size == block.rows for size in sizes[: block.full])
@@ -149,8 +147,7 @@ def blocks_of(kinds):
         elif kind == "arrays":
             blocks.append(Block.of_arrays(tensors(8 + number), None, 3))
         else:
-            stack = {"a": tf.zeros((4, 2, 2)), "b": (tf.zeros((4, 2), tf.int64), None)}
-            blocks.append(Block.of_stack(stack, np.array([2, 1, 2, 2])))
+            blocks.append(Block.of_rows(tensors(7), [2, 1, 2, 2], 2, 4))
     return blocks, [batch for block in blocks for batch in batches_of(block)]
 
 

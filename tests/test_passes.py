@@ -14,6 +14,7 @@ from kerastrain import DataError
 from kerastrain import data as data_lib
 from kerastrain import data_checks
 from kerastrain import passes
+from kerastrain import stacks
 from tests import models
 
 ROWS = 23
@@ -252,8 +253,8 @@ def test_batches_of_any_rows(sizes, steps, mosts, stack, seconds):
 
     epochs = 1 if steps is None else 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "_OF_STREAMS", stack)
-        patch.setattr(passes, "_STACK_SECONDS", seconds)
+        patch.setattr(stacks, "_MOST", stack)
+        patch.setattr(stacks, "_SECONDS", seconds)
         actual = by_chunks(source().in_blocks(), epochs, mosts)
     assert_same(plain(source(), epochs), actual)
 
@@ -373,16 +374,19 @@ def test_an_error_of_a_pipeline_comes_in_its_turn():
     assert 5 == steps
 
 
-def test_a_slow_generator_is_not_waited_for(monkeypatch):
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_what_is_slow_is_not_waited_for(monkeypatch, pipeline):
     """After a tenth of a second what has been drawn is given, and nothing is lost."""
-    monkeypatch.setattr(passes, "_STACK_SECONDS", 0.02)
+    monkeypatch.setattr(stacks, "_SECONDS", 0.02)
 
     def slow():
         for _ in range(8):
             time.sleep(0.015)
             yield X[:4], Y[:4]
 
-    steps = [chunk.steps for chunk in data_lib.Source(slow()).in_blocks().chunks(0, lambda: 9)]
+    specs = tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None, 2), tf.float32)
+    x = tf.data.Dataset.from_generator(slow, output_signature=specs) if pipeline else slow()
+    steps = [chunk.steps for chunk in data_lib.Source(x).in_blocks().chunks(0, lambda: 9)]
     assert 8 == sum(steps)
     assert len(steps) > 1
 
@@ -402,7 +406,7 @@ def threads_left(before):
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
-@pytest.mark.parametrize("name", ["arrays", "PyDataset with workers"])
+@pytest.mark.parametrize("name", ["arrays", "PyDataset with workers", "tf.data"])
 def test_nothing_runs_after_close(monkeypatch, name, taken):
     """Closed at any time, a source leaves no thread; a later pass has all batches."""
     monkeypatch.setattr(passes, "_OF_ARRAYS", 2)
@@ -416,7 +420,7 @@ def test_nothing_runs_after_close(monkeypatch, name, taken):
     assert [] == threads_left(before)
     expected = plain(source_of(SOURCES[name](), lie_together=False), 1)
     actual = by_chunks(source, 1, [2])
-    if name == "arrays":  # Keras's workers go on where they were ended
+    if name != "PyDataset with workers":  # these go on where they were ended
         assert_same(expected, actual)
     assert list(map(len, expected)) == list(map(len, actual))
     source.close()

@@ -13,7 +13,7 @@ LAYERS = (
     ("_version", "errors"),
     ("_keras", "options", "choice", "progress", "open_rows", "random_numbers", "timing"),
     ("xla",),
-    ("blocks", "data_checks", "passes", "loops"),
+    ("blocks", "stacks", "data_checks", "passes", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "data", "datasets"),
     ("step", "dry", "user_code"),
     ("lint",),
@@ -30,7 +30,7 @@ LAYERS = (
     ("demo", "examples", "__main__"),
 )
 # Within a row, these may be imported by the others of the row.
-FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "rows", "gradients", "replicas", "merging", "step", "demo", "datasets", "examples")
+FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "rows", "gradients", "replicas", "merging", "step", "demo", "datasets", "examples")
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
 
