@@ -17,10 +17,12 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend as keras_backend
 from keras.src import tree
+from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow import nn as keras_nn
 from keras.src.losses import loss as keras_loss
 from keras.src.models import functional as keras_functional
 from keras.src.models.model import functional_init_arguments
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving import object_registration
 from keras.src.trainers import compile_utils
 from keras.src.trainers.data_adapters import array_data_adapter
@@ -179,6 +181,12 @@ def all_layers(model: keras.Model) -> list:
 def random_states(model: keras.Model) -> list[keras.Variable]:
     """The states of the random generators of the model's layers."""
     return [g.state for layer in model._flatten_layers() for g in layer._seed_generators]
+
+
+def global_random_state() -> keras.Variable | None:
+    """The state of Keras's global random generator; None before it is first used."""
+    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return None if generator is None else generator.state
 
 
 def is_functional_call(args: tuple, kwargs: dict) -> bool:
@@ -919,6 +927,24 @@ def yields_tensors(adapter) -> bool:
     )
 
 
+def iterator_state(iterator: tf.data.Iterator) -> np.ndarray | None:
+    """The state of an iterator as bytes; None where TensorFlow 2.21 finds it stateful."""
+    resource, fail = iterator._iterator_resource, 2
+    try:
+        state = tf.raw_ops.SerializeIterator(resource_handle=resource, external_state_policy=fail)
+    except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
+        return None
+    return np.frombuffer(tf.io.serialize_tensor(state).numpy(), np.uint8)
+
+
+def set_iterator_state(iterator: tf.data.Iterator, state: np.ndarray) -> None:
+    """Gives the iterator of an equal pipeline the state of `iterator_state`."""
+    tf.raw_ops.DeserializeIterator(
+        resource_handle=iterator._iterator_resource,
+        serialized=tf.io.parse_tensor(state.tobytes(), tf.variant),
+    )
+
+
 def split_rows(arrays: tuple, validation_split: float) -> tuple[tuple, tuple]:
     """``(train, validation)``: the last share of the rows is for validation."""
     return array_slicing.train_validation_split(arrays, validation_split)
@@ -940,6 +966,13 @@ def list_to_tuple(batch: Any) -> Any:
 def history_of(callback_list: keras.callbacks.CallbackList) -> keras.callbacks.History | None:
     """The ``History`` among the callbacks, or None without one."""
     return callback_list._history
+
+
+def is_better(model: keras.Model, monitor: str, value: float, best: float | None) -> bool:
+    """Whether a result is better than the best so far, as Keras's callbacks decide it."""
+    (callback := keras.callbacks.EarlyStopping(monitor)).set_model(model)
+    callback._set_monitor_op()
+    return callback._is_improvement(value, best)
 
 
 _BATCH_EVENTS = {

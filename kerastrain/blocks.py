@@ -160,22 +160,25 @@ class Pass:
     Args:
         blocks: a generator.
         number: of the pass.
+        taken: the batches of the pass that come before its next one.
+        skipped: how many of them the blocks have still.
 
     Attributes:
         number: as passed.
         taken: the batches taken so far.
     """
 
-    def __init__(self, blocks: Iterator[Block], number: int):
-        self.number, self.taken = number, 0
-        self._blocks = blocks
+    def __init__(self, blocks: Iterator[Block], number: int, taken: int = 0, skipped: int = 0):
+        self.number, self.taken = number, taken
+        self._blocks, self._skipped = blocks, skipped
         self._block: Block | None = None
         self._index = 0
         self._peeked: Any = None
 
     def _here(self):
         while self._block is None or self._index == self._block.steps:
-            self._block, self._index = next(self._blocks, None), 0
+            self._block, self._index = next(self._blocks, None), self._skipped
+            self._skipped = 0
             if self._block is None:
                 return None
         return self._block

@@ -153,6 +153,19 @@ class Choice:
         """Whether the choice is made, and plans were compared for it."""
         return self.is_settled and len(self.seconds) + len(self.dropped) > 1
 
+    @property
+    def settled(self) -> str | None:
+        """The name of the plan that was chosen, if the choice is made."""
+        return self.plan.name if self.is_settled else None
+
+    def pin(self, name: str) -> None:
+        """Lets the plan of this name run, without a further trial, if there is one."""
+        plans = self._candidates
+        if name in (plan.name for plan in plans):
+            self._candidates = sorted(plans, key=lambda plan: plan.name != name)
+            self._compares = False
+            self.plan = self._exploring = None
+
     def drop(self, plan: Plan, error: Exception) -> None:
         """Leaves a plan out for good, because of an error."""
         first_line = next(iter(str(error).strip().splitlines()), "")

@@ -21,6 +21,7 @@ import numbers
 import os
 import random
 import warnings
+import zlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +41,7 @@ from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
 from kerastrain.passes import AdapterPasses
 from kerastrain.passes import ArrayPasses
-from kerastrain.passes import ShuffledBatches
+from kerastrain.passes import Indexed
 
 # The share of the free memory that arrays may take once more, to be resident.
 _RESIDENT_SHARE = 0.25
@@ -88,8 +89,10 @@ class Source:
         data_checks.check_type(name, x, y, sample_weight)
         if seed is None:  # not drawn where it is not used: users draw there too
             seed = random.randrange(2**31) if shuffle else 0
-        if shuffle and isinstance(x, keras.utils.PyDataset) and x.num_batches is not None:
-            x, shuffle = ShuffledBatches(x, seed), False
+        self.is_one_shot = isinstance(x, Iterator)
+        if isinstance(x, keras.utils.PyDataset):
+            shuffles = bool(shuffle) and x.num_batches is not None
+            x, shuffle = Indexed(x, seed if shuffles else None), shuffle and not shuffles
         adapter, arrays = _adapted(
             name, (x, y, sample_weight), batch_size, steps, shuffle, class_weight
         )
@@ -104,8 +107,11 @@ class Source:
         self.num_batches = steps or self._passes.num_batches
         if self._passes.num_batches == 0:
             raise DataError(f"`{name}` has no batches. Pass at least one row.")
+        self.seed = seed
         self._pass: Pass | None = None
         self._next_pass = first_pass
+        self._count = 0  # batches drawn of the current epoch
+        self._resumed: int | None = None  # the same, where an epoch is to go on
         self._looked_at = False
 
     def in_blocks(self, resident_bytes: int | None = None) -> "Source":
@@ -161,7 +167,9 @@ class Source:
 
         Warns where the data end before ``steps`` batches were drawn.
         """
-        if self.steps is None:
+        resumed, self._resumed = self._resumed, None
+        self._count = resumed or 0
+        if self.steps is None and resumed is None:
             if self._pass is not None and self._pass.taken:
                 self.close()
             if number is not None and self._passes.follow_seed:
@@ -169,14 +177,15 @@ class Source:
                     self.close()
                 if self._pass is None:
                     self._next_pass = number
-        count, current = 0, self._opened()
-        while self.steps is None or count < self.steps:
-            room = most() if self.steps is None else min(most(), self.steps - count)
+        current = self._opened()
+        while self.steps is None or self._count < self.steps:
+            room = most() if self.steps is None else min(most(), self.steps - self._count)
             chunk = current.take(room)
             if chunk is None:
                 break
+            self._count += chunk.steps
             yield chunk
-            count += chunk.steps
+        count, self._count = self._count, 0
         if self.steps is not None and count == self.steps:
             self._finish_pass()
             return
@@ -195,9 +204,84 @@ class Source:
         if self._pass is not None and self._pass.taken:
             self.close()
 
+    # Where an epoch is, to go on there in another process -----------------------
+
+    @property
+    def drawn_of_epoch(self) -> int:
+        """The batches that came before, of an epoch that goes on."""
+        return self._resumed or 0
+
+    def track(self) -> "Source":
+        """Lets `state` be asked for, from the next pass on.
+
+        Returns:
+            Itself.
+        """
+        self._passes.track()
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What tells data sets apart, of JSON's types: numbers, types, and a few rows of arrays."""
+        batch = self.peek()
+        known: dict[str, Any] = {}
+        if self.arrays is not None:
+            count = rows_of(self.arrays)
+            rows = np.unique(np.linspace(0, count - 1, 64).astype(int))
+            leaves = [a[rows] for a in keras.tree.flatten(self.arrays) if a is not None]
+            parts = [repr(a.tolist()) if a.dtype == object else a.tobytes().hex() for a in leaves]
+            known = {"rows": count, "checksum": zlib.crc32("".join(parts).encode())}
+        known |= {"steps_per_epoch": self.steps, "batches": self.num_batches}
+        if not holds_composites(batch):
+            known["first_batch"] = signature(batch)[0]
+        return known
+
+    def state(self) -> dict[str, Any]:
+        """All that decides which batches come next."""
+        current = self._pass
+        return {
+            "seed": self.seed,
+            "next_pass": self._next_pass,
+            "pass": None if current is None else current.number,
+            "taken": 0 if current is None else current.taken,
+            "of_epoch": self._count,
+            "passes": self._passes.state(None if current is None else current.taken),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Lets the batches come next that came after `state` was asked for.
+
+        In a source that was made like that one and of which nothing but the first batch
+        has been looked at. What needs the batches before is drawn from the first on.
+        """
+        number, taken, passes = state["pass"], state["taken"], self._passes
+        self.seed = state["seed"]
+        passes.set_seed(self.seed)
+        if passes.begins_anywhere(state["passes"]):
+            self.close()
+            passes.set_state(state["passes"])
+            if number is not None:
+                self._pass = passes.begin(number, taken)
+            self._next_pass = state["next_pass"]
+        else:
+            self._draw_again(state["next_pass"] if number is None else number, taken)
+        self._resumed = None if number is None else state["of_epoch"]
+
+    def _draw_again(self, number, taken):
+        current = self._opened()
+        while current.number < number:
+            current.peek()  # so that it is begun
+            while self._passes.is_drawn_whole and current.take(2**31 - 1):
+                pass
+            self.close()
+            current = self._opened()
+        while current.taken < taken and current.take(taken - current.taken):
+            pass
+
+    # Passes ---------------------------------------------------------------------
+
     def _opened(self) -> Pass:
         if self._pass is None:
-            self._pass = Pass(self._passes.blocks(self._next_pass), self._next_pass)
+            self._pass = self._passes.begin(self._next_pass)
             self._next_pass += 1
         return self._pass
 
@@ -241,20 +325,7 @@ def _resident_budget() -> int:
     return int(_RESIDENT_SHARE * free)
 
 
-# Named sets and splits --------------------------------------------------------
-
-
-def named_sets(data: Any) -> dict[str, Any] | None:
-    """``data`` if it is a dict of data sets by name, else None.
-
-    A dict of arrays is one ``x``; a dict whose values are ``(x, y)`` tuples or
-    data sets is several sets.
-    """
-    if not isinstance(data, dict) or not data:
-        return None
-    if all(isinstance(value, tuple) or is_streamed(value) for value in data.values()):
-        return data
-    return None
+# Batches ----------------------------------------------------------------------
 
 
 def holds_composites(batch: Any) -> bool:
@@ -269,48 +340,6 @@ def signature(batch: Any) -> tuple[str, str]:
     symbols = keras.tree.flatten(_keras.as_symbolic(batch))
     shapes = [None if s is None else (tuple(s.shape), s.dtype) for s in symbols]
     return repr(shapes), repr(keras.tree.map_structure(lambda leaf: 0, batch))
-
-
-def unpack(data: Any, name: str = "x") -> tuple[Any, Any, Any]:
-    """``(x, y, sample_weight)`` of a data set: a tuple of these, or a source of batches.
-
-    Raises:
-        DataError: a tuple of more than three parts, or of none.
-    """
-    if isinstance(data, tuple | list):
-        if not 1 <= len(data) <= 3:
-            raise DataError(
-                f"`{name}` has {len(data)} parts. Pass (x, y), (x, y, sample_weight) or a "
-                "source of batches."
-            )
-        return keras.utils.unpack_x_y_sample_weight(tuple(data))
-    return data, None, None
-
-
-def split(x, y, sample_weight, validation_split: float) -> tuple[tuple, tuple]:
-    """``((x, y, sample_weight), validation)``; the last rows are for validation.
-
-    Raises:
-        ArgumentError: the share is not between 0 and 1, leaves a side empty, or
-            the data cannot be cut by rows.
-    """
-    if not isinstance(validation_split, numbers.Real) or not 0 < validation_split < 1:
-        raise ArgumentError(
-            "`validation_split` must lie between 0 and 1. "
-            f"Received: validation_split={validation_split!r}."
-        )
-    if is_streamed(x):
-        raise ArgumentError(
-            "`validation_split` needs arrays that can be cut by rows. Received: x of "
-            f"type {type(x).__name__}. Pass `validation_data` instead."
-        )
-    data_checks.check_lengths("x", x, y, sample_weight)
-    try:
-        return _keras.split_rows((x, y, sample_weight), validation_split)
-    except ValueError as error:
-        raise ArgumentError(
-            f"validation_split={validation_split!r} cannot be used: {error}"
-        ) from error
 
 
 def _as_numpy(leaf: Any) -> np.ndarray | None:

@@ -67,3 +67,27 @@ class OtherRandomNumbers(KerastrainError, ValueError):
 
     Not seen by users: the plan that raised it is dropped, and its reason is shown.
     """
+
+
+class RunError(KerastrainError, ValueError):
+    """A run directory cannot be used: another process has it, or it is of another run.
+
+    The message names the process, or the first thing that differs: resume with the model,
+    loss, data and seed that it was begun with, or pass another directory.
+    """
+
+
+class CheckpointError(KerastrainError, ValueError):
+    """A checkpoint is torn, changed, of another format or of another model.
+
+    `Trainer.fit` sets it aside, says so, and takes the one before it.
+    """
+
+
+class Preempted(SystemExit):
+    """A signal asked the training to end; everything was saved first.
+
+    ``code`` is 128 and the signal's number, as shells have it: 143 for SIGTERM. Not caught,
+    it ends the process with that status. Not an error of kerastrain's: call ``fit`` with the
+    same arguments to go on.
+    """

@@ -169,11 +169,22 @@ class Runner:
         self.choice.begin(steps)
         self._is_new = True
 
-    def epoch(self, source: Source, number: int | None = None) -> Iterator[Work]:
-        """Yields the work of an epoch, to be run in turn."""
-        first = 0
+    def epoch(
+        self,
+        source: Source,
+        number: int | None = None,
+        room: Callable[[], int] = lambda: 2**31 - 1,
+    ) -> Iterator[Work]:
+        """Yields the work of an epoch, to be run in turn.
+
+        Args:
+            source: the data.
+            number: of the epoch, as for `Source.chunks`.
+            room: gives the steps that the next work may have at most.
+        """
+        first = source.drawn_of_epoch
         try:
-            for chunk in source.chunks(number, lambda: self.choice.steps):
+            for chunk in source.chunks(number, lambda: min(self.choice.steps, room())):
                 yield Work(
                     first,
                     chunk.steps,

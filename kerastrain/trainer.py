@@ -37,16 +37,19 @@ steps have run in one call, which is faster: it cannot act on the steps in betwe
 """
 
 import contextlib
+import datetime
+import os
 from collections.abc import Callable
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from kerastrain import _keras
+from kerastrain import callbacks as callbacks_lib
 from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import merging
+from kerastrain import named_data
 from kerastrain.metrics import states as metrics_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain.compiled import CompiledModel
@@ -56,8 +59,12 @@ from kerastrain.options import StepOptions
 from kerastrain.prediction import predict
 from kerastrain.preparation import Preparation
 from kerastrain.progress import Progress
+from kerastrain.run import Interrupted
+from kerastrain.run import make_run
 from kerastrain.runner import Runner
 from kerastrain.runner import run_and_tell
+from kerastrain.schedule import is_due
+from kerastrain.schedule import left_of
 from kerastrain.timing import Times
 
 
@@ -180,6 +187,11 @@ class Trainer:
         validation_batch_size: int | None = None,
         validation_freq: int | list[int] = 1,
         profile: bool = False,
+        run_dir: str | os.PathLike | None = None,
+        resume: bool = True,
+        save_every: int | datetime.timedelta | None = None,
+        keep: int = 2,
+        monitor: str | None = None,
     ) -> keras.callbacks.History:
         """Trains for a number of epochs.
 
@@ -206,14 +218,27 @@ class Trainer:
                 epochs listed, counted from 1.
             profile: whether to print at the end where the time went; it is always in
                 ``trainer.times`` (`kerastrain.timing`).
+            run_dir: a directory that the training is saved in and goes on from
+                (`kerastrain.run`); None for none. One process may use it at a time.
+            resume: whether to go on with the run that is there, if any; else a run that
+                is there is an error.
+            save_every: save after so many steps, or after a ``datetime.timedelta``;
+                default a minute. Ends of epochs are saved too where that takes less
+                than a fiftieth of the time, and the end.
+            keep: how many of the last checkpoints are kept.
+            monitor: the result, such as ``"val_loss"``, whose best checkpoint is kept
+                too, with the model as ``best.keras``.
 
         Returns:
             The ``History``; ``history.history[name][i]`` is the result of the
-            i-th epoch that ran.
+            i-th epoch that ran, also of those before a resume.
 
         Raises:
             KerastrainError: before any weight changes; see `kerastrain.errors`.
+            Preempted, KeyboardInterrupt: a signal came, and the training was saved in
+                ``run_dir``.
         """
+        run = make_run(run_dir, resume, save_every, keep, monitor, callbacks)
         checks.check_epochs(epochs, initial_epoch, validation_freq)
         checks.check_callbacks(callbacks)
         checks.check_counts(
@@ -222,7 +247,7 @@ class Trainer:
             validation_batch_size=validation_batch_size,
         )
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = data_lib.split(
+            (x, y, sample_weight), validation_data = named_data.split(
                 x, y, sample_weight, validation_split
             )
         source = self._source(
@@ -236,81 +261,103 @@ class Trainer:
             seed=self._seed,
             first_pass=0 if steps_per_epoch else initial_epoch,
         )
-        validation = self._validation_sources(
-            validation_data, validation_batch_size or batch_size, validation_steps
+        validation = named_data.validation_sources(
+            validation_data,
+            self._source,
+            batch_size=validation_batch_size or batch_size,
+            steps=validation_steps,
+            seed=self._seed,
         )
-        in_charge = self._compiled.in_charge(trains=True)
-        with in_charge as model, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(run)
+            model = stack.enter_context(self._compiled.in_charge(trains=True))
             for part in (source, *validation.values()):
-                stack.enter_context(contextlib.closing(part))
+                stack.enter_context(contextlib.closing(run.track(part)))
             self._preparation.ready(source, validation.values())
             progress = stack.enter_context(Progress(verbose, epochs))
-            callback_list = self._callback_list(
-                callbacks, verbose, epochs, source.num_batches, add_history=True
+            callback_list = callbacks_lib.make_list(
+                callbacks, model, verbose, epochs, source.num_batches, add_history=True
             )
             model.stop_training = False
+            run.open(
+                model,
+                {part.name: part for part in (source, *validation.values())},
+                callback_list.callbacks,
+                lambda kind: self._runner(kind, callback_list),
+                self._seed,
+            )
             numbers = range(initial_epoch, epochs)
             self._run_epochs(
-                source, validation, callback_list, progress, numbers, validation_freq
+                run, source, validation, callback_list, progress, numbers, validation_freq
             )
         if profile:
             print(f"Time: {self.times}")
         return _keras.history_of(callback_list)
 
-    def _run_epochs(self, source, validation, callbacks, progress, epochs, validation_freq):
+    def _run_epochs(self, run, source, validation, callbacks, progress, epochs, validation_freq):
         """The loop; see the order in the module's docstring."""
         model, runner = self._model, self._runner("train", callbacks)
         callbacks.on_train_begin()
-        first = _keras.take_initial_epoch(model) or epochs.start
-        numbers = range(first, epochs.stop)
-        runner.begin(_product(source.num_batches, len(numbers)))
+        at = run.go_on(_keras.take_initial_epoch(model) or epochs.start)
+        numbers = range(at.epoch, at.epoch if at.stopped and not at.step else epochs.stop)
+        runner.begin(left_of(source, len(numbers), at.step))
         if validation:
-            due = sum(_is_due(epoch, validation_freq) for epoch in numbers)
-            self._runner("test", callbacks).begin(
-                _product(_sum(part.num_batches for part in validation.values()), due)
-            )
-        logs = epoch_logs = None
+            times = sum(is_due(epoch, validation_freq) for epoch in numbers)
+            self._runner("test", callbacks).begin(left_of(validation.values(), times))
         self.times = times = Times()
         for epoch in numbers:
-            self._states.reset()
-            times.lap("metrics")
-            callbacks.on_epoch_begin(epoch)
-            times.lap("callbacks")
+            if at.step == 0:  # else the epoch goes on where it was interrupted
+                self._states.reset()
+                times.lap("metrics")
+                callbacks.on_epoch_begin(epoch)
+                times.lap("callbacks")
             progress.begin_epoch(epoch, source.num_batches)
-            done = 0
-            for work in runner.epoch(source, epoch):
+            is_over = at.is_trained or at.stopped
+            for work in () if is_over else runner.epoch(source, epoch, lambda: run.room(at.steps)):
                 times.lap("data")
-                logs = run_and_tell(work, callbacks, "train", times)
-                done += work.steps
-                progress.update(done, self._results)
+                at.logs = run_and_tell(work, callbacks, "train", times)
+                at.step, at.steps = at.step + work.steps, at.steps + work.steps
+                progress.update(at.step, self._results)
                 times.lap("progress")
-                if model.stop_training:
+                at.stopped = model.stop_training
+                run.after_steps(at)
+                times.lap("saving")
+                if at.stopped:
                     break
             times.lap("data")
-            if done == 0:
+            if at.step == 0:
                 break  # the data have ended; `source` has warned of it
-            epoch_logs = self._epoch_logs(logs)
+            at.is_trained = True
+            at.epoch_logs = self._epoch_logs(at.logs)
             times.lap("metrics")
-            if validation and _is_due(epoch, validation_freq):
-                epoch_logs.update(self._validate(validation, callbacks))
+            if validation and is_due(epoch, validation_freq):
+                at.epoch_logs.update(self._validate(validation, callbacks, run, at))
                 times.lap("validation")
-            progress.end_epoch(epoch_logs, runner.choice)
+            progress.end_epoch(at.epoch_logs, runner.choice)
             times.lap("progress")
-            callbacks.on_epoch_end(epoch, epoch_logs)
+            callbacks.on_epoch_end(epoch, at.epoch_logs)
             times.lap("callbacks")
-            if model.stop_training:
+            at = at.after_epoch(model.stop_training)
+            run.after_epoch(at)
+            times.lap("saving")
+            if at.stopped:
                 break
+        run.after_training(at)
         model.optimizer.finalize_variable_values(model.trainable_weights)
-        callbacks.on_train_end(epoch_logs)
+        callbacks.on_train_end(at.epoch_logs)
 
-    def _validate(self, validation, callbacks):
+    def _validate(self, validation, callbacks, run, at):
         logs = {}
-        for name, source in validation.items():
-            source.restart()
-            with self._states.set_aside():
-                results = self._run_test(source, callbacks)
-            prefix = f"val_{name}_" if name else "val_"
-            logs.update({prefix + key: value for key, value in results.items()})
+        run.before_validation(at)
+        try:
+            for name, source in validation.items():
+                source.restart()
+                with self._states.set_aside():
+                    results = self._run_test(source, callbacks, between=run.in_validation)
+                prefix = f"val_{name}_" if name else "val_"
+                logs.update({prefix + key: value for key, value in results.items()})
+        except Interrupted:
+            run.leave_validation()
         return logs
 
     # Evaluate and predict -----------------------------------------------------
@@ -341,12 +388,12 @@ class Trainer:
         Raises:
             KerastrainError: see `kerastrain.errors`.
         """
-        sets = data_lib.named_sets(x) if y is None and sample_weight is None else None
+        sets = named_data.named_sets(x) if y is None and sample_weight is None else None
         if sets is not None:
             arguments = {"steps": steps, "callbacks": callbacks, "return_dict": return_dict}
             results = {}
             for name, data in sets.items():
-                x, y, weight = data_lib.unpack(data, f"x[{name!r}]")
+                x, y, weight = named_data.unpack(data, f"x[{name!r}]")
                 try:
                     results[name] = self.evaluate(x, y, batch_size, verbose, weight, **arguments)
                 except KerastrainError as error:
@@ -359,8 +406,8 @@ class Trainer:
         with self._compiled.in_charge() as model, contextlib.closing(source):
             self._preparation.ready(source, train=False)
             with Progress(verbose, None, "Evaluate") as progress, self._states.set_aside():
-                callback_list = self._callback_list(
-                    callbacks, verbose, 1, source.num_batches, add_history=False
+                callback_list = callbacks_lib.make_list(
+                    callbacks, model, verbose, 1, source.num_batches, add_history=False
                 )
                 progress.begin_epoch(0, source.num_batches)
                 self._runner("test", callback_list).begin(source.num_batches)
@@ -368,7 +415,7 @@ class Trainer:
                 progress.end_epoch(logs)
                 return logs if return_dict else _keras.flatten_results(model, logs)
 
-    def _run_test(self, source, callbacks, progress=None):
+    def _run_test(self, source, callbacks, progress=None, between=lambda: None):
         """One pass over a data set without training, in fresh metrics."""
         model, logs, done, times = self._model, None, 0, Times()
         runner = self._runner("test", callbacks)
@@ -381,6 +428,7 @@ class Trainer:
                 progress.update(done, self._results)
             if model.stop_evaluating:
                 break
+            between()
         results = _keras.python_logs(self._epoch_logs(logs))
         callbacks.on_test_end(results)
         return results
@@ -440,61 +488,12 @@ class Trainer:
         source, execution = data_lib.Source(*data, **options), self._compiled.execution
         return source.in_blocks(execution.resident_bytes) if execution.in_blocks else source
 
-    def _validation_sources(self, data, batch_size, steps) -> dict[str, data_lib.Source]:
-        """The validation sets by name; the name of a single one is empty."""
-        if data is None:
-            return {}
-        sets = data_lib.named_sets(data) or {"": data}
-        sources = {}
-        for name, one in sets.items():
-            sources[name] = self._source(
-                *data_lib.unpack(
-                    one, where := f"validation_data[{name!r}]" if name else "validation_data"
-                ),
-                batch_size=batch_size,
-                steps=steps,
-                seed=self._seed,
-                name=where,
-            )
-        return sources
-
-    def _callback_list(self, callbacks, verbose, epochs, steps, add_history):
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            return callbacks
-        return keras.callbacks.CallbackList(
-            callbacks,
-            add_history=add_history,
-            add_progbar=False,
-            model=self._model,
-            verbose=1 if verbose == "auto" else int(verbose),
-            epochs=epochs,
-            steps=steps,
-        )
-
     # Results ------------------------------------------------------------------
 
-    def _results(self) -> dict[str, float]:
+    def _results(self):
         return _keras.python_logs(self._states.results())
 
     def _epoch_logs(self, logs: dict | None) -> dict:
         if logs is None:
             return dict(self._states.results())
-        return merging.results(
-            self._model, lambda: _keras.metrics_or_logs(self._model, logs)
-        )
-
-
-def _product(batches: int | None, epochs: int) -> int | None:
-    return None if batches is None else batches * epochs
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    counts = list(counts)
-    return None if None in counts else sum(counts)
-
-
-def _is_due(epoch: int, validation_freq: int | list[int]) -> bool:
-    """Whether to validate after ``epoch``, which is counted from 0."""
-    if isinstance(validation_freq, list | tuple | set):
-        return epoch + 1 in validation_freq
-    return (epoch + 1) % validation_freq == 0
+        return merging.results(self._model, lambda: _keras.metrics_or_logs(self._model, logs))

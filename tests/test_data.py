@@ -16,6 +16,7 @@ from kerastrain import DataError
 from kerastrain import Execution
 from kerastrain import Trainer
 from kerastrain import data as data_lib
+from kerastrain import named_data
 from tests import models
 
 ROWS = 11
@@ -658,7 +659,7 @@ def test_source(count, size, steps, epochs, shuffle, peeks):
 
 def test_named_sets():
     """A dict of tuples or data sets is several sets; a dict of arrays is one x."""
-    assert ["a", "b"] == list(data_lib.named_sets({"a": (X, Y), "b": batched(X, Y)}))
-    assert data_lib.named_sets({"a": X, "b": X}) is None
-    assert data_lib.named_sets({}) is None
-    assert data_lib.named_sets((X, Y)) is None
+    assert ["a", "b"] == list(named_data.named_sets({"a": (X, Y), "b": batched(X, Y)}))
+    assert named_data.named_sets({"a": X, "b": X}) is None
+    assert named_data.named_sets({}) is None
+    assert named_data.named_sets((X, Y)) is None

@@ -6,6 +6,13 @@ A metric, by laws::
 
     test_my_metric = metric_laws(lambda: MyMetric(threshold=0.3), inputs=binary_classification())
 
+A training, killed and resumed::
+
+    from kerastrain.testing import verify_resume
+
+    def test_survives_being_killed():
+        verify_resume(make_trainer, (x, y), epochs=3)
+
 A model, over replicas and micro-batches::
 
     from kerastrain.testing import check_equivalence
@@ -24,6 +31,8 @@ from kerastrain.testing.equivalence import Difference
 from kerastrain.testing.equivalence import Equivalence
 from kerastrain.testing.equivalence import NotEquivalent
 from kerastrain.testing.equivalence import check_equivalence
+from kerastrain.testing.resume import NotResumed
+from kerastrain.testing.resume import verify_resume
 
 # Imported when they are asked for: they need Hypothesis.
 _OF_LAWS = {
@@ -38,7 +47,8 @@ _OF_LAWS = {
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _OF_LAWS.items() for name in names}
 
-__all__ = ["CutResult", "Difference", "Equivalence", "NotEquivalent", "check_equivalence",
+__all__ = ["CutResult", "Difference", "Equivalence", "NotEquivalent", "NotResumed",
+           "check_equivalence", "verify_resume",
            *sorted(_MODULE_OF)]  # fmt: skip
 
 

@@ -1,0 +1,195 @@
+"""The callbacks of a training, and what they remember between events.
+
+::
+
+    callbacks = make_list(callbacks, model, epochs=3, steps=100)
+    states = CallbackStates(callbacks.callbacks)
+    saved = states.get()                      # a list, for a checkpoint
+    states.prepare(saved)                     # in another process, before on_train_begin
+    states.set(saved)                         # and after it
+
+A callback of one's own joins with two methods: ``get_state()`` returns numbers, text, arrays,
+and lists and dicts of them; ``set_state(state)`` takes what it returned. Of Keras's callbacks the
+attributes are known. One that has neither and is seen to change gets a warning by name.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kerastrain import state_trees
+
+# What each of Keras 3.15's callbacks remembers. Those that are missing remember nothing, or are
+# handled below.
+_REMEMBERED = {
+    keras.callbacks.EarlyStopping: (
+        "wait",
+        "best",
+        "best_epoch",
+        "stopped_epoch",
+        "best_weights",
+    ),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+        "_current_epoch",
+    ),
+    keras.callbacks.History: ("epoch", "history"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: (
+        "_global_train_batch",
+        "_global_test_batch",
+        "_previous_epoch_iterations",
+        "_train_accumulated_time",
+    ),
+}
+_STATELESS = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.TerminateOnNaN,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.ProgbarLogger,
+)
+# Attributes that Keras gives to every callback.
+_KERAS_OWN = frozenset({"_model", "model", "params", "validation_data"})
+
+
+def make_list(
+    callbacks: Any,
+    model: keras.Model,
+    verbose: Any,
+    epochs: int,
+    steps: int | None,
+    add_history: bool,
+) -> keras.callbacks.CallbackList:
+    """Callbacks as one object that calls all; it is returned where it is one already."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    return keras.callbacks.CallbackList(
+        callbacks,
+        add_history=add_history,
+        add_progbar=False,
+        model=model,
+        verbose=1 if verbose == "auto" else int(verbose),
+        epochs=epochs,
+        steps=steps,
+    )
+
+
+class CallbackStates:
+    """The states of the callbacks of one ``fit``.
+
+    Args:
+        callbacks: all of them, in their order.
+    """
+
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback]):
+        self._callbacks = list(callbacks)
+        self._begun: list[dict] = [{} for _ in self._callbacks]
+        self._warned: set[int] = set()
+
+    def begin(self) -> None:
+        """Called after ``on_train_begin``: what changes from here on is state."""
+        self._begun = [_fingerprints(callback) for callback in self._callbacks]
+
+    def get(self) -> list[dict[str, Any]]:
+        """The state of each callback; warns of those that cannot be saved."""
+        return [
+            {"class": _name(callback), "state": self._state(index, callback)}
+            for index, callback in enumerate(self._callbacks)
+        ]
+
+    def prepare(self, saved: list[dict[str, Any]]) -> None:
+        """Before ``on_train_begin``: a log that is written on must not be begun anew."""
+        for callback, state in self._matched(saved):
+            if isinstance(callback, keras.callbacks.CSVLogger) and state:
+                callback.append = True
+                if os.path.exists(callback.filename):
+                    os.truncate(callback.filename, state["bytes"])
+
+    def set(self, saved: list[dict[str, Any]]) -> None:
+        """After ``on_train_begin``: each callback is as it was when it was saved."""
+        for callback, state in self._matched(saved):
+            if hasattr(callback, "set_state"):
+                callback.set_state(state)
+            elif isinstance(callback, keras.callbacks.CSVLogger):
+                callback.keys = state and state["keys"]
+            elif state:
+                vars(callback).update(state)
+
+    def _matched(self, saved):
+        """``(callback, state)`` of those that were there when it was saved, by class and order."""
+        left = list(saved)
+        for callback in self._callbacks:
+            names = [entry["class"] for entry in left]
+            if _name(callback) in names:
+                yield callback, left.pop(names.index(_name(callback)))["state"]
+
+    def _state(self, index, callback):
+        if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+            return callback.get_state()
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            return _of_csv_logger(callback)
+        self._warn_of_changes(index, callback)
+        names = _remembered(callback)
+        return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+
+    def _warn_of_changes(self, index, callback):
+        if index in self._warned:
+            return
+        now, begun = _fingerprints(callback), self._begun[index]
+        changed = sorted(name for name in now if now[name] != begun.get(name))
+        if changed:
+            self._warned.add(index)
+            warnings.warn(
+                f"{_name(callback)} changes `{changed[0]}`, which is not saved: after a resume it "
+                "begins anew. Give it get_state() and set_state(state), or, if nothing depends "
+                "on it, a get_state that returns None and a set_state that does nothing.",
+                stacklevel=2,
+            )
+
+
+def _name(callback):
+    return f"{type(callback).__module__}.{type(callback).__qualname__}"
+
+
+def _remembered(callback):
+    return [name for kind, names in _REMEMBERED.items() if isinstance(callback, kind) for name in names]
+
+
+def _of_csv_logger(callback):
+    file = callback.csv_file
+    if file is None or file.closed:
+        return None
+    file.flush()
+    return {"bytes": os.path.getsize(callback.filename), "keys": callback.keys}
+
+
+def _fingerprints(callback):
+    """What tells whether an attribute has changed, for those that nobody saves."""
+    if type(callback) in (*_STATELESS, *_REMEMBERED):
+        return {}
+    known = _KERAS_OWN.union(_remembered(callback))
+    return {
+        name: _fingerprint(value)
+        for name, value in vars(callback).items()
+        if name not in known and not isinstance(value, keras.Model)
+    }
+
+
+def _fingerprint(value):
+    """A digest of what can be saved, and the identity of what cannot."""
+    try:
+        info, tensors = state_trees.pack(value)
+    except TypeError:
+        return id(value)
+    digest = hashlib.sha256(json.dumps(info).encode())
+    for array in tensors.values():
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""When a training is saved, and how: in the background, one save at a time.
+
+::
+
+    saver = Saver(checkpoints, every=100, keep=2)
+    if saver.is_due(steps):
+        saver.save(*state.take(position), steps)       # returns at once
+    saver.wait()
+
+A save that fails is a warning, and the next one is tried when it is due again: a full disk
+does not end a training.
+"""
+
+import concurrent.futures
+import datetime
+import math
+import numbers
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerastrain.checkpoint import Checkpoints
+from kerastrain.errors import ArgumentError
+
+# An epoch's end is saved when the saves so far have taken no larger share of the time.
+_SHARE = 0.02
+# How often, unless it is said.
+EVERY = datetime.timedelta(seconds=60)
+
+
+class Saver:
+    """Saves when it is due.
+
+    Args:
+        checkpoints: where to.
+        every: so many steps, or a ``datetime.timedelta``.
+        keep: how many of the last checkpoints.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, every: int | datetime.timedelta, keep: int):
+        self._checkpoints, self._keep = checkpoints, keep
+        self._steps = every if isinstance(every, numbers.Integral) else None
+        self._seconds = math.inf if self._steps else every.total_seconds()
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "kerastrain-saver")
+        self._writing: concurrent.futures.Future | None = None
+        self._saved_steps = 0
+        self._saved_at = time.monotonic()
+        self._cost = 0.0
+        self._kept: set[Path] = set()
+
+    def begin(self, steps: int) -> None:
+        """The training begins after so many steps."""
+        self._saved_steps = steps
+
+    def room(self, steps: int) -> int:
+        """How many steps may run before it is due; at least one."""
+        if self._steps is None:
+            return 2**31 - 1
+        return max(1, self._saved_steps + self._steps - steps)
+
+    def is_due(self, steps: int) -> bool:
+        """Whether to save after so many steps. Not while a save is being written."""
+        if self.is_busy():
+            return False
+        if self._steps is not None:
+            return steps - self._saved_steps >= self._steps
+        return time.monotonic() - self._saved_at >= self._seconds
+
+    def is_due_at_epoch_end(self) -> bool:
+        """The same for the end of an epoch, which is left out where saving takes long."""
+        since = time.monotonic() - self._saved_at
+        return not self.is_busy() and self._cost <= _SHARE * since
+
+    def is_busy(self) -> bool:
+        """Whether a save is being written. Tells of one that has failed."""
+        if self._writing is not None and self._writing.done():
+            self._finish()
+        return self._writing is not None
+
+    def save(
+        self,
+        info: dict[str, Any],
+        tensors: dict[str, np.ndarray],
+        steps: int,
+        for_good: bool = False,
+    ) -> None:
+        """Begins to write a state; waits for the one before it.
+
+        Args:
+            info, tensors: the state.
+            steps: after which it was taken.
+            for_good: whether it is kept as the best, in place of the best before.
+        """
+        self.wait()
+        self._saved_steps, self._saved_at = steps, time.monotonic()
+        self._writing = self._writer.submit(self._write, info, tensors, for_good)
+
+    def _write(self, info, tensors, for_good):
+        begun = time.monotonic()
+        path = self._checkpoints.write(tensors, info)
+        if for_good:
+            self._kept = {path}
+        self._checkpoints.keep(self._kept, self._keep)
+        self._cost = time.monotonic() - begun
+
+    def wait(self) -> bool:
+        """Waits until nothing is being written; returns whether the last save is on the disk."""
+        return self._writing is None or self._finish()
+
+    def _finish(self):
+        writing, self._writing = self._writing, None
+        error = writing.exception()
+        if error is None:
+            return True
+        warnings.warn(
+            f"The training could not be saved in {self._checkpoints.directory}: {error}. It goes "
+            "on, and is saved again when that is due; what was saved before is kept.",
+            stacklevel=4,
+        )
+        return False
+
+    def keep_for_good(self, path: Path) -> None:
+        """Keeps a checkpoint that was written before, as the best."""
+        self._kept = {path}
+
+    def close(self) -> None:
+        """Ends the thread that writes, when it has written."""
+        self.wait()
+        self._writer.shutdown()
+
+
+def check_every(every: Any) -> int | datetime.timedelta:
+    """``save_every`` as `Saver` takes it.
+
+    Raises:
+        ArgumentError: it is neither a number of steps nor a time.
+    """
+    if every is None:
+        return EVERY
+    whole = isinstance(every, numbers.Integral) and not isinstance(every, bool)
+    if whole and every >= 1 or isinstance(every, datetime.timedelta) and every.total_seconds() > 0:
+        return every
+    raise ArgumentError(
+        "`save_every` must be a number of steps, 1 or more, or a datetime.timedelta above 0. "
+        f"Received: save_every={every!r}."
+    )

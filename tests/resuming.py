@@ -1,0 +1,231 @@
+"""Trainings to be killed and resumed, by name: what data, what model, what plan.
+
+Each is a function of no arguments that gives the arguments of `verify_resume`. They are run in
+processes of their own, so all that they need is made in them.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import Execution
+from kerastrain import StepOptions
+from kerastrain import Trainer
+
+ROWS, BATCH = 44, 8  # five full batches and one of four rows
+
+
+def rows(seed=0, count=ROWS):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 6)).astype("float32")
+    return x, (x.sum(axis=1, keepdims=True) + rng.normal(size=(count, 1))).astype("float32")
+
+
+def network(dropout=False, norm=False):
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(8, activation="relu")(inputs)
+    if norm:
+        hidden = keras.layers.BatchNormalization()(hidden)
+    if dropout:
+        hidden = keras.layers.Dropout(0.4)(hidden)
+    return keras.Model(inputs, keras.layers.Dense(1)(hidden))
+
+
+def trainer(model=network, optimizer=None, devices=1, **options):
+    def make():
+        if devices > 1:
+            cpus = tf.config.list_physical_devices("CPU")[:1]
+            tf.config.set_logical_device_configuration(
+                cpus[0], [tf.config.LogicalDeviceConfiguration()] * devices
+            )
+        made = keras.optimizers.Adam(0.01) if optimizer is None else optimizer()
+        arguments = {"loss": "mse", "metrics": ["mae"], "seed": 3, "execution": "loop"}
+        arguments |= {"strategy": f"mirrored:{devices}"} if devices > 1 else {}
+        return Trainer(model(), optimizer=made, **(arguments | options))
+
+    return make
+
+
+def whole(make_trainer, data=rows, epochs=3, **arguments):
+    return {"make_trainer": make_trainer, "data": data, "epochs": epochs, **arguments}
+
+
+def on_arrays(**options):
+    return lambda: whole(trainer(**options), batch_size=BATCH)
+
+
+# Data sets --------------------------------------------------------------------
+
+
+def pipeline(shuffle=True, stateful=False, repeat=False, shapes=False):
+    def make():
+        keras.utils.set_random_seed(9)
+        made = tf.data.Dataset.from_tensor_slices(rows())
+        if shuffle:
+            made = made.shuffle(16, seed=4)
+        if stateful:
+            made = made.map(lambda x, y: (x + tf.random.uniform((6,), seed=2), y))
+        made = made.batch(BATCH).prefetch(2)
+        if shapes:  # not known, so that Python draws them
+            made = made.map(lambda x, y: tf.py_function(lambda *b: b, [x, y], [tf.float32] * 2))
+        return made.repeat() if repeat else made
+
+    return make
+
+
+class Batches(keras.utils.PyDataset):
+    """A data set by index, which may shuffle itself after each pass."""
+
+    def __init__(self, shuffles=False, **arguments):
+        super().__init__(**arguments)
+        self.x, self.y = rows()
+        self.shuffles, self.rng = shuffles, np.random.default_rng(2)
+        self.order = np.arange(6)
+
+    num_batches = 6
+
+    def __getitem__(self, index):
+        start = self.order[index] * BATCH
+        return self.x[start : start + BATCH], self.y[start : start + BATCH]
+
+
+class Reshuffled(Batches):
+    def on_epoch_end(self):
+        self.rng.shuffle(self.order)
+
+
+def torch_loader():
+    import torch
+
+    torch.manual_seed(3)
+    x, y = rows()
+    return torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y)), BATCH, shuffle=True
+    )
+
+
+def grain_batches():
+    import grain
+
+    x, y = rows()
+    return grain.MapDataset.source([(x[i], y[i]) for i in range(ROWS)]).shuffle(seed=1).batch(BATCH)
+
+
+def on_data(data, **arguments):
+    return lambda: whole(trainer(dropout_network), data, **arguments)
+
+
+def dropout_network():
+    return network(dropout=True, norm=True)
+
+
+# Callbacks --------------------------------------------------------------------
+
+
+class Remembers(keras.callbacks.Callback):
+    """A callback of one's own, whose decisions depend on what it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(float(logs["loss"]))
+        self.model.optimizer.learning_rate.assign(0.01 / len(self.seen))
+
+    def get_state(self):
+        return {"seen": self.seen}
+
+    def set_state(self, state):
+        self.seen = state["seen"]
+
+
+def deciding():
+    return [
+        keras.callbacks.ReduceLROnPlateau("val_loss", patience=0, factor=0.5, cooldown=1),
+        keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True),
+    ]
+
+
+def scheduled():
+    return [
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
+        keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+    ]
+
+
+def with_ema():
+    return keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+
+
+def half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    return network(dropout=True)
+
+
+def scaled():
+    return keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.01), initial_scale=1024.0, dynamic_growth_steps=4
+    )
+
+
+def most():
+    """Nearly all at once."""
+    return whole(
+        trainer(dropout_network, with_ema, devices=2, step=StepOptions(micro_batches=2)),
+        pipeline(),
+        epochs=5,
+        validation_data=rows(1, 12),
+        callbacks=deciding,
+    )
+
+
+CASES = {
+    "arrays": on_arrays(),
+    "arrays, streamed": on_arrays(execution=Execution(plan="loop", resident_bytes=0)),
+    "plan step": on_arrays(execution="step"),
+    "plan xla_step": on_arrays(execution="xla_step"),
+    "plan xla_loop": on_arrays(execution="xla_loop"),
+    "deterministic": on_arrays(execution=Execution(deterministic=True)),
+    "eager": lambda: whole(trainer(execution=Execution(eager=True)), epochs=2, batch_size=BATCH),
+    "arrays, steps per epoch": lambda: whole(
+        trainer(), batch_size=BATCH, steps_per_epoch=4, epochs=4
+    ),
+    "split, by the batch": lambda: whole(
+        trainer(dropout_network), batch_size=BATCH, shuffle="batch", validation_split=0.3
+    ),
+    "tf.data": on_data(pipeline()),
+    "tf.data, in order": on_data(pipeline(shuffle=False)),
+    "tf.data, endless": on_data(pipeline(repeat=True), steps_per_epoch=5, epochs=4),
+    "tf.data, stateful": on_data(pipeline(stateful=True)),
+    "tf.data, of Python": on_data(pipeline(shapes=True)),
+    "tf.data to validate": lambda: whole(
+        trainer(), batch_size=BATCH, validation_data=pipeline(), validation_freq=2, epochs=4
+    ),
+    "PyDataset": on_data(Batches),
+    "PyDataset, shuffled": on_data(Batches, shuffle=True),
+    "PyDataset that shuffles itself": on_data(Reshuffled),
+    "PyDataset with workers": on_data(lambda: Batches(workers=2)),
+    "torch": on_data(torch_loader),
+    "Grain": on_data(grain_batches),
+    "plateau and early stopping": lambda: whole(
+        trainer(dropout_network), batch_size=BATCH, epochs=8, validation_split=0.3,
+        callbacks=deciding,
+    ),
+    "own callback": lambda: whole(
+        trainer(), batch_size=BATCH, callbacks=lambda: [Remembers()]
+    ),
+    "schedule and EMA": lambda: whole(
+        trainer(network, with_ema), batch_size=BATCH, callbacks=scheduled
+    ),
+    "mixed_float16": lambda: whole(trainer(half_precision, scaled), batch_size=BATCH),
+    "two replicas": lambda: whole(
+        trainer(dropout_network, devices=2, step=StepOptions(micro_batches=2)), batch_size=BATCH
+    ),
+    "two replicas, XLA": lambda: whole(
+        trainer(dropout_network, devices=2, execution="xla_loop"), batch_size=BATCH
+    ),
+    "most": most,
+}  # fmt: skip
+NEEDS = {"torch": "torch", "Grain": "grain"}

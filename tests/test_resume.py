@@ -1,0 +1,475 @@
+"""A training that is killed at any moment ends, after a resume, with the same bits."""
+
+import fcntl
+import json
+import os
+import signal
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from kerastrain import ArgumentError
+from kerastrain import DataError
+from kerastrain import Trainer
+from kerastrain.checkpoint import Checkpoints
+from kerastrain.errors import CheckpointError
+from kerastrain.errors import RunError
+from kerastrain.testing import NotResumed
+from kerastrain.testing import verify_resume
+from kerastrain.testing.fresh import FreshProcesses
+from tests import resuming
+from tests.resuming import BATCH
+from tests.resuming import network
+from tests.resuming import rows
+from tests.resuming import trainer
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning:kerastrain")
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with FreshProcesses() as fresh:
+        yield fresh
+
+
+# To the bit -------------------------------------------------------------------
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("name", [name for name in resuming.CASES if name != "most"])
+def test_killed_after_some_steps(processes, name):
+    """Each kind of data, plan, callback and precision, killed within and between epochs."""
+    if name in resuming.NEEDS:
+        pytest.importorskip(resuming.NEEDS[name])
+    verify_resume(**resuming.CASES[name](), kill_after=(1, 4, 6, 10), processes=processes)
+
+
+@pytest.mark.multiprocess
+def test_most_at_once_killed_after_every_step(processes):
+    """Replicas, micro-batches, tf.data, Dropout, EMA, plateau and early stopping."""
+    case = resuming.CASES["most"]() | {"epochs": 4}
+    verify_resume(**case, kill_after=range(1, 4 * 6 + 1), processes=processes)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("name", ["arrays", "tf.data", "own callback"])
+def test_saved_now_and_then(processes, name):
+    """What ran after the last save is run again, to the same bits."""
+    verify_resume(**resuming.CASES[name](), kill_after=(5, 13), save_every=4, processes=processes)
+
+
+class Forgetful(resuming.Remembers):
+    def get_state(self):
+        return None
+
+    def set_state(self, state):
+        """Begins anew."""
+
+
+@pytest.mark.multiprocess
+def test_verify_resume_can_fail(processes):
+    """A callback that forgets is found out, and the first difference named."""
+    with pytest.raises(NotResumed, match="the history .*loss.* is "):
+        verify_resume(
+            trainer(),
+            rows,
+            epochs=3,
+            batch_size=BATCH,
+            callbacks=lambda: [Forgetful()],
+            kill_after=(4,),
+            processes=processes,
+        )
+
+
+def test_verify_resume_refuses_what_cannot_be():
+    """A step that there is not, and a directory of one's own."""
+    with pytest.raises(ArgumentError, match="`run_dir`"):
+        verify_resume(trainer(), rows, run_dir="x")
+
+
+# In this process --------------------------------------------------------------
+
+
+def fit(run_dir, make=trainer(), data=rows, **arguments):
+    data = data()
+    x, y = data if isinstance(data, tuple) else (data, None)
+    arguments = {"epochs": 2, "batch_size": BATCH, "verbose": 0, "save_every": 1} | arguments
+    made = make()
+    return made, made.fit(x, y, run_dir=run_dir, **arguments)
+
+
+def weights(made):
+    return [w.numpy() for w in made.model.weights]
+
+
+def assert_same_weights(one, other):
+    for a, b in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_longer_goes_on_where_it_ended(tmp_path):
+    """More epochs go on; the history has all of them; so has the result."""
+    fit(tmp_path)
+    longer, history = fit(tmp_path, epochs=4)
+    whole, expected = fit(tmp_path / "other", epochs=4)
+    assert expected.history == history.history
+    assert [0, 1, 2, 3] == history.epoch
+    assert_same_weights(whole, longer)
+
+
+def test_what_has_ended_is_not_run_again(tmp_path):
+    """The same call returns the same, and trains no step."""
+    first, expected = fit(tmp_path)
+    before = Checkpoints(tmp_path / "checkpoints").paths()
+    again, history = fit(tmp_path)
+    assert expected.history == history.history
+    assert_same_weights(first, again)
+    assert before == Checkpoints(tmp_path / "checkpoints").paths()
+
+
+def test_saving_changes_nothing(tmp_path):
+    """With and without a directory the bits are the same."""
+    saved, history = fit(tmp_path)
+    plain, expected = fit(None, save_every=None)
+    assert expected.history == history.history
+    assert_same_weights(plain, saved)
+
+
+@pytest.mark.parametrize("plan", ["loop", "xla_loop", "step"])
+def test_a_snapshot_is_of_its_moment(tmp_path, monkeypatch, plan):
+    """What is written in the background is not what later steps have made of it."""
+    write = Checkpoints.write
+
+    def slow(self, tensors, info):
+        time.sleep(0.05)  # some steps run meanwhile
+        return write(self, tensors, info)
+
+    monkeypatch.setattr(Checkpoints, "write", slow)
+    fit(tmp_path / "run", trainer(execution=plan), keep=100, epochs=40)
+    paths = Checkpoints(tmp_path / "run" / "checkpoints").paths()
+    assert 2 < len(paths) < 200  # while one was written, others were not due
+    for path in paths:
+        found = read(path)
+        (count,) = [a for a in found.tensors.values() if a.dtype == np.int64 and a.size == 1]
+        assert found.info["state"]["position"]["steps"] == int(count)
+    one = read(paths[len(paths) // 2])
+    epoch = one.info["state"]["position"]["epoch"]
+    left = one.info["state"]["position"]["step"]
+    until, _ = fit(tmp_path / "until", trainer(execution=plan), epochs=epoch + (left > 0))
+    resumed = tmp_path / "resumed"
+    Checkpoints(resumed / "checkpoints").write(one.tensors, one.info)
+    again, _ = fit(resumed, trainer(execution=plan), epochs=epoch + (left > 0))
+    assert_same_weights(until, again)
+
+
+def read(path):
+    from kerastrain import checkpoint
+
+    return checkpoint.read(path)
+
+
+def test_without_resume(tmp_path):
+    """resume=False wants an empty directory."""
+    fit(tmp_path, resume=False)
+    with pytest.raises(RunError, match="There is a run in .*resume=True"):
+        fit(tmp_path, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("model", {"make": trainer(lambda: network(norm=True))}),
+        (
+            "model.layers.*activation",
+            {"make": trainer(lambda: keras.Sequential([
+                keras.Input((6,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)]))},
+        ),
+        ("loss was 'mse', and is now 'mae'", {"make": trainer(loss="mae")}),
+        ("optimizer was 'Adam', and is now 'SGD'", {"make": trainer(optimizer=keras.optimizers.SGD)}),
+        ("seed was 3, and is now 4", {"make": trainer(seed=4)}),
+        ("data.rows was 44, and is now 40", {"data": lambda: rows(count=40)}),
+        ("data.checksum", {"data": lambda: rows(seed=8)}),
+        ("data.batches was 6, and is now 11", {"batch_size": 4}),
+        ("data.steps_per_epoch was None, and is now 3", {"steps_per_epoch": 3}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_another_run_is_refused(tmp_path, name, changed):
+    """The first thing that differs is named, and the directory stays as it was."""
+    fit(tmp_path)
+    before = [p.name for p in sorted((tmp_path / "checkpoints").iterdir())]
+    if name == "model.layers.*activation":
+        fit(tmp_path / "own", make=trainer(lambda: keras.Sequential([
+            keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])))  # fmt: skip
+        place = tmp_path / "own"
+    else:
+        place = tmp_path
+    with pytest.raises(RunError, match=f"is another one: {name}"):
+        fit(place, **changed)
+    assert before == [p.name for p in sorted((tmp_path / "checkpoints").iterdir())]
+
+
+def test_one_process_at_a_time(tmp_path):
+    """The second is told which process has the directory."""
+    fit(tmp_path)
+    with open(tmp_path / "lock", "rb+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()} on "):
+            fit(tmp_path)
+    fit(tmp_path)
+
+
+def test_a_generator_is_refused(tmp_path):
+    """It cannot go on anywhere else; what can is named."""
+    with pytest.raises(DataError, match="`x` is a generator.*PyDataset"):
+        fit(tmp_path, data=lambda: (rows() for _ in range(3)), batch_size=None)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("`save_every` must be", {"save_every": 0}),
+        ("`save_every` must be", {"save_every": "60s"}),
+        ("`keep` must be", {"keep": 0}),
+        ("BackupAndRestore", {"callbacks": [keras.callbacks.BackupAndRestore("x")]}),
+        ("no result named 'val_loss'", {"monitor": "val_loss"}),
+    ],
+)
+def test_bad_arguments(tmp_path, message, arguments):
+    with pytest.raises(ArgumentError, match=message):
+        fit(tmp_path, **arguments)
+
+
+def test_what_needs_a_directory():
+    with pytest.raises(ArgumentError, match="need a directory"):
+        fit(None, monitor="loss", save_every=None)
+
+
+def test_the_best_is_kept(tmp_path):
+    """Its checkpoint outlives the last ones, and best.keras is that model."""
+
+    class Worse(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:  # from here on the loss goes up
+                self.model.optimizer.learning_rate.assign(0.5)
+
+    _, history = fit(tmp_path, epochs=5, monitor="loss", keep=1, callbacks=[Worse()])
+    losses = history.history["loss"]
+    best = int(np.argmin(losses))
+    assert best < 4
+    paths = Checkpoints(tmp_path / "checkpoints").paths()
+    assert 2 == len(paths)
+    ended, _ = fit(tmp_path / "until", epochs=best + 1, callbacks=[Worse()])
+    exported = keras.saving.load_model(tmp_path / "best.keras")
+    for a, b in zip(ended.model.weights, exported.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert json.loads((paths[0] / "manifest.json").read_text())["info"]["best"]["epoch"] == best
+
+
+def test_torn_checkpoint(tmp_path):
+    """The one before it is taken; what ran since is run again, to the same bits."""
+    whole, expected = fit(tmp_path / "whole")
+    fit(tmp_path / "torn", epochs=1)
+    path = Checkpoints(tmp_path / "torn" / "checkpoints").paths()[-1]
+    os.truncate(path / "state.safetensors", 1000)
+    with pytest.warns(UserWarning, match="set-aside"):
+        resumed, history = fit(tmp_path / "torn")
+    assert expected.history == history.history
+    assert_same_weights(whole, resumed)
+
+
+def test_no_checkpoint_is_left(tmp_path):
+    """Where none can be used, it begins anew and says so."""
+    fit(tmp_path, keep=1)
+    (path,) = Checkpoints(tmp_path / "checkpoints").paths()
+    (path / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match="begins anew|set-aside"):
+        _, history = fit(tmp_path)
+    assert [0, 1] == history.epoch
+
+
+def test_a_full_disk_is_a_warning(tmp_path, monkeypatch):
+    """The training goes on, and is saved when there is room again."""
+    write, failures = Checkpoints.write, []
+
+    def full(self, tensors, info):
+        if len(failures) < 3:
+            failures.append(1)
+            raise OSError(28, os.strerror(28))
+        return write(self, tensors, info)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    with pytest.warns(UserWarning, match="could not be saved in .*No space left") as caught:
+        made, history = fit(tmp_path)
+    assert 3 == len([w for w in caught if "No space" in str(w.message)])
+    plain, expected = fit(None, save_every=None)
+    assert expected.history == history.history
+    assert_same_weights(plain, made)
+    assert 12 == read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"][
+        "position"]["steps"]  # fmt: skip
+
+
+def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
+    """Neither what is due nor which is the newest depends on it."""
+    monkeypatch.setattr(time, "time", iter(range(10**9, 0, -1)).__next__)
+    fit(tmp_path, epochs=1)
+    _, history = fit(tmp_path, epochs=2)
+    assert [0, 1] == history.epoch
+
+
+def test_a_callback_that_cannot_be_saved(tmp_path):
+    """It is named, once, with what to do; one that changes nothing is not."""
+
+    class Counts(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.count, self.label = 0, "a"
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.count += 1
+
+    class Keeps(keras.callbacks.Callback):
+        label = "b"
+
+    with pytest.warns(UserWarning, match="Counts changes `count`, which is not saved") as caught:
+        fit(tmp_path, callbacks=[Counts(), Keeps()])
+    assert 1 == len([w for w in caught if "not saved" in str(w.message)])
+
+
+def test_a_csv_log_goes_on(tmp_path):
+    """Rows of the epochs that are run again are not there twice."""
+    log = tmp_path / "log.csv"
+    fit(tmp_path / "run", epochs=2, callbacks=[keras.callbacks.CSVLogger(log)], keep=100)
+    for path in Checkpoints(tmp_path / "run" / "checkpoints").paths()[8:]:
+        (path / "manifest.json").unlink()  # back to the second step of the second epoch
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(tmp_path / "run", epochs=3, callbacks=[keras.callbacks.CSVLogger(log)])
+    fit(tmp_path / "whole", epochs=3, callbacks=[keras.callbacks.CSVLogger(tmp_path / "w.csv")])
+    assert (tmp_path / "w.csv").read_text() == log.read_text()
+
+
+def test_a_model_of_the_wrong_shape_is_never_filled(tmp_path):
+    """Weights of another shape are refused before one is assigned."""
+    fit(tmp_path)
+    (path, *_) = reversed(Checkpoints(tmp_path / "checkpoints").paths())
+    found = read(path)
+    found.tensors["model/0"] = found.tensors["model/0"][:1]
+    Checkpoints(tmp_path / "checkpoints").write(found.tensors, found.info)
+    made = trainer()()
+    before = weights(made)
+    with pytest.raises(CheckpointError, match=r"kernel is of float32 \(6, 8\), .* float32 \(1, 8\)"):
+        made.fit(*rows(), batch_size=BATCH, verbose=0, run_dir=tmp_path)
+    for a, b in zip(before, weights(made), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Signals ----------------------------------------------------------------------
+
+
+class Sends(keras.callbacks.Callback):
+    """Sends a signal to its own process at an event."""
+
+    def __init__(self, event, number=signal.SIGTERM):
+        super().__init__()
+        self.number = number
+        setattr(self, event, self.send)
+
+    def send(self, *_, **__):
+        if self.number:
+            number, self.number = self.number, None
+            os.kill(os.getpid(), number)
+
+    def get_state(self):
+        return None
+
+    def set_state(self, state):
+        """Nothing is remembered."""
+
+
+EVENTS = (
+    "on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end",
+    "on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end", "on_epoch_end",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(tmp_path, event, number, capfd):
+    """At any moment; the status says which; what was there before handles signals again."""
+    arguments = {"validation_data": rows(1, 12), "epochs": 3, "save_every": 10**6}
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    expected = SystemExit if number == signal.SIGTERM else KeyboardInterrupt
+    with pytest.raises(expected) as caught:
+        fit(tmp_path / "run", callbacks=[Sends(event, number)], **arguments)
+    if number == signal.SIGTERM:
+        assert 143 == caught.value.code
+    assert f"{signal.Signals(number).name}: saving" in capfd.readouterr().err
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    resumed, history = fit(tmp_path / "run", **arguments)
+    whole, expected = fit(tmp_path / "whole", **arguments)
+    assert expected.history == history.history
+    assert_same_weights(whole, resumed)
+
+
+def test_without_a_directory_signals_are_left_alone():
+    """Nothing is installed."""
+    seen = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    fit(None, callbacks=[Looks()], save_every=None)
+    assert {before} == set(seen)
+
+
+def slow_training(place):
+    """A training whose steps take their time, with a save after each."""
+
+    class Waits(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            time.sleep(0.05)
+
+    fit(place, epochs=500, callbacks=[Waits()])
+
+
+@pytest.mark.multiprocess
+def test_a_second_signal_ends_at_once(processes, tmp_path):
+    """It leaves the last checkpoint valid."""
+
+    def stuck(place):
+        class Sticks(Sends):
+            def send(self, *_, **__):
+                super().send()
+                time.sleep(60)
+
+        fit(place, callbacks=[Sticks("on_epoch_end")])
+
+    ended = processes.run(
+        stuck, tmp_path, seconds=50, signals=((20.0, signal.SIGTERM),)
+    )
+    assert -signal.SIGTERM == ended.status, ended.output
+    assert Checkpoints(tmp_path / "checkpoints").newest() is not None
+
+
+@pytest.mark.multiprocess
+def test_the_status_of_a_process(processes, tmp_path):
+    """143 after SIGTERM from outside, in the middle of a training."""
+    ended = processes.run(slow_training, tmp_path, seconds=60, signals=((5.0, signal.SIGTERM),))
+    assert 143 == ended.status, ended.output
+
+
+def test_fit_in_a_thread_installs_nothing(tmp_path):
+    """Only the main thread may; a training in another one is saved all the same."""
+    import threading
+
+    thread = threading.Thread(target=fit, args=(tmp_path,))
+    thread.start()
+    thread.join(120)
+    assert Checkpoints(tmp_path / "checkpoints").newest() is not None
