@@ -79,8 +79,9 @@ def numbers_and_words(text):
 
 
 @pytest.mark.parametrize("number", range(len(list(blocks("python"))) if README.exists() else 0))
-def test_readme_example(number, capsys):
+def test_readme_example(number, capsys, tmp_path, monkeypatch):
     """Each program of the README runs, and prints what stands below it."""
+    monkeypatch.chdir(tmp_path)
     code, shown = list(blocks("python"))[number]
     printed = run(code, capsys)
     if shown is None:
