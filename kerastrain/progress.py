@@ -66,6 +66,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
+    def say(self, line: str) -> None:
+        """Prints a line, unless it is empty or nothing is to be shown."""
+        if self._lines and line:
+            self._console.print(line, markup=False)
+
     def begin_epoch(self, epoch: int, steps: int | None) -> None:
         """Starts the line of an epoch of ``steps`` steps (None: unknown)."""
         self._title = f"{self._label} {epoch + 1}/{self._epochs}" if self._epochs else self._label
@@ -107,12 +112,11 @@ class Progress:
             choice: of the plan; it is shown when it has been measured and made.
         """
         self._stop()
-        if self._lines and choice is not None and choice.is_measured and not self._shown:
-            self._console.print(f"Plan: {choice}")
+        if choice is not None and choice.is_measured and not self._shown:
+            self.say(f"Plan: {choice}")
             self._shown = True
-        if self._lines:
-            seconds = time.perf_counter() - self._begun
-            self._console.print(f"{self._title} - {seconds:.1f}s - {format_results(results)}")
+        seconds = time.perf_counter() - self._begun
+        self.say(f"{self._title} - {seconds:.1f}s - {format_results(results)}")
 
     def _stop(self):
         if self._live is not None:

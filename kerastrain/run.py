@@ -50,6 +50,8 @@ class Interrupted(Exception):
 class Unsaved:
     """A training that is not saved."""
 
+    told = ""
+
     def __enter__(self) -> "Unsaved":
         return self
 
@@ -94,6 +96,9 @@ class Run:
         monitor: the name of a result; the checkpoint with the best is kept too, and the model
             is written to ``best.keras``. None for none.
 
+    Attributes:
+        told: a line about where the training goes on; empty where it begins.
+
     Raises:
         ArgumentError: a value that cannot work.
     """
@@ -112,6 +117,7 @@ class Run:
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
             raise ArgumentError(f"`keep` must be a number, 1 or more. Received: keep={keep!r}.")
         self._every, self._keep = saving.check_every(save_every), keep
+        self.told = ""
         self._signals = Signals()
         self._best: dict[str, Any] = {}
         self._found: Checkpoint | None = None
@@ -165,6 +171,7 @@ class Run:
         callbacks: list[keras.callbacks.Callback],
         runner: Callable[[str], Runner],
         seed: int | None,
+        epochs: int,
     ) -> None:
         """Finds what was saved last, before ``on_train_begin``. Nothing has changed yet.
 
@@ -174,6 +181,7 @@ class Run:
             callbacks: all of them.
             runner: gives what runs the steps of a kind.
             seed: as the user passed it.
+            epochs: to stop before.
 
         Raises:
             RunError: the directory is of another run.
@@ -185,7 +193,7 @@ class Run:
             model, sources, self._callbacks, lambda: {kind: runner(kind) for kind in kinds}
         )
         identity = identity_of(model, sources["x"], seed)
-        self._state, self._identity = state, identity
+        self._state, self._identity, self._epochs = state, identity, epochs
         self._found = self._checkpoints.newest()
         if self._found is None:
             if any(self._checkpoints.directory.glob("set-aside/*")):
@@ -212,13 +220,19 @@ class Run:
             return Position(epoch=epoch)
         info, tensors = self._found.info, self._found.tensors
         try:
-            position = self._state.put_back(info["state"], tensors)
+            # More epochs than before may be worth another plan.
+            same_plan = info.get("epochs") == self._epochs
+            position = self._state.put_back(info["state"], tensors, same_plan)
         except CheckpointError as error:
             raise CheckpointError(f"{self._found.path}: {error}") from error
         self._best = state_trees.unpack(info["best"], tensors)
         if self._best:
             self._saver.keep_for_good(self._checkpoints.directory / self._best["checkpoint"])
         self._saver.begin(position.steps)
+        self.told = (
+            f"Going on in epoch {position.epoch + 1} after {position.step} of its steps, "
+            f"{position.steps} in all, from {self._found.path}"
+        )
         self._found, self._saved = None, _place(position)
         return position
 
@@ -304,7 +318,12 @@ class Run:
             self._best["checkpoint"] = self._checkpoints.next_name()
         state, tensors = self._state.take(position, **more)
         best, _ = state_trees.pack(self._best, "best")
-        info = {"identity": self._identity, "state": state, "best": best}
+        info = {
+            "identity": self._identity,
+            "epochs": self._epochs,
+            "state": state,
+            "best": best,
+        }
         self._saver.save(info, tensors, position.steps, for_good)
         self._saved = _place(position)
 

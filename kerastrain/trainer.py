@@ -201,8 +201,7 @@ class Trainer:
             batch_size: rows of a global batch. Default 32 for arrays.
             epochs: the epoch to stop before, 1 or more.
             verbose: 0, 1, 2 or ``"auto"`` (`Progress`).
-            callbacks: ``keras.callbacks.Callback`` objects, or a
-                ``CallbackList``.
+            callbacks: ``keras.callbacks.Callback`` objects, or a ``CallbackList``.
             validation_split: share of the last rows to validate on.
             validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a source
                 of batches, or a dict of those by name: then the logs have
@@ -285,6 +284,7 @@ class Trainer:
                 callback_list.callbacks,
                 lambda kind: self._runner(kind, callback_list),
                 self._seed,
+                epochs,
             )
             numbers = range(initial_epoch, epochs)
             self._run_epochs(
@@ -299,6 +299,7 @@ class Trainer:
         model, runner = self._model, self._runner("train", callbacks)
         callbacks.on_train_begin()
         at = run.go_on(_keras.take_initial_epoch(model) or epochs.start)
+        progress.say(run.told)
         numbers = range(at.epoch, at.epoch if at.stopped and not at.step else epochs.stop)
         runner.begin(left_of(source, len(numbers), at.step))
         if validation:

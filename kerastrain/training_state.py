@@ -137,8 +137,14 @@ class TrainingState:
 
     # Put back -------------------------------------------------------------------
 
-    def put_back(self, info: dict, tensors: dict[str, np.ndarray]) -> Position:
+    def put_back(
+        self, info: dict, tensors: dict[str, np.ndarray], same_plan: bool = True
+    ) -> Position:
         """Lets the training go on where `take` was called. Nothing is changed if it cannot.
+
+        Args:
+            info, tensors: as `take` returned them.
+            same_plan: whether the plan that was chosen then is kept.
 
         Raises:
             CheckpointError: the state is not of such a training.
@@ -157,7 +163,7 @@ class TrainingState:
         for name, variable in self._variables().items():
             _keras.assign_local(variable, parts[name])
         for kind, runner in self._runners().items():
-            if plans.get(kind):
+            if same_plan and plans.get(kind):
                 runner.choice.pin(plans[kind])
         self._callbacks.set(callbacks)
         self.model.stop_training = position.stopped

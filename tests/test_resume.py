@@ -38,24 +38,44 @@ def processes():
 # To the bit -------------------------------------------------------------------
 
 
+# A sample: of each kind of data, plan, callback and precision, one that does the most.
+SAMPLE = (
+    "arrays, streamed",
+    "plan xla_loop",
+    "eager",
+    "tf.data",
+    "tf.data, stateful",
+    "PyDataset that shuffles itself",
+    "own callback",
+    "mixed_float16",
+)
+
+
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("name", [name for name in resuming.CASES if name != "most"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in SAMPLE else pytest.mark.slow)
+        for name in resuming.CASES
+        if name != "most"
+    ],
+)
 def test_killed_after_some_steps(processes, name):
     """Each kind of data, plan, callback and precision, killed within and between epochs."""
     if name in resuming.NEEDS:
         pytest.importorskip(resuming.NEEDS[name])
-    verify_resume(**resuming.CASES[name](), kill_after=(1, 4, 6, 10), processes=processes)
+    verify_resume(**resuming.CASES[name](), kill_after=(4, 6, 10), processes=processes)
 
 
 @pytest.mark.multiprocess
 def test_most_at_once_killed_after_every_step(processes):
     """Replicas, micro-batches, tf.data, Dropout, EMA, plateau and early stopping."""
-    case = resuming.CASES["most"]() | {"epochs": 4}
-    verify_resume(**case, kill_after=range(1, 4 * 6 + 1), processes=processes)
+    case = resuming.CASES["most"]() | {"epochs": 3}
+    verify_resume(**case, kill_after=range(1, 3 * 6 + 1), processes=processes)
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("name", ["arrays", "tf.data", "own callback"])
+@pytest.mark.parametrize("name", ["arrays", "tf.data"])
 def test_saved_now_and_then(processes, name):
     """What ran after the last save is run again, to the same bits."""
     verify_resume(**resuming.CASES[name](), kill_after=(5, 13), save_every=4, processes=processes)
@@ -118,6 +138,31 @@ def test_longer_goes_on_where_it_ended(tmp_path):
     assert expected.history == history.history
     assert [0, 1, 2, 3] == history.epoch
     assert_same_weights(whole, longer)
+
+
+def test_where_it_goes_on_is_said(tmp_path, capsys):
+    """One line, unless nothing is to be shown."""
+    fit(tmp_path, verbose=2)
+    assert "Going on" not in capsys.readouterr().out
+    fit(tmp_path, epochs=3, verbose=2)
+    assert "Going on in epoch 3 after 0 of its steps, 12 in all, from " in capsys.readouterr().out
+
+
+def test_the_same_plan_goes_on(tmp_path):
+    """What was chosen is not chosen again, but for a longer training."""
+    auto = trainer(execution="auto")
+    fit(tmp_path, auto, epochs=30)
+    path = Checkpoints(tmp_path / "checkpoints").paths()[-1]
+    plan = read(path).info["state"]["plans"]["train"]
+    assert plan in ("loop", "xla_loop")
+    state = read(path)
+    state.info["state"]["plans"]["train"] = other = {"loop": "step", "xla_loop": "loop"}[plan]
+    state.info["state"]["position"] |= {"epoch": 29, "step": 0}
+    Checkpoints(tmp_path / "checkpoints").write(state.tensors, state.info)
+    made, _ = fit(tmp_path, auto, epochs=30)
+    assert made.plans["train"].startswith(other)
+    made, _ = fit(tmp_path, auto, epochs=60)
+    assert "step" != made.plans["train"].split(",")[0]
 
 
 def test_what_has_ended_is_not_run_again(tmp_path):
@@ -397,8 +442,10 @@ EVENTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [*((event, signal.SIGTERM) for event in EVENTS), ("on_test_batch_end", signal.SIGINT)],
+)
 def test_a_signal_saves_and_leaves(tmp_path, event, number, capfd):
     """At any moment; the status says which; what was there before handles signals again."""
     arguments = {"validation_data": rows(1, 12), "epochs": 3, "save_every": 10**6}
@@ -447,14 +494,13 @@ def test_a_second_signal_ends_at_once(processes, tmp_path):
         class Sticks(Sends):
             def send(self, *_, **__):
                 super().send()
+                os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(60)
 
         fit(place, callbacks=[Sticks("on_epoch_end")])
 
-    ended = processes.run(
-        stuck, tmp_path, seconds=50, signals=((20.0, signal.SIGTERM),)
-    )
-    assert -signal.SIGTERM == ended.status, ended.output
+    ended = processes.run(stuck, tmp_path, seconds=50)
+    assert -signal.SIGINT == ended.status, ended.output
     assert Checkpoints(tmp_path / "checkpoints").newest() is not None
 
 
