@@ -851,8 +851,8 @@ def is_distributed(variable) -> bool:
 
 
 def tf_variable(variable):
-    """The TensorFlow variable inside a ``keras.Variable``."""
-    return getattr(variable, "value", variable)
+    """The TensorFlow variable inside a ``keras.Variable``, or one itself."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def read_local(variable) -> list[tf.Tensor]:
@@ -968,9 +968,9 @@ def history_of(callback_list: keras.callbacks.CallbackList) -> keras.callbacks.H
     return callback_list._history
 
 
-def is_better(model: keras.Model, monitor: str, value: float, best: float | None) -> bool:
+def is_better(model, monitor: str, mode: str, value: float, best: float | None) -> bool:
     """Whether a result is better than the best so far, as Keras's callbacks decide it."""
-    (callback := keras.callbacks.EarlyStopping(monitor)).set_model(model)
+    (callback := keras.callbacks.EarlyStopping(monitor, mode=mode)).set_model(model)
     callback._set_monitor_op()
     return callback._is_improvement(value, best)
 

@@ -13,9 +13,10 @@ and lists and dicts of them; ``set_state(state)`` takes what it returned. Of Ker
 attributes are known. One that has neither and is seen to change gets a warning by name.
 """
 
+import copy
 import hashlib
-import json
 import os
+import pickle
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -56,8 +57,10 @@ _STATELESS = (
     keras.callbacks.RemoteMonitor,
     keras.callbacks.ProgbarLogger,
 )
-# Attributes that Keras gives to every callback.
-_KERAS_OWN = frozenset({"_model", "model", "params", "validation_data"})
+# Attributes of Keras's that are no state, or follow from what is saved.
+_KERAS_OWN = frozenset({"_model", "model", "params", "validation_data", "monitor_op", "min_delta"})
+# Arrays of more bytes are not looked into for changes.
+_LARGE = 2**20
 
 
 def make_list(
@@ -101,27 +104,47 @@ class CallbackStates:
     def get(self) -> list[dict[str, Any]]:
         """The state of each callback; warns of those that cannot be saved."""
         return [
-            {"class": _name(callback), "state": self._state(index, callback)}
+            {"class": _name(callback), "state": self._savable_state(index, callback)}
             for index, callback in enumerate(self._callbacks)
         ]
+
+    def before_test(self) -> list[dict[str, Any]] | None:
+        """The same where a validation may change it, as a copy; None where none can."""
+        if any(_listens_to_tests(callback) for callback in self._callbacks):
+            return copy.deepcopy(self.get())
+        return None
 
     def prepare(self, saved: list[dict[str, Any]]) -> None:
         """Before ``on_train_begin``: a log that is written on must not be begun anew."""
         for callback, state in self._matched(saved):
             if isinstance(callback, keras.callbacks.CSVLogger) and state:
                 callback.append = True
-                if os.path.exists(callback.filename):
-                    os.truncate(callback.filename, state["bytes"])
+                length = int(state["bytes"])
+                if os.path.exists(callback.filename) and os.path.getsize(callback.filename) > length:
+                    os.truncate(callback.filename, length)
 
     def set(self, saved: list[dict[str, Any]]) -> None:
         """After ``on_train_begin``: each callback is as it was when it was saved."""
         for callback, state in self._matched(saved):
-            if hasattr(callback, "set_state"):
+            if _has_state(callback):
                 callback.set_state(state)
             elif isinstance(callback, keras.callbacks.CSVLogger):
                 callback.keys = state and state["keys"]
             elif state:
-                vars(callback).update(state)
+                names = _remembered(callback)
+                vars(callback).update({k: v for k, v in state.items() if k in names})
+        had = {
+            entry["class"]
+            for entry in saved
+            if not (entry["state"] is None or isinstance(entry["state"], dict) and not entry["state"])
+        }
+        lost = had - set(map(_name, self._callbacks))
+        if lost:
+            warnings.warn(
+                f"The run had the callbacks {', '.join(sorted(lost))}, and has them no more: what "
+                "they remembered is lost.",
+                stacklevel=2,
+            )
 
     def _matched(self, saved):
         """``(callback, state)`` of those that were there when it was saved, by class and order."""
@@ -131,8 +154,23 @@ class CallbackStates:
             if _name(callback) in names:
                 yield callback, left.pop(names.index(_name(callback)))["state"]
 
+    def _savable_state(self, index, callback):
+        state = self._state(index, callback)
+        try:
+            state_trees.pack(state)
+        except TypeError as error:
+            if index not in self._warned:
+                self._warned.add(index)
+                warnings.warn(
+                    f"What {_name(callback)} remembers is not all saved: {error}. Use numbers, "
+                    "text, arrays, and lists and dicts of them.",
+                    stacklevel=2,
+                )
+            state = state_trees.savable(state)
+        return state
+
     def _state(self, index, callback):
-        if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+        if _has_state(callback):
             return callback.get_state()
         if isinstance(callback, keras.callbacks.CSVLogger):
             return _of_csv_logger(callback)
@@ -157,6 +195,20 @@ class CallbackStates:
 
 def _name(callback):
     return f"{type(callback).__module__}.{type(callback).__qualname__}"
+
+
+def _has_state(callback):
+    return hasattr(callback, "get_state") and hasattr(callback, "set_state")
+
+
+def _listens_to_tests(callback):
+    """Whether an event of a validation is handled."""
+    names = ("on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end")
+    kind = keras.callbacks.Callback
+    return any(
+        name in vars(callback) or getattr(type(callback), name) is not getattr(kind, name)
+        for name in names
+    )
 
 
 def _remembered(callback):
@@ -184,12 +236,10 @@ def _fingerprints(callback):
 
 
 def _fingerprint(value):
-    """A digest of what can be saved, and the identity of what cannot."""
-    try:
-        info, tensors = state_trees.pack(value)
-    except TypeError:
+    """A digest of what has one; the identity of what is large or has none."""
+    if getattr(value, "nbytes", 0) > _LARGE:
         return id(value)
-    digest = hashlib.sha256(json.dumps(info).encode())
-    for array in tensors.values():
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    try:
+        return hashlib.sha256(pickle.dumps(value)).digest()
+    except Exception:  # whatever an object of one's own may raise
+        return id(value)

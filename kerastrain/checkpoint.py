@@ -30,6 +30,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -72,7 +73,7 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The directories of all, the oldest first; none of them has been verified."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
             return sorted(found, key=lambda path: path.name)
         return []
@@ -185,6 +186,8 @@ def write_files(directory: Path, tensors: dict[str, np.ndarray], info: dict[str,
     }
     manifest["sha256"] = _digest(manifest)
     text = json.dumps(manifest, indent=1, allow_nan=False)
+    if len(text) > _LARGEST_MANIFEST:
+        raise ValueError(f"the state has {len(text)} characters of numbers that are in no array")
     with open(directory / _MANIFEST, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -261,7 +264,7 @@ def _restored(name, array, entry):
         if not _PLAIN.fullmatch(dtype.name):
             array = array.view(dtype)
         array = array.reshape(shape)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, SyntaxError) as error:
         raise CheckpointError(f"the tensor {name!r} is not of its type: {error}") from error
     if (array.dtype, array.shape) != (dtype, shape):
         raise CheckpointError(f"the tensor {name!r} is not of its type and shape")
@@ -270,9 +273,14 @@ def _restored(name, array, entry):
 
 def _storable(array):
     array = np.ascontiguousarray(array).reshape(array.shape)
-    if array.dtype.hasobject:
+    if not is_storable(array.dtype):
         raise TypeError(f"Arrays of {array.dtype} cannot be stored.")
     return array if _PLAIN.fullmatch(array.dtype.name) else np.atleast_1d(array).view("uint8")
+
+
+def is_storable(dtype: np.dtype) -> bool:
+    """Whether arrays of a type can be stored: of numbers, those of `ml_dtypes` too."""
+    return dtype.kind in "biufc" or (dtype.names is None and hasattr(ml_dtypes, dtype.name))
 
 
 def _digest(manifest):

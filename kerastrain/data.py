@@ -90,6 +90,7 @@ class Source:
         if seed is None:  # not drawn where it is not used: users draw there too
             seed = random.randrange(2**31) if shuffle else 0
         self.is_one_shot = isinstance(x, Iterator)
+        shuffles = None
         if isinstance(x, keras.utils.PyDataset):
             shuffles = bool(shuffle) and x.num_batches is not None
             x, shuffle = Indexed(x, seed if shuffles else None), shuffle and not shuffles
@@ -107,7 +108,7 @@ class Source:
         self.num_batches = steps or self._passes.num_batches
         if self._passes.num_batches == 0:
             raise DataError(f"`{name}` has no batches. Pass at least one row.")
-        self.seed = seed
+        self.seed, self._shuffle = seed, shuffle if shuffles is None else shuffles
         self._pass: Pass | None = None
         self._next_pass = first_pass
         self._count = 0  # batches drawn of the current epoch
@@ -231,6 +232,7 @@ class Source:
             parts = [repr(a.tolist()) if a.dtype == object else a.tobytes().hex() for a in leaves]
             known = {"rows": count, "checksum": zlib.crc32("".join(parts).encode())}
         known |= {"steps_per_epoch": self.steps, "batches": self.num_batches}
+        known["shuffle"] = self._shuffle
         if not holds_composites(batch):
             known["first_batch"] = signature(batch)[0]
         return known
@@ -261,6 +263,7 @@ class Source:
             passes.set_state(state["passes"])
             if number is not None:
                 self._pass = passes.begin(number, taken)
+                self._pass.peek()  # begins it, also if it is closed before a batch is drawn
             self._next_pass = state["next_pass"]
         else:
             self._draw_again(state["next_pass"] if number is None else number, taken)

@@ -241,6 +241,8 @@ class AdapterPasses:
             if self._once is None:  # each further one of Keras's replays the first two batches
                 self._once = iter(self._adapter.get_numpy_iterator())
             return self._once
+        if isinstance(self._data, Indexed) and self._data.num_batches == 0:
+            return iter(())  # with which Keras's workers would never end
         if isinstance(self._states, TorchStates):
             self._states.begin()
         batches = iter(self._adapter.get_numpy_iterator())

@@ -3,19 +3,22 @@
 ::
 
     with Run("runs/a", resume=True, save_every=100, keep=2, monitor=None) as run:
-        run.open(model, sources, callbacks, runner, seed)
-        position = run.go_on(epoch=0)
-        ...
-        run.after_steps(position)            # saves where it is due, leaves after a signal
+        source = run.track(source)           # before a batch is looked at
+        run.find(model, sources, callbacks, runner, seed, epochs)    # compares, changes nothing
+        callbacks.on_train_begin()
+        position = run.go_on(epoch=0)        # puts back what was saved
+        for ...:
+            run.after_steps(position)        # saves where it is due, leaves after a signal
+            run.before_validation(position); run.in_validation()
+            run.after_epoch(position)
+        run.after_training(position)
 
-The directory has ``checkpoints/`` (`kerastrain.checkpoint`), ``lock``, which one process holds at
-a time, and ``best.keras``, the model where the monitored result was best. `Unsaved` has the same
-methods, for a training without a directory.
+The directory has ``checkpoints/`` (`kerastrain.checkpoint`), ``lock`` (`kerastrain.lock`) and
+``best.keras`` (`kerastrain.best`). `Unsaved` has the same methods, for a training without one.
 """
 
-import fcntl
+import contextlib
 import os
-import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +26,8 @@ from typing import Any
 
 import keras
 
-from kerastrain import _keras
 from kerastrain import saving
-from kerastrain import state_trees
+from kerastrain.best import Best
 from kerastrain.callbacks import CallbackStates
 from kerastrain.checkpoint import Checkpoint
 from kerastrain.checkpoint import Checkpoints
@@ -33,7 +35,9 @@ from kerastrain.data import Source
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import DataError
+from kerastrain.errors import KerastrainError
 from kerastrain.errors import RunError
+from kerastrain.lock import Lock
 from kerastrain.runner import Runner
 from kerastrain.saving import Saver
 from kerastrain.signals import Signals
@@ -62,7 +66,7 @@ class Unsaved:
         """The source, as it is."""
         return source
 
-    def open(self, *parts: Any) -> None:
+    def find(self, *parts: Any) -> None:
         """Nothing to be found."""
 
     def go_on(self, epoch: int) -> Position:
@@ -93,8 +97,7 @@ class Run:
         resume: whether a run that is there goes on; else it must be empty.
         save_every: steps, a ``datetime.timedelta``, or None for a minute.
         keep: how many of the last checkpoints are kept.
-        monitor: the name of a result; the checkpoint with the best is kept too, and the model
-            is written to ``best.keras``. None for none.
+        monitor: the result whose best checkpoint is kept too (`Best`); None for none.
 
     Attributes:
         told: a line about where the training goes on; empty where it begins.
@@ -112,22 +115,22 @@ class Run:
         monitor: str | None,
     ):
         self.directory = Path(directory)
-        self._resume, self._monitor = resume, monitor
-        self._checkpoints = Checkpoints(self.directory / "checkpoints")
+        self._resume = resume
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
             raise ArgumentError(f"`keep` must be a number, 1 or more. Received: keep={keep!r}.")
         self._every, self._keep = saving.check_every(save_every), keep
-        self.told = ""
+        self._checkpoints = Checkpoints(self.directory / "checkpoints")
+        self._best = Best(self.directory, monitor)
         self._signals = Signals()
-        self._best: dict[str, Any] = {}
         self._found: Checkpoint | None = None
         self._saved: tuple | None = None  # where the training was when it was saved last
+        self.told = ""
 
     # The directory --------------------------------------------------------------
 
     def __enter__(self) -> "Run":
-        self._lock = _lock(self.directory)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(Lock(self.directory))
             if self._checkpoints.directory.is_symlink():
                 raise RunError(f"{self._checkpoints.directory} is a link. Pass another run_dir.")
             self._checkpoints.remove_unfinished()
@@ -136,19 +139,16 @@ class Run:
                     f"There is a run in {self.directory}. Pass resume=True to go on with it, or "
                     "another run_dir."
                 )
+            stack.enter_context(self._signals)
             self._saver = Saver(self._checkpoints, self._every, self._keep)
-        except BaseException:
-            os.close(self._lock)
-            raise
-        self._signals.__enter__()
+            stack.callback(self._saver.close)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error) -> None:
-        try:
-            self._saver.close()
-        finally:
-            self._signals.__exit__(*error)
-            os.close(self._lock)
+        self._stack.__exit__(*error)
+        if error[0] is None and self._signals.received is not None:
+            self._signals.leave()  # it came when nothing was left to be saved
 
     def track(self, source: Source) -> Source:
         """Lets a source tell where it is.
@@ -164,7 +164,7 @@ class Run:
             )
         return source.track()
 
-    def open(
+    def find(
         self,
         model: keras.Model,
         sources: dict[str, Source],
@@ -173,7 +173,7 @@ class Run:
         seed: int | None,
         epochs: int,
     ) -> None:
-        """Finds what was saved last, before ``on_train_begin``. Nothing has changed yet.
+        """Finds what was saved last, and compares: before ``on_train_begin``.
 
         Args:
             model: the model that trains, built and compiled.
@@ -185,15 +185,14 @@ class Run:
 
         Raises:
             RunError: the directory is of another run.
-            CheckpointError: it was written by a later version.
+            CheckpointError: it was written by a later version, or is not of a training.
         """
-        self._callbacks = CallbackStates(callbacks)
         kinds = ("train", "test") if len(sources) > 1 else ("train",)
-        state = TrainingState(
+        self._callbacks = CallbackStates(callbacks)
+        self._state = TrainingState(
             model, sources, self._callbacks, lambda: {kind: runner(kind) for kind in kinds}
         )
-        identity = identity_of(model, sources["x"], seed)
-        self._state, self._identity, self._epochs = state, identity, epochs
+        self._identity, self._epochs = identity_of(model, sources, seed), epochs
         self._found = self._checkpoints.newest()
         if self._found is None:
             if any(self._checkpoints.directory.glob("set-aside/*")):
@@ -202,12 +201,13 @@ class Run:
                     stacklevel=2,
                 )
             return
-        info = self._found.info
-        check_identity(info.get("identity"), identity, str(self.directory))
-        state.prepare(info["state"], self._found.tensors)
+        with self._of_a_training():
+            info = self._found.info
+            check_identity(info["identity"], self._identity, str(self.directory))
+            self._state.find(info["state"], self._found.tensors)
 
     def go_on(self, epoch: int) -> Position:
-        """Puts the training where it was saved, after ``on_train_begin``.
+        """Puts the training where it was saved: after ``on_train_begin``.
 
         Args:
             epoch: to begin with, where nothing was saved.
@@ -218,23 +218,38 @@ class Run:
         self._callbacks.begin()
         if self._found is None:
             return Position(epoch=epoch)
-        info, tensors = self._found.info, self._found.tensors
-        try:
+        with self._of_a_training():
+            info = self._found.info
             # More epochs than before may be worth another plan.
-            same_plan = info.get("epochs") == self._epochs
-            position = self._state.put_back(info["state"], tensors, same_plan)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self._found.path}: {error}") from error
-        self._best = state_trees.unpack(info["best"], tensors)
-        if self._best:
-            self._saver.keep_for_good(self._checkpoints.directory / self._best["checkpoint"])
+            position = self._state.put_back(same_plan=info["epochs"] == self._epochs)
+            self._best.put_back(info["best"])
+            if self._best.known:
+                self._saver.best = self._checkpoints.directory / self._best.known["checkpoint"]
+        self._state.put_back_callbacks()
         self._saver.begin(position.steps)
         self.told = (
             f"Going on in epoch {position.epoch + 1} after {position.step} of its steps, "
             f"{position.steps} in all, from {self._found.path}"
         )
-        self._found, self._saved = None, _place(position)
+        if position.stopped:
+            self.told = f"A callback had stopped the training: nothing is left, {self.told[9:]}"
+        self._found, self._saved = None, position.place
         return position
+
+    @contextlib.contextmanager
+    def _of_a_training(self):
+        """What is found is what a training saved, or that is said."""
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._found.path}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            if isinstance(error, KerastrainError):
+                raise
+            raise CheckpointError(
+                f"{self._found.path} is not of a training: {type(error).__name__}: {error}. "
+                "Move it away, to go on from the one before it."
+            ) from error
 
     # During the training ----------------------------------------------------------
 
@@ -255,7 +270,7 @@ class Run:
 
     def before_validation(self, position: Position) -> None:
         """Notes where the training is: a validation that is left is begun again."""
-        self._before = position, self._state.data()
+        self._before = position, self._state.before_validation()
 
     def in_validation(self) -> None:
         """Called between the steps of a validation.
@@ -272,8 +287,8 @@ class Run:
         Raises:
             Preempted, KeyboardInterrupt: as it is after a signal.
         """
-        position, data = self._before
-        self._save_and_leave(position, data=data)
+        position, before = self._before
+        self._save_and_leave(position, before)
 
     def after_epoch(self, position: Position) -> None:
         """The same as `after_steps` at the end of an epoch, whose results may be the best.
@@ -281,9 +296,10 @@ class Run:
         Args:
             position: at the begin of the next epoch, with the results in ``epoch_logs``.
         """
-        if self._monitor is not None and self._is_best(position):
-            self._export(self._state.model)
-            self._save(position, for_good=True)
+        model, results = self._state.model, position.epoch_logs or {}
+        if self._best.is_beaten_by(results, position.epoch - 1, model):
+            self._best.export(model)
+            self._save(position, as_best=True)
         elif self._saver.is_due(position.steps) or self._saver.is_due_at_epoch_end():
             self._save(position)
         if self._signals.received is not None:
@@ -291,65 +307,45 @@ class Run:
 
     def after_training(self, position: Position) -> None:
         """Saves the end, unless that is done, and waits for it."""
-        if self._saved != _place(position):
-            self._save(position)
-        self.wait()
+        self._save_at_last(position)
 
     def wait(self) -> None:
         """Waits until what is being saved is on the disk."""
         self._saver.wait()
 
-    def _is_best(self, position):
-        results = position.epoch_logs or {}
-        if self._monitor not in results:
-            raise ArgumentError(
-                f"There is no result named {self._monitor!r} to monitor. "
-                f"Received: monitor={self._monitor!r}. The results are {sorted(results)}."
-            )
-        value = float(results[self._monitor])
-        if not _keras.is_better(self._state.model, self._monitor, value, self._best.get("value")):
-            return False
-        self._best = {"monitor": self._monitor, "value": value, "epoch": position.epoch - 1}
-        return True
-
-    def _save(self, position, for_good=False, **more):
-        self._saver.wait()
-        if for_good:
-            self._best["checkpoint"] = self._checkpoints.next_name()
-        state, tensors = self._state.take(position, **more)
-        best, _ = state_trees.pack(self._best, "best")
+    def _save(self, position, before=None, as_best=False):
+        self.wait()
+        name = self._checkpoints.next_name()
+        best = self._best.candidate(name) if as_best else self._best.known
+        state, tensors = self._state.get(position, before)
         info = {
             "identity": self._identity,
             "epochs": self._epochs,
             "state": state,
             "best": best,
         }
-        self._saver.save(info, tensors, position.steps, for_good)
-        self._saved = _place(position)
+        place = position.place
 
-    def _save_and_leave(self, position, **more):
-        self._save(position, **more)
-        if not self._saver.wait():
-            warnings.warn("The last steps before the signal are not saved.", stacklevel=2)
+        def written(path):
+            self._saved = place
+            if as_best:
+                self._best.accept(path.name)
+
+        self._saver.save(info, tensors, position.steps, written, as_best)
+
+    def _save_at_last(self, position, before=None):
+        """Saves what is not, and waits for it; what fails is tried once more."""
+        self.wait()
+        for _ in range(2):
+            if self._saved != position.place:
+                self._save(position, before)
+                self.wait()
+
+    def _save_and_leave(self, position, before=None):
+        self._save_at_last(position, before)
+        if self._saved != position.place:
+            warnings.warn("The last steps before the signal are not saved.", stacklevel=3)
         self._signals.leave()
-
-    def _export(self, model: keras.Model) -> None:
-        """Writes the model to ``best.keras``, whole or not at all."""
-        path, unfinished = self.directory / "best.keras", self.directory / ".unfinished.keras"
-        try:
-            model.save(unfinished)
-            os.replace(unfinished, path)
-        except Exception as error:  # a model of one's own may not be saved, or the disk is full
-            unfinished.unlink(missing_ok=True)
-            warnings.warn(
-                f"The best model could not be written to {path}: {error}. Its weights are in its "
-                "checkpoint.",
-                stacklevel=3,
-            )
-
-
-def _place(position):
-    return position.epoch, position.step, position.steps
 
 
 def make_run(
@@ -373,32 +369,3 @@ def make_run(
             "BackupAndRestore and `run_dir` both resume the training. Remove the callback."
         )
     return Run(run_dir, resume, save_every, keep, monitor)
-
-
-def _lock(directory: Path) -> int:
-    """Takes the directory for this process; a process that ends lets it go in any case.
-
-    Raises:
-        RunError: another one has it.
-        ArgumentError: it cannot be written.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(
-            directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
-        )
-    except OSError as error:
-        raise ArgumentError(
-            f"`run_dir` cannot be written: {error.strerror}. Received: run_dir={str(directory)!r}."
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
-        os.close(descriptor)
-        raise RunError(
-            f"{directory} is in use by {owner}. Wait for it, end it, or pass another run_dir."
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return descriptor

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -195,6 +195,10 @@ class Runner:
                 first += chunk.steps
         finally:
             self._block = None  # it may hold the whole data set
+
+    def run_once(self, batch: Any) -> None:
+        """Runs the step of one batch, beside all else."""
+        self._steps.one(self._kind, self._reports)(batch)
 
     def run(self, chunk: Chunk) -> list | None:
         """Runs a chunk, and notes what of the time went into compiling.

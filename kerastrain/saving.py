@@ -4,7 +4,7 @@
 
     saver = Saver(checkpoints, every=100, keep=2)
     if saver.is_due(steps):
-        saver.save(*state.take(position), steps)       # returns at once
+        saver.save(info, tensors, steps)       # returns at once
     saver.wait()
 
 A save that fails is a warning, and the next one is tried when it is due again: a full disk
@@ -17,6 +17,7 @@ import math
 import numbers
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ import numpy as np
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import ArgumentError
 
-# An epoch's end is saved when the saves so far have taken no larger share of the time.
+# An epoch's end is saved when the last save has taken no larger share of the time since.
 _SHARE = 0.02
 # How often, unless it is said.
 EVERY = datetime.timedelta(seconds=60)
+_NO_LIMIT = 2**31 - 1
 
 
 class Saver:
@@ -38,6 +40,9 @@ class Saver:
         checkpoints: where to.
         every: so many steps, or a ``datetime.timedelta``.
         keep: how many of the last checkpoints.
+
+    Attributes:
+        best: the checkpoint that is kept besides, or None.
     """
 
     def __init__(self, checkpoints: Checkpoints, every: int | datetime.timedelta, keep: int):
@@ -46,20 +51,22 @@ class Saver:
         self._seconds = math.inf if self._steps else every.total_seconds()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "kerastrain-saver")
         self._writing: concurrent.futures.Future | None = None
+        self._written: Callable[[Path], None] = lambda path: None
         self._saved_steps = 0
         self._saved_at = time.monotonic()
         self._cost = 0.0
-        self._kept: set[Path] = set()
+        self.best: Path | None = None
 
     def begin(self, steps: int) -> None:
         """The training begins after so many steps."""
         self._saved_steps = steps
 
     def room(self, steps: int) -> int:
-        """How many steps may run before it is due; at least one."""
+        """How many steps may run in one call after so many, until it is due."""
         if self._steps is None:
-            return 2**31 - 1
-        return max(1, self._saved_steps + self._steps - steps)
+            return _NO_LIMIT
+        left = self._saved_steps + self._steps - steps
+        return left if left > 0 else _NO_LIMIT  # overdue: what is being written takes its time
 
     def is_due(self, steps: int) -> bool:
         """Whether to save after so many steps. Not while a save is being written."""
@@ -77,7 +84,7 @@ class Saver:
     def is_busy(self) -> bool:
         """Whether a save is being written. Tells of one that has failed."""
         if self._writing is not None and self._writing.done():
-            self._finish()
+            self.wait()
         return self._writing is not None
 
     def save(
@@ -85,46 +92,45 @@ class Saver:
         info: dict[str, Any],
         tensors: dict[str, np.ndarray],
         steps: int,
-        for_good: bool = False,
+        written: Callable[[Path], None],
+        as_best: bool = False,
     ) -> None:
         """Begins to write a state; waits for the one before it.
 
         Args:
             info, tensors: the state.
             steps: after which it was taken.
-            for_good: whether it is kept as the best, in place of the best before.
+            written: called by `wait` or `is_busy` with the checkpoint, if it was written.
+            as_best: whether it is kept in place of the best before.
         """
         self.wait()
         self._saved_steps, self._saved_at = steps, time.monotonic()
-        self._writing = self._writer.submit(self._write, info, tensors, for_good)
+        self._written = written
+        self._writing = self._writer.submit(self._write, info, tensors, as_best)
 
-    def _write(self, info, tensors, for_good):
+    def _write(self, info, tensors, as_best):
         begun = time.monotonic()
         path = self._checkpoints.write(tensors, info)
-        if for_good:
-            self._kept = {path}
-        self._checkpoints.keep(self._kept, self._keep)
+        if as_best:
+            self.best = path
+        self._checkpoints.keep({self.best}, self._keep)
         self._cost = time.monotonic() - begun
+        return path
 
-    def wait(self) -> bool:
-        """Waits until nothing is being written; returns whether the last save is on the disk."""
-        return self._writing is None or self._finish()
-
-    def _finish(self):
+    def wait(self) -> None:
+        """Waits until nothing is being written; warns if it could not be."""
+        if self._writing is None:
+            return
         writing, self._writing = self._writing, None
         error = writing.exception()
         if error is None:
-            return True
+            self._written(writing.result())
+            return
         warnings.warn(
             f"The training could not be saved in {self._checkpoints.directory}: {error}. It goes "
             "on, and is saved again when that is due; what was saved before is kept.",
-            stacklevel=4,
+            stacklevel=3,
         )
-        return False
-
-    def keep_for_good(self, path: Path) -> None:
-        """Keeps a checkpoint that was written before, as the best."""
-        self._kept = {path}
 
     def close(self) -> None:
         """Ends the thread that writes, when it has written."""

@@ -33,6 +33,7 @@ class Signals:
 
     def __init__(self):
         self.received: int | None = None
+        self._process = os.getpid()  # those that it forks have its handlers, and no use for them
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Signals":
@@ -50,7 +51,7 @@ class Signals:
         self._before = {}
 
     def _note(self, number, frame):
-        if self.received is not None:
+        if self.received is not None or os.getpid() != self._process:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

@@ -3,7 +3,7 @@
 ::
 
     info, tensors = pack({"wait": 2, "best": np.float32(0.5), "order": (1, None)})
-    unpack(info, tensors)          # the same, of the same types
+    unpack(info, tensors)          # the same, as dicts, lists and tuples
 
 What JSON knows stays as it is and can be read by eye. Other values become objects with the
 one key ``"$"`` and what follows: arrays, NumPy's numbers, tuples, numbers that are not finite,
@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastrain import checkpoint
 from kerastrain.errors import CheckpointError
 
 _MARK = "$"
@@ -36,6 +37,18 @@ def pack(value: Any, name: str = "state") -> tuple[Any, dict[str, np.ndarray]]:
     return _packed(value, name, tensors), tensors
 
 
+def savable(value: Any) -> Any:
+    """The value without the entries of dicts that `pack` would refuse; None for nothing left."""
+    try:
+        pack(value)
+        return value
+    except TypeError:
+        if not isinstance(value, dict):
+            return None
+    kept = {key: savable(item) for key, item in value.items()}
+    return {key: item for key, item in kept.items() if item is not None or value[key] is None}
+
+
 def unpack(info: Any, tensors: dict[str, np.ndarray]) -> Any:
     """The value that `pack` was given.
 
@@ -49,6 +62,8 @@ def unpack(info: Any, tensors: dict[str, np.ndarray]) -> Any:
 
 
 def _packed(value, name, tensors):
+    if isinstance(value, np.str_):
+        value = str(value)
     if value is None or isinstance(value, bool | int | str) and not isinstance(value, np.generic):
         return value
     if isinstance(value, float) and not isinstance(value, np.generic):
@@ -66,12 +81,15 @@ def _packed(value, name, tensors):
         return {_MARK: "dict", "items": pairs}
     if isinstance(value, tf.Tensor | tf.Variable | keras.Variable):
         value = keras.ops.convert_to_numpy(value)
-    if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+    if isinstance(value, np.ndarray | np.generic) and checkpoint.is_storable(value.dtype):
         while name in tensors:  # {"a": [..], "a/0": ..}
             name += "'"
-        tensors[name] = np.asarray(value)
+        tensors[name] = np.array(value)  # a copy: what is saved is of this moment
         return {_MARK: "array" if isinstance(value, np.ndarray) else "number", "name": name}
-    raise TypeError(f"{name} is of {type(value).__name__}, which cannot be saved")
+    kind = f"{type(value).__name__}"
+    if isinstance(value, np.ndarray):
+        kind += f" of {value.dtype}"
+    raise TypeError(f"{name} is of {kind}, which cannot be saved")
 
 
 def _unpacked(info, tensors):

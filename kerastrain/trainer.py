@@ -278,7 +278,7 @@ class Trainer:
                 callbacks, model, verbose, epochs, source.num_batches, add_history=True
             )
             model.stop_training = False
-            run.open(
+            run.find(
                 model,
                 {part.name: part for part in (source, *validation.values())},
                 callback_list.callbacks,

@@ -2,14 +2,16 @@
 
 ::
 
-    state = TrainingState(model, sources, callbacks, plans)
-    info, tensors = state.take(Position(epoch=2, step=5, steps=37))
-    position = state.put_back(info, tensors)          # in another process
+    state = TrainingState(model, sources, callbacks, runners)
+    info, tensors = state.get(Position(epoch=2, step=5, steps=37))
 
-What belongs to it: the weights; the states of the layers' random generators; the optimizer's
+    state.find(info, tensors)            # in another process: compares, changes nothing
+    position = state.put_back()
+
+What belongs to it: the weights; the states of the layers' random generators; optimizers'
 slots, counters and loss scale; the metrics' variables, of each replica; where each data set is,
 and its order; the callbacks; the plan that runs; Python's, NumPy's and Keras's global random
-generators.
+generators. What does not: TensorFlow's own random operations, whose state is out of reach.
 
 `identity_of` tells what must be equal for a state to fit: model, loss, optimizer, data, seed.
 """
@@ -21,9 +23,9 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerastrain import _keras
-from kerastrain import checks
 from kerastrain import state_trees
 from kerastrain.callbacks import CallbackStates
 from kerastrain.data import Source
@@ -60,13 +62,18 @@ class Position:
             self, epoch=self.epoch + 1, step=0, is_trained=False, stopped=stopped
         )
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What tells it from others of the same training."""
+        return self.epoch, self.step, self.steps
+
 
 class TrainingState:
     """The state of one ``fit``.
 
     Args:
         model: the model that trains, built and compiled.
-        sources: the data sets by name.
+        sources: the data sets by name, that to train on as ``"x"``.
         callbacks: their states.
         runners: gives the runners of the steps by kind; the plans of those that have chosen
             are kept.
@@ -81,34 +88,34 @@ class TrainingState:
     ):
         self.model, self._sources = model, sources
         self._callbacks, self._runners = callbacks, runners
+        self._found: tuple[dict, dict] = {}, {}
 
     # Save -----------------------------------------------------------------------
 
-    def data(self) -> dict[str, dict]:
-        """Where each data set is."""
-        return {name: source.state() for name, source in self._sources.items()}
-
-    def take(
-        self, position: Position, data: dict | None = None
+    def get(
+        self, position: Position, before: dict | None = None
     ) -> tuple[dict, dict[str, np.ndarray]]:
-        """The present state as ``(info, tensors)``.
-
-        Nothing is copied on a CPU: TensorFlow writes to a variable's memory only while
-        nobody else holds it.
+        """The present state as ``(info, tensors)``, copied to the host.
 
         Args:
             position: where the training is.
-            data: where the data sets are, if not where they are now.
-
-        Raises:
-            TypeError: something cannot be saved; the message says what.
+            before: what `before_validation` returned, if the state is to be that.
         """
+        before = before or {}
+        for variable, value in before.get("generators", []):
+            variable.assign(value)
         values = {
-            "position": dataclasses.asdict(position),
-            "data": self.data() if data is None else data,
-            "callbacks": self._callbacks.get(),
+            "position": dataclasses.asdict(
+                dataclasses.replace(
+                    position,
+                    logs=state_trees.savable(position.logs),
+                    epoch_logs=state_trees.savable(position.epoch_logs),
+                )
+            ),
+            "data": before.get("data") or self._data(),
+            "callbacks": before.get("callbacks") or self._callbacks.get(),
             "plans": {kind: runner.choice.settled for kind, runner in self._runners().items()},
-            "random": _random_states(),
+            "random": before.get("random") or _random_states(),
         }
         info, tensors = state_trees.pack(values)
         for name, variable in self._variables().items():
@@ -119,90 +126,166 @@ class TrainingState:
                 tensors[f"{name}@{index}" if index else name] = part
         return info, tensors
 
+    def before_validation(self) -> dict[str, Any]:
+        """What a validation changes, for one that is left before its end."""
+        return {
+            "data": self._data(),
+            "callbacks": self._callbacks.before_test(),
+            "random": _random_states(),
+            "generators": [(v, v.numpy()) for v in _keras.random_states(self.model)],
+        }
+
+    def _data(self):
+        return {name: source.state() for name, source in self._sources.items()}
+
     def _variables(self):
         """The variables by a name that is the same in each process."""
         model = self.model
+        optimizers, others = _held_by_layers(model)
         groups = {
             "model": model.variables,
             "metrics": [v for metric in model.metrics for v in metric.variables],
-            "optimizer": model.optimizer.variables if model.optimizer is not None else [],
+            "optimizer": [v for o in [model.optimizer, *optimizers] if o for v in o.variables],
+            "layers": others,
         }
         found, seen = {}, set()
         for group, variables in groups.items():
-            for variable in variables:
-                if id(variable) not in seen:
-                    seen.add(id(variable))
-                    found[f"{group}/{len(found)}"] = variable
+            fresh = [v for v in variables if id(v) not in seen]
+            seen.update(map(id, fresh))
+            found |= {f"{group}/{index}": v for index, v in enumerate(_each_once(fresh))}
         return found
 
     # Put back -------------------------------------------------------------------
 
-    def put_back(
-        self, info: dict, tensors: dict[str, np.ndarray], same_plan: bool = True
-    ) -> Position:
-        """Lets the training go on where `take` was called. Nothing is changed if it cannot.
+    def find(self, info: dict, tensors: dict[str, np.ndarray]) -> None:
+        """Takes a state that was saved, and compares. Before ``on_train_begin``.
+
+        Raises:
+            RunError: it has other variables than the model, its optimizer and its metrics.
+            CheckpointError: it is of no training.
+        """
+        values = state_trees.unpack(info, tensors)
+        _check_values(values, self._sources)
+        saved = {name.split("@")[0] for name in tensors if name.split("/")[0] in _GROUPS}
+        if not saved <= self._variables().keys():
+            # Some are made by the first step, which is forgotten with all that it has done.
+            self._runners()["train"].run_once(self._sources["x"].peek())
+        self._found = values, self._parts(saved, tensors)
+        self._callbacks.prepare(values["callbacks"])
+
+    def put_back(self, same_plan: bool = True) -> Position:
+        """Lets the training go on where the state was saved. After ``on_train_begin``.
 
         Args:
-            info, tensors: as `take` returned them.
             same_plan: whether the plan that was chosen then is kept.
 
         Raises:
-            CheckpointError: the state is not of such a training.
+            RunError: a pipeline is another one.
         """
-        values = state_trees.unpack(info, tensors)
-        checks.build_optimizer(self.model)
-        parts = self._parts(tensors)
-        try:
-            position = _checked(Position(**values["position"]))
-            data, callbacks = values["data"], values["callbacks"]
-            plans, generators = values["plans"], values["random"]
-            for name, source in self._sources.items():
-                source.set_state(data[name])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"The state of a training lacks {error}.") from error
+        values, parts = self._found
+        for name, source in self._sources.items():
+            try:
+                source.set_state(values["data"][name])
+            except tf.errors.OpError as error:
+                raise RunError(
+                    f"`{name}` is another pipeline than it was: {error.message[:200]}. Pass the "
+                    "one that the run was begun with, or another run_dir."
+                ) from error
         for name, variable in self._variables().items():
             _keras.assign_local(variable, parts[name])
         for kind, runner in self._runners().items():
-            if same_plan and plans.get(kind):
-                runner.choice.pin(plans[kind])
-        self._callbacks.set(callbacks)
+            if same_plan and values["plans"].get(kind):
+                runner.choice.pin(values["plans"][kind])
+        position = Position(**values["position"])
         self.model.stop_training = position.stopped
-        _set_random_states(generators)
         return position
 
-    def _parts(self, tensors):
+    def put_back_callbacks(self) -> None:
+        """The last of it: what is the user's own code, and then the random generators."""
+        values, _ = self._found
+        self._callbacks.set(values["callbacks"])
+        _set_random_states(values["random"])
+
+    def _parts(self, saved, tensors):
         """The value on each replica, of each variable; all are of the right shape."""
+        variables = self._variables()
+        for name in sorted(saved ^ variables.keys()):
+            where, count = name.split("/")[0], sum(n.startswith(name.split("/")[0]) for n in saved)
+            mine = sum(n.startswith(where) for n in variables)
+            raise RunError(
+                f"The run was saved with {count} variables of the {where}, and there are {mine} "
+                "now. Pass the layers, optimizer and metrics that it was begun with, or another "
+                "run_dir."
+            )
         found = {}
-        for name, variable in self._variables().items():
+        for name, variable in variables.items():
             local = _keras.read_local(variable)
             parts = [tensors.get(f"{name}@{i}" if i else name) for i in range(len(local))]
             parts = [parts[0] if part is None else part for part in parts]
             for part, mine in zip(parts, local, strict=True):
                 wanted = np.dtype(mine.dtype.as_numpy_dtype), tuple(mine.shape)
-                if part is None or (part.dtype, part.shape) != wanted:
-                    has = "nothing" if part is None else f"{part.dtype} {part.shape}"
-                    raise CheckpointError(
-                        f"{variable.path} is of {wanted[0]} {wanted[1]}, and was saved as {has}."
+                if (part.dtype, part.shape) != wanted:
+                    raise RunError(
+                        f"{_path(variable)} is of {wanted[0]} {wanted[1]}, and was saved as "
+                        f"{part.dtype} {part.shape}. Pass the model that the run was begun with, "
+                        "or another run_dir."
                     )
             found[name] = parts
         return found
 
-    def prepare(self, info: dict, tensors: dict[str, np.ndarray]) -> None:
-        """What callbacks need before ``on_train_begin``."""
-        self._callbacks.prepare(state_trees.unpack(info, tensors).get("callbacks", []))
+
+_GROUPS = ("model", "metrics", "optimizer", "layers")
 
 
-def _checked(position):
-    """A position, if it is one."""
+def _held_by_layers(model):
+    """``(optimizers, variables of TensorFlow's)`` that layers have as attributes of their own."""
+    values = [v for layer in _keras.all_layers(model) for v in vars(layer).values()]
+    optimizers = [
+        v for v in values if isinstance(v, keras.optimizers.Optimizer) and v is not model.optimizer
+    ]
+    return optimizers, [v for v in values if isinstance(v, tf.Variable)]
+
+
+def _each_once(variables):
+    return {id(variable): variable for variable in variables}.values()
+
+
+def _path(variable):
+    return getattr(variable, "path", variable.name)
+
+
+def _check_values(values, sources):
+    """Refuses what is of no training, before anything is changed."""
+    position = values["position"]
     for name in ("epoch", "step", "steps"):
-        value = getattr(position, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**62:
-            raise CheckpointError(f"The position has {name}={value!r}.")
-    return position
+        if type(position[name]) is not int or not 0 <= position[name] < 2**62:
+            raise CheckpointError(f"the position has {name}={position[name]!r}")
+    Position(**position)
+    if values["data"].keys() != sources.keys():
+        raise RunError(
+            f"The run has the data sets {sorted(values['data'])}, and there are {sorted(sources)} "
+            "now. Pass those that it was begun with, or another run_dir."
+        )
+    for name, state in values["data"].items():
+        known = sources[name].num_batches
+        for key in ("taken", "of_epoch", "next_pass"):
+            if type(state[key]) is not int or not 0 <= state[key] < 2**40:
+                raise CheckpointError(f"the position in {name!r} has {key}={state[key]!r}")
+        if known is not None and sources[name].steps is None and state["taken"] > known:
+            raise CheckpointError(f"the position in {name!r} is behind its end")
+        if not (state["pass"] is None or 0 <= state["pass"] < state["next_pass"]):
+            raise CheckpointError(f"the position in {name!r} is in no pass")
+        np.random.default_rng([state["seed"], 0])  # raises for what is no seed
+    if not all(isinstance(entry["class"], str) for entry in values["callbacks"]):
+        raise CheckpointError("the callbacks have no classes")
+    random.Random().setstate(values["random"]["python"])
+    np.random.RandomState().set_state(values["random"]["numpy"])
 
 
 def _same(one, other):
-    return one.tobytes() == other.tobytes()
+    """Whether two arrays have the same bytes."""
+    one, other = (np.atleast_1d(array).view("uint8") for array in (one, other))
+    return np.array_equal(one, other)
 
 
 def _random_states():
@@ -217,20 +300,23 @@ def _random_states():
 def _set_random_states(states):
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
-    generator = _keras.global_random_state()
-    if generator is not None and states["keras"] is not None:
-        generator.assign(states["keras"])
+    if states["keras"] is not None:
+        if _keras.global_random_state() is None:
+            keras.random.uniform(())  # makes it
+        _keras.global_random_state().assign(states["keras"])
 
 
 # Identity ---------------------------------------------------------------------------
 
 
-def identity_of(model: keras.Model, source: Source, seed: int | None) -> dict[str, Any]:
+def identity_of(
+    model: keras.Model, sources: dict[str, Source], seed: int | None
+) -> dict[str, Any]:
     """What must be equal for a run to go on, of JSON's types.
 
     Args:
         model: built and compiled.
-        source: the data to train on.
+        sources: the data sets by name, that to train on as ``"x"``.
         seed: as the user passed it.
     """
     return {
@@ -240,11 +326,20 @@ def identity_of(model: keras.Model, source: Source, seed: int | None) -> dict[st
             "weights": [[str(v.dtype), list(v.shape)] for v in model.weights],
         },
         "loss": _described(model.loss),
-        "optimizer": type(model.optimizer).__qualname__,
+        "optimizer": _of_optimizer(model.optimizer),
         "replicas": model.distribute_strategy.num_replicas_in_sync,
         "seed": seed,
-        "data": source.identity(),
+        "data": sources["x"].identity(),
+        "validation": sorted(sources.keys() - {"x"}),
     }
+
+
+def _of_optimizer(optimizer):
+    """Its class and settings; the learning rate is state, and goes on as it was."""
+    described = _described(optimizer)
+    if isinstance(described, dict):
+        described.pop("learning_rate", None)
+    return described
 
 
 def check_identity(saved: Any, now: dict[str, Any], where: str) -> None:
@@ -290,8 +385,9 @@ def _described(value, depth=6):
     if depth == 0:
         return type(value).__qualname__
     if isinstance(value, dict):
-        # Layers are numbered by how many were made before them.
-        kept = {k: v for k, v in value.items() if k not in ("name", "build_config", "module")}
+        # Layers are numbered by how many were made before them; a policy has nothing but a name.
+        left_out = ("build_config", "module", *(["name"] if len(value) > 1 else []))
+        kept = {k: v for k, v in value.items() if k not in left_out}
         return {str(key): _described(item, depth - 1) for key, item in kept.items()}
     if isinstance(value, list | tuple):
         return [_described(item, depth - 1) for item in value]

@@ -112,8 +112,23 @@ def grain_batches():
     return grain.MapDataset.source([(x[i], y[i]) for i in range(ROWS)]).shuffle(seed=1).batch(BATCH)
 
 
+def ragged():
+    x, y = rows()
+    parts = tf.RaggedTensor.from_row_lengths(x.reshape(-1), [6] * ROWS)
+    return tf.data.Dataset.from_tensor_slices((parts, y)).shuffle(16, seed=4).ragged_batch(BATCH)
+
+
 def on_data(data, **arguments):
-    return lambda: whole(trainer(dropout_network), data, **arguments)
+    return lambda: whole(
+        trainer(ragged_network if data is ragged else dropout_network), data, **arguments
+    )
+
+
+def ragged_network():
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((None,), ragged=True)
+    dense = keras.layers.Lambda(lambda x: x.to_tensor(shape=(None, 6)), output_shape=(6,))(inputs)
+    return keras.Model(inputs, keras.layers.Dense(1)(dense))
 
 
 def dropout_network():
@@ -139,6 +154,51 @@ class Remembers(keras.callbacks.Callback):
 
     def set_state(self, state):
         self.seen = state["seen"]
+
+
+class InPlace(keras.callbacks.Callback):
+    """A callback whose state is one array, which it changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = np.zeros(60_000)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.counts += 1
+
+    def get_state(self):
+        return self.counts
+
+    def set_state(self, state):
+        self.counts = state
+
+
+@keras.saving.register_keras_serializable("resuming")
+class Adversarial(keras.Model):
+    """A model with a second optimizer and a variable of TensorFlow's."""
+
+    def __init__(self):
+        super().__init__()
+        keras.utils.set_random_seed(5)
+        self.one, self.other = keras.layers.Dense(8, "relu"), keras.layers.Dense(1)
+        self.second = keras.optimizers.Adam(0.02)
+        self.scale = tf.Variable(1.0)
+        self(np.zeros((1, 6), "float32"))
+        self.second.build(self.one.trainable_variables)
+
+    def call(self, x):
+        return self.other(self.one(x)) * self.scale
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        for optimizer, layer in ((self.second, self.one), (self.optimizer, self.other)):
+            variables = layer.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        self.scale.assign(self.scale * 0.99)
+        self._loss_tracker.update_state(loss)
+        return self.get_metrics_result()
 
 
 def deciding():
@@ -209,6 +269,14 @@ CASES = {
     "PyDataset with workers": on_data(lambda: Batches(workers=2)),
     "torch": on_data(torch_loader),
     "Grain": on_data(grain_batches),
+    "validation in steps": lambda: whole(
+        trainer(), batch_size=BATCH, validation_data=pipeline(), validation_steps=2
+    ),
+    "ragged": on_data(ragged),
+    "two optimizers": lambda: whole(trainer(Adversarial), batch_size=BATCH),
+    "in-place state": lambda: whole(
+        trainer(), batch_size=BATCH, callbacks=lambda: [InPlace()]
+    ),
     "plateau and early stopping": lambda: whole(
         trainer(dropout_network), batch_size=BATCH, epochs=8, validation_split=0.3,
         callbacks=deciding,

@@ -1,9 +1,10 @@
 """A training that is killed at any moment ends, after a resume, with the same bits."""
 
-import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
 
@@ -17,6 +18,8 @@ from kerastrain import Trainer
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import RunError
+from kerastrain.lock import Lock
+from kerastrain.run import Run
 from kerastrain.testing import NotResumed
 from kerastrain.testing import verify_resume
 from kerastrain.testing.fresh import FreshProcesses
@@ -64,7 +67,7 @@ def test_killed_after_some_steps(processes, name):
     """Each kind of data, plan, callback and precision, killed within and between epochs."""
     if name in resuming.NEEDS:
         pytest.importorskip(resuming.NEEDS[name])
-    verify_resume(**resuming.CASES[name](), kill_after=(4, 6, 10), processes=processes)
+    verify_resume(**resuming.CASES[name](), kill_after=(4, 7, 10), processes=processes)
 
 
 @pytest.mark.multiprocess
@@ -192,8 +195,12 @@ def test_a_snapshot_is_of_its_moment(tmp_path, monkeypatch, plan):
         time.sleep(0.05)  # some steps run meanwhile
         return write(self, tensors, info)
 
+    class Waits(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            time.sleep(0.02)
+
     monkeypatch.setattr(Checkpoints, "write", slow)
-    fit(tmp_path / "run", trainer(execution=plan), keep=100, epochs=40)
+    fit(tmp_path / "run", trainer(execution=plan), keep=100, epochs=40, callbacks=[Waits()])
     paths = Checkpoints(tmp_path / "run" / "checkpoints").paths()
     assert 2 < len(paths) < 200  # while one was written, others were not due
     for path in paths:
@@ -223,6 +230,12 @@ def test_without_resume(tmp_path):
         fit(tmp_path, resume=False)
 
 
+def half_width():
+    dense = keras.layers.Dense(1, dtype=keras.DTypePolicy("mixed_bfloat16"))
+    model = network()
+    return keras.Model(model.input, dense(model.layers[1].output))
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
@@ -233,7 +246,14 @@ def test_without_resume(tmp_path):
                 keras.Input((6,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)]))},
         ),
         ("loss was 'mse', and is now 'mae'", {"make": trainer(loss="mae")}),
-        ("optimizer was 'Adam', and is now 'SGD'", {"make": trainer(optimizer=keras.optimizers.SGD)}),
+        (
+            "optimizer.class was 'Adam', and is now 'SGD'",
+            {"make": trainer(optimizer=keras.optimizers.SGD)},
+        ),
+        ("optimizer.beta_1", {"make": trainer(optimizer=lambda: keras.optimizers.Adam(0.01, 0.8))}),
+        ("model.*dtype.*name was 'float32'", {"make": trainer(half_width)}),
+        ("data.shuffle was True, and is now False", {"shuffle": False}),
+        ("validation", {"validation_data": rows(1, 12)}),
         ("seed was 3, and is now 4", {"make": trainer(seed=4)}),
         ("data.rows was 44, and is now 40", {"data": lambda: rows(count=40)}),
         ("data.checksum", {"data": lambda: rows(seed=8)}),
@@ -259,12 +279,35 @@ def test_another_run_is_refused(tmp_path, name, changed):
 
 def test_one_process_at_a_time(tmp_path):
     """The second is told which process has the directory."""
-    fit(tmp_path)
-    with open(tmp_path / "lock", "rb+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match=f"in use by process {os.getpid()} on "):
+    program = "import sys, time; from kerastrain.lock import Lock\n"
+    program += "with Lock(sys.argv[1]): print('taken', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE)
+    try:
+        assert b"taken\n" == other.stdout.readline()
+        with pytest.raises(RunError, match=f"in use by process {other.pid} on "):
             fit(tmp_path)
+    finally:
+        other.kill()
+        other.communicate()
+    fit(tmp_path)  # it went with the process
+    with Lock(tmp_path), pytest.raises(RunError, match="another training of this process"):
+        fit(tmp_path)
     fit(tmp_path)
+
+
+def test_forked_processes_do_not_keep_the_directory(tmp_path):
+    """A worker that outlives the training does not lock it."""
+    with Lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+    program = "import sys; from kerastrain.lock import Lock; Lock(sys.argv[1]).__enter__()"
+    try:
+        subprocess.run([sys.executable, "-c", program, tmp_path], check=True, timeout=60)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_generator_is_refused(tmp_path):
@@ -281,12 +324,15 @@ def test_a_generator_is_refused(tmp_path):
         ("`save_every` must be", {"save_every": "60s"}),
         ("`keep` must be", {"keep": 0}),
         ("BackupAndRestore", {"callbacks": [keras.callbacks.BackupAndRestore("x")]}),
-        ("no result named 'val_loss'", {"monitor": "val_loss"}),
+        ("`monitor` must be", {"monitor": "best loss"}),
+        ("`run_dir` cannot be", {"run_dir": "/proc/nowhere"}),
     ],
 )
 def test_bad_arguments(tmp_path, message, arguments):
+    """Each is named, with the value."""
+    arguments = {"run_dir": tmp_path} | arguments
     with pytest.raises(ArgumentError, match=message):
-        fit(tmp_path, **arguments)
+        fit(**arguments)
 
 
 def test_what_needs_a_directory():
@@ -407,10 +453,112 @@ def test_a_model_of_the_wrong_shape_is_never_filled(tmp_path):
     Checkpoints(tmp_path / "checkpoints").write(found.tensors, found.info)
     made = trainer()()
     before = weights(made)
-    with pytest.raises(CheckpointError, match=r"kernel is of float32 \(6, 8\), .* float32 \(1, 8\)"):
+    with pytest.raises(RunError, match=r"kernel is of float32 \(6, 8\), .* float32 \(1, 8\)"):
         made.fit(*rows(), batch_size=BATCH, verbose=0, run_dir=tmp_path)
     for a, b in zip(before, weights(made), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("wrong", [
+    ("position", "steps", -1), ("position", "epoch", "x"), ("data", "x", {}), ("data", None),
+    ("callbacks", None), ("random", "python", None), ("random", "numpy", [1]),
+    ("data", "x", "taken", 10**12), ("data", "x", "seed", "x"),
+])  # fmt: skip
+def test_a_state_that_is_none_changes_nothing(tmp_path, wrong):
+    """Whatever stands in a manifest with a right checksum, it is refused in one way."""
+    fit(tmp_path)
+    found = read(Checkpoints(tmp_path / "checkpoints").paths()[-1])
+    *where, last, value = wrong
+    entry = found.info["state"]
+    for key in where:
+        entry = entry[key]
+    entry[last] = value
+    Checkpoints(tmp_path / "checkpoints").write(found.tensors, found.info)
+    made = trainer()()
+    before = weights(made)
+    with pytest.raises((CheckpointError, RunError)):
+        made.fit(*rows(), batch_size=BATCH, epochs=3, verbose=0, run_dir=tmp_path)
+    for a, b in zip(before, weights(made), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_callback_is_given_its_own_attributes_only(tmp_path):
+    """A state cannot let a callback write elsewhere."""
+    target = str(tmp_path / "model.keras")
+    fit(tmp_path / "run", callbacks=[keras.callbacks.ModelCheckpoint(target)])
+    place = Checkpoints(tmp_path / "run" / "checkpoints")
+    found = read(place.paths()[-1])
+    (state,) = [c for c in found.info["state"]["callbacks"] if "ModelCheckpoint" in c["class"]]
+    state["state"]["filepath"] = str(tmp_path / "elsewhere.keras")
+    place.write(found.tensors, found.info)
+    fit(tmp_path / "run", epochs=3, callbacks=[keras.callbacks.ModelCheckpoint(target)])
+    assert not (tmp_path / "elsewhere.keras").exists()
+
+
+def test_a_result_that_cannot_be_monitored_is_a_warning(tmp_path):
+    """The training goes on without the best."""
+    with pytest.warns(UserWarning, match="There is no such result. There are: loss, mae"):
+        _, history = fit(tmp_path, monitor="val_accuracy_of_mine", validation_data=rows(1, 12))
+    assert [0, 1] == history.epoch
+    with pytest.warns(UserWarning, match='Pass monitor="min size"'):
+        fit(tmp_path / "other", trainer(metrics=[size]), monitor="size")
+
+
+def size(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_pred))
+
+
+class Logs(keras.callbacks.Callback):
+    """Puts a value into the results."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.name, self.value = name, value
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs[self.name] = self.value
+
+
+def test_what_cannot_be_saved_is_named_and_left_out(tmp_path):
+    """Neither a callback's state nor a result of its own ends the training."""
+
+    class Collects(resuming.Remembers):
+        def get_state(self):
+            return {"names": {1, 2}, "seen": self.seen}
+
+    with pytest.warns(UserWarning, match="Collects remembers is not all saved: .* is of set"):
+        fit(tmp_path / "a", callbacks=[Collects()])
+    with pytest.warns(UserWarning, match="History remembers is not all saved: .* is of object"):
+        _, history = fit(tmp_path / "b", callbacks=[Logs("when", object())])
+    assert 2 == len(history.history["when"])
+
+
+def test_a_failed_last_save_is_tried_again(tmp_path, monkeypatch):
+    """The end is worth a second attempt."""
+    write, calls = Checkpoints.write, []
+
+    def full(self, tensors, info):
+        calls.append(info["state"]["position"]["steps"])
+        if calls.count(12) == 1:
+            raise OSError(28, os.strerror(28))
+        return write(self, tensors, info)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    with pytest.warns(UserWarning, match="could not be saved"):
+        fit(tmp_path, save_every=12)
+    assert 12 == read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"][
+        "position"]["steps"]  # fmt: skip
+
+
+def test_overdue_saves_leave_calls_long(tmp_path, monkeypatch):
+    """While one is written, as many steps run in a call as ever."""
+    monkeypatch.setattr(Checkpoints, "write", lambda *_: time.sleep(0.3))
+    calls = []
+    room = Run.room
+    monkeypatch.setattr(Run, "room", lambda *a: calls.append(room(*a)) or calls[-1])
+    fit(tmp_path, epochs=20, save_every=7)
+    assert {1, 2**31 - 1} <= {*calls, 1}
+    assert calls.count(2**31 - 1) > len(calls) / 2
 
 
 # Signals ----------------------------------------------------------------------
@@ -461,6 +609,14 @@ def test_a_signal_saves_and_leaves(tmp_path, event, number, capfd):
     whole, expected = fit(tmp_path / "whole", **arguments)
     assert expected.history == history.history
     assert_same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_very_end_is_not_lost(tmp_path, number):
+    """All is saved and trained by then; the process is asked to end all the same."""
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(tmp_path, callbacks=[Sends("on_train_end", number)])
+    assert [0, 1] == fit(tmp_path)[1].epoch
 
 
 def test_without_a_directory_signals_are_left_alone():

@@ -1,0 +1,105 @@
+"""The best results of a training so far, and its model.
+
+::
+
+    best = Best("runs/a", "val_loss")
+    if best.is_beaten_by(results, epoch, model):
+        ...                                       # save, and then
+        best.accept(path)
+"""
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerastrain import _keras
+from kerastrain.errors import ArgumentError
+
+
+class Best:
+    """The best of a monitored result.
+
+    Args:
+        directory: of the run, for ``best.keras``.
+        monitor: the name of a result, with ``"min "`` or ``"max "`` before it where Keras cannot
+            know which is better; None for none.
+
+    Attributes:
+        known: ``{"monitor", "value", "epoch", "checkpoint"}``, or empty.
+
+    Raises:
+        ArgumentError: it is no name.
+    """
+
+    def __init__(self, directory: Path, monitor: str | None):
+        self._directory, self._monitor = directory, monitor
+        mode, _, self._name = (monitor or "").rpartition(" ")
+        if monitor is not None and (not self._name or mode not in ("", "min", "max")):
+            raise ArgumentError(
+                '`monitor` must be the name of a result, such as "val_loss" or "max val_score". '
+                f"Received: monitor={monitor!r}."
+            )
+        self._mode = mode or ("min" if self._name.endswith("loss") else "auto")
+        self._beaten_by: dict[str, Any] = {}
+        self.known: dict[str, Any] = {}
+
+    def put_back(self, known: Any) -> None:
+        """As it was saved; of another result it is of no use."""
+        if isinstance(known, dict) and known.get("monitor") == self._monitor:
+            self.known = known
+
+    def is_beaten_by(self, results: dict[str, Any], epoch: int, model: keras.Model) -> bool:
+        """Whether the results of an epoch are better. Warns, once, where that cannot be told."""
+        if self._monitor is None:
+            return False
+        if self._name not in results:
+            if not self._name.startswith("val_") or any(n.startswith("val_") for n in results):
+                self._give_up(f"There is no such result. There are: {', '.join(sorted(results))}.")
+            return False  # else there was no validation after this epoch
+        value = float(results[self._name])
+        try:
+            better = _keras.is_better(
+                model, self._name, self._mode, value, self.known.get("value")
+            )
+        except ValueError:
+            self._give_up(f'Pass monitor="min {self._name}" or monitor="max {self._name}".')
+            return False
+        if not math.isfinite(value) or not better:
+            return False
+        self._beaten_by = {"monitor": self._monitor, "value": value, "epoch": epoch}
+        return True
+
+    def candidate(self, checkpoint: str) -> dict[str, Any]:
+        """What is known if the checkpoint of this name gets written."""
+        return self._beaten_by | {"checkpoint": checkpoint}
+
+    def accept(self, checkpoint: str) -> None:
+        """The checkpoint of the results that were better has been written."""
+        self.known = self.candidate(checkpoint)
+
+    def _give_up(self, advice):
+        warnings.warn(
+            f"The best is not kept: {self._monitor!r} cannot be monitored. {advice}", stacklevel=4
+        )
+        self._monitor = None
+
+    def export(self, model: keras.Model) -> None:
+        """Writes the model to ``best.keras``, whole or not at all."""
+        path, unfinished = self._directory / "best.keras", self._directory / ".unfinished.keras"
+        try:
+            unfinished.unlink(missing_ok=True)
+            model.save(unfinished)
+            with open(unfinished, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except Exception as error:  # a model of one's own may not be saved, or the disk is full
+            unfinished.unlink(missing_ok=True)
+            warnings.warn(
+                f"The best model could not be written to {path}: {error}. Its weights are in its "
+                "checkpoint.",
+                stacklevel=3,
+            )
