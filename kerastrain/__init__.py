@@ -33,10 +33,13 @@ if _keras_package.backend.backend() != "tensorflow":
 
 from kerastrain._version import __version__
 from kerastrain.errors import ArgumentError
+from kerastrain.errors import CheckpointError
 from kerastrain.errors import DataError
 from kerastrain.errors import KerastrainError
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
+from kerastrain.errors import Preempted
+from kerastrain.errors import RunError
 from kerastrain.errors import ShapeError
 from kerastrain.errors import UnsupportedTypeError
 from kerastrain.model import TrainableModel
@@ -46,11 +49,14 @@ from kerastrain.trainer import Trainer
 
 __all__ = [
     "ArgumentError",
+    "CheckpointError",
     "DataError",
     "Execution",
     "KerastrainError",
     "MetricError",
     "ModelError",
+    "Preempted",
+    "RunError",
     "ShapeError",
     "StepOptions",
     "TrainableModel",

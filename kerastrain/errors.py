@@ -78,9 +78,10 @@ class RunError(KerastrainError, ValueError):
 
 
 class CheckpointError(KerastrainError, ValueError):
-    """A checkpoint is torn, changed, of another format or of another model.
+    """A checkpoint is torn, changed, of another format, or of no training.
 
-    `Trainer.fit` sets it aside, says so, and takes the one before it.
+    `Trainer.fit` sets those aside that are not what was written, says so, and takes the one
+    before. Others it refuses: move them away, or pass another directory.
     """
 
 

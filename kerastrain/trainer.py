@@ -225,8 +225,8 @@ class Trainer:
                 default a minute. Ends of epochs are saved too where that takes less
                 than a fiftieth of the time, and the end.
             keep: how many of the last checkpoints are kept.
-            monitor: the result, such as ``"val_loss"``, whose best checkpoint is kept
-                too, with the model as ``best.keras``.
+            monitor: the result, such as ``"val_loss"`` or ``"max val_score"``, whose best
+                checkpoint is kept too, with the model as ``best.keras``.
 
         Returns:
             The ``History``; ``history.history[name][i]`` is the result of the

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import pathlib
 import random
 import shutil
 
@@ -29,6 +30,7 @@ TENSORS = {
     "seed": np.array([1, 2**32 - 1], "uint32"),
     "phases": np.array([1 + 2j], "complex64"),
 }
+SAMPLE = pathlib.Path(__file__).parent / "samples" / "checkpoint-1"
 INFO = {"epoch": 3, "name": "ein Fluß", "nested": [1, {"a": None}], "share": 0.1}
 
 
@@ -61,6 +63,13 @@ def test_others_can_read_it(checkpoints):
     array = safetensors.numpy.load_file(path / "state.safetensors")["model/0"]
     np.testing.assert_array_equal(TENSORS["model/0"], array)
     assert INFO == json.loads((path / "manifest.json").read_text())["info"]
+
+
+def test_a_checkpoint_of_version_1_is_read():
+    """One that was written when the format was new, and is kept beside this file."""
+    found = checkpoint.read(SAMPLE)
+    assert INFO == found.info
+    assert_equal(TENSORS, found.tensors)
 
 
 def test_newest_counts_up_without_a_clock(checkpoints, monkeypatch):
