@@ -164,12 +164,12 @@ class NewerFormat(CheckpointError):
 def write_files(directory: Path, tensors: dict[str, np.ndarray], info: dict[str, Any]) -> None:
     """Writes the two files of a checkpoint, the manifest last, and flushes them to the disk."""
     path = directory / _TENSORS
-    # Objects that share memory are fine: nothing is executed, nothing is shared when read.
     stored = {name: _storable(array) for name, array in tensors.items()}
     try:
         safetensors.numpy.save_file(stored, path)
     except safetensors.SafetensorError as error:  # the library's own name for an OSError
         raise OSError(_errno_in(error), str(error), str(path)) from error
+    os.chmod(path, directory.stat().st_mode & 0o666)  # not for its owner alone, as the library has it
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()

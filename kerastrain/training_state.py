@@ -148,11 +148,11 @@ class TrainingState:
             "optimizer": [v for o in [model.optimizer, *optimizers] if o for v in o.variables],
             "layers": others,
         }
-        found, seen = {}, set()
+        found, named = {}, set()
         for group, variables in groups.items():
-            fresh = [v for v in variables if id(v) not in seen]
-            seen.update(map(id, fresh))
-            found |= {f"{group}/{index}": v for index, v in enumerate(_each_once(fresh))}
+            fresh = {id(v): v for v in variables if id(v) not in named}
+            named |= fresh.keys()
+            found |= {f"{group}/{index}": v for index, v in enumerate(fresh.values())}
         return found
 
     # Put back -------------------------------------------------------------------
@@ -168,10 +168,16 @@ class TrainingState:
         _check_values(values, self._sources)
         saved = {name.split("@")[0] for name in tensors if name.split("/")[0] in _GROUPS}
         if not saved <= self._variables().keys():
-            # Some are made by the first step, which is forgotten with all that it has done.
-            self._runners()["train"].run_once(self._sources["x"].peek())
+            self._make_variables()
         self._found = values, self._parts(saved, tensors)
         self._callbacks.prepare(values["callbacks"])
+
+    def _make_variables(self):
+        """Runs a step, which may make some when it first runs, and takes its effect back."""
+        before = [(v, _keras.read_local(v)) for v in self._variables().values()]
+        self._runners()["train"].run_once(self._sources["x"].peek())
+        for variable, parts in before:
+            _keras.assign_local(variable, parts)
 
     def put_back(self, same_plan: bool = True) -> Position:
         """Lets the training go on where the state was saved. After ``on_train_begin``.
@@ -244,10 +250,6 @@ def _held_by_layers(model):
         v for v in values if isinstance(v, keras.optimizers.Optimizer) and v is not model.optimizer
     ]
     return optimizers, [v for v in values if isinstance(v, tf.Variable)]
-
-
-def _each_once(variables):
-    return {id(variable): variable for variable in variables}.values()
 
 
 def _path(variable):
