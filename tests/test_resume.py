@@ -73,8 +73,8 @@ def test_killed_after_some_steps(processes, name):
 @pytest.mark.multiprocess
 def test_most_at_once_killed_after_every_step(processes):
     """Replicas, micro-batches, tf.data, Dropout, EMA, plateau and early stopping."""
-    case = resuming.CASES["most"]() | {"epochs": 3}
-    verify_resume(**case, kill_after=range(1, 3 * 6 + 1), processes=processes)
+    case = resuming.CASES["most"]() | {"epochs": 2}
+    verify_resume(**case, kill_after=range(1, 2 * 6 + 1), processes=processes)
 
 
 @pytest.mark.multiprocess

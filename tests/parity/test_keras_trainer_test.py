@@ -172,6 +172,7 @@ def test_a_few_of_the_file(report_of):
 # The check can fail -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_step_with_wrong_logs_is_reported(report_of):
     """A broken step fails the tests that read its logs, and only those."""
     broken = report_of(f"{__name__}:WrongLogs", A_FEW)
@@ -181,6 +182,7 @@ def test_a_step_with_wrong_logs_is_reported(report_of):
     assert "test_evaluate_flow_graph_fn" not in failing
 
 
+@pytest.mark.slow
 def test_a_step_that_never_runs_is_reported(report_of):
     """Tests that pass although the base's step did not run do not count."""
     beside = report_of(f"{__name__}:BesideItsStep", A_FEW)
