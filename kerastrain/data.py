@@ -17,7 +17,6 @@ where it stopped, as in Keras; otherwise an epoch is one pass.
 """
 
 import math
-import numbers
 import os
 import random
 import warnings
@@ -36,8 +35,6 @@ from kerastrain.blocks import Chunk
 from kerastrain.blocks import Pass
 from kerastrain.blocks import map_leaves
 from kerastrain.blocks import rows_of
-from kerastrain.data_checks import is_streamed
-from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
 from kerastrain.passes import AdapterPasses
 from kerastrain.passes import ArrayPasses

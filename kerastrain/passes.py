@@ -6,7 +6,6 @@ order (`kerastrain.stacks`).
 """
 
 import concurrent.futures
-import itertools
 import math
 from collections.abc import Callable
 from collections.abc import Iterator

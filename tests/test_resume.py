@@ -14,7 +14,6 @@ import pytest
 
 from kerastrain import ArgumentError
 from kerastrain import DataError
-from kerastrain import Trainer
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import RunError
