@@ -48,6 +48,7 @@ from kerastrain import _keras
 from kerastrain import callbacks as callbacks_lib
 from kerastrain import checks
 from kerastrain import data as data_lib
+from kerastrain import data_checks
 from kerastrain import merging
 from kerastrain import named_data
 from kerastrain.metrics import states as metrics_lib
@@ -210,8 +211,7 @@ class Trainer:
                 within batches.
             class_weight: ``{class index: weight of its rows in the loss}``.
             initial_epoch: the epoch to begin with, counted from 0.
-            steps_per_epoch, validation_steps: batches per epoch or
-                validation; None for one pass.
+            steps_per_epoch, validation_steps: batches of each; None for one pass.
             validation_batch_size: default ``batch_size``.
             validation_freq: validate after each so many epochs, or after the
                 epochs listed, counted from 1.
@@ -461,7 +461,7 @@ class Trainer:
         in_loops = not (eager or own or callbacks or steps or self._strategy)
         # A stream is Keras's to draw from: looking at it would lose its batches.
         source = None
-        if not data_lib.is_streamed(x):
+        if not data_checks.is_streamed(x):
             make_source = self._source if in_loops else data_lib.Source
             source = make_source(x, batch_size=batch_size, steps=steps)
         with self._compiled.in_charge() as model:

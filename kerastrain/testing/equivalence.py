@@ -33,6 +33,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import checks
 from kerastrain import data as data_lib
+from kerastrain import data_checks
 from kerastrain import named_data
 from kerastrain import strategy as strategy_lib
 from kerastrain.errors import ArgumentError
@@ -379,7 +380,7 @@ def _check_others(model_fn, epochs, tolerance, seed, step):
 def _arrays(data) -> tuple[tuple, int]:
     """``((x, y, sample_weight), rows)``."""
     parts = named_data.unpack(data, "data")
-    if data_lib.is_streamed(parts[0]):
+    if data_checks.is_streamed(parts[0]):
         raise UnsupportedTypeError(
             "`data` must be arrays, which can be cut in several ways. Received: "
             f"{type(parts[0]).__name__}. Pass (x, y) of the first few dozen rows."
