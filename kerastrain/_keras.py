@@ -855,22 +855,21 @@ def tf_variable(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def read_local(variable) -> list[tf.Tensor]:
-    """A copy of the value on each replica (one entry without replicas)."""
+def local_variables(variable) -> list[tf.Variable]:
+    """The variable on each replica (one entry without replicas)."""
     value = tf_variable(variable)
-    if isinstance(value, tf.distribute.DistributedValues):
-        return [tf.identity(part) for part in value.values]
-    return [tf.identity(value)]
+    return list(value.values) if isinstance(value, tf.distribute.DistributedValues) else [value]
+
+
+def read_local(variable) -> list[tf.Tensor]:
+    """A copy of the value on each replica."""
+    return [tf.identity(part) for part in local_variables(variable)]
 
 
 def assign_local(variable, parts: list[tf.Tensor]) -> None:
     """Gives each replica the value that `read_local` read."""
-    value = tf_variable(variable)
-    if isinstance(value, tf.distribute.DistributedValues):
-        for component, part in zip(value.values, parts, strict=True):
-            component.assign(part)
-    else:
-        value.assign(parts[0])
+    for component, part in zip(local_variables(variable), parts, strict=True):
+        component.assign(part)
 
 
 # Data -------------------------------------------------------------------------

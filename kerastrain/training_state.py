@@ -32,6 +32,9 @@ from kerastrain.data import Source
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import RunError
 from kerastrain.runner import Runner
+from kerastrain.variables import GROUPS
+from kerastrain.variables import HostCopies
+from kerastrain.variables import variables_of
 
 
 @dataclasses.dataclass
@@ -89,13 +92,14 @@ class TrainingState:
         self.model, self._sources = model, sources
         self._callbacks, self._runners = callbacks, runners
         self._found: tuple[dict, dict] = {}, {}
+        self._copies = HostCopies([])
 
     # Save -----------------------------------------------------------------------
 
     def get(
         self, position: Position, before: dict | None = None
     ) -> tuple[dict, dict[str, np.ndarray]]:
-        """The present state as ``(info, tensors)``, copied to the host.
+        """The present state as ``(info, tensors)``, copied to the host; valid until the next call.
 
         Args:
             position: where the training is.
@@ -118,8 +122,10 @@ class TrainingState:
             "random": before.get("random") or _random_states(),
         }
         info, tensors = state_trees.pack(values)
-        for name, variable in self._variables().items():
-            parts = [part.numpy() for part in _keras.read_local(variable)]
+        variables = self._variables()
+        if [*map(id, variables.values())] != [*map(id, self._copies.variables)]:
+            self._copies = HostCopies(variables.values())
+        for name, parts in zip(variables, self._copies.take(), strict=True):
             if all(_same(part, parts[0]) for part in parts[1:]):
                 parts = parts[:1]
             for index, part in enumerate(parts):
@@ -139,21 +145,7 @@ class TrainingState:
         return {name: source.state() for name, source in self._sources.items()}
 
     def _variables(self):
-        """The variables by a name that is the same in each process."""
-        model = self.model
-        optimizers, others = _held_by_layers(model)
-        groups = {
-            "model": model.variables,
-            "metrics": [v for metric in model.metrics for v in metric.variables],
-            "optimizer": [v for o in [model.optimizer, *optimizers] if o for v in o.variables],
-            "layers": others,
-        }
-        found, named = {}, set()
-        for group, variables in groups.items():
-            fresh = {id(v): v for v in variables if id(v) not in named}
-            named |= fresh.keys()
-            found |= {f"{group}/{index}": v for index, v in enumerate(fresh.values())}
-        return found
+        return variables_of(self.model)
 
     # Put back -------------------------------------------------------------------
 
@@ -166,7 +158,7 @@ class TrainingState:
         """
         values = state_trees.unpack(info, tensors)
         _check_values(values, self._sources)
-        saved = {name.split("@")[0] for name in tensors if name.split("/")[0] in _GROUPS}
+        saved = {name.split("@")[0] for name in tensors if name.split("/")[0] in GROUPS}
         if not saved <= self._variables().keys():
             self._make_variables()
         self._found = values, self._parts(saved, tensors)
@@ -238,18 +230,6 @@ class TrainingState:
                     )
             found[name] = parts
         return found
-
-
-_GROUPS = ("model", "metrics", "optimizer", "layers")
-
-
-def _held_by_layers(model):
-    """``(optimizers, variables of TensorFlow's)`` that layers have as attributes of their own."""
-    values = [v for layer in _keras.all_layers(model) for v in vars(layer).values()]
-    optimizers = [
-        v for v in values if isinstance(v, keras.optimizers.Optimizer) and v is not model.optimizer
-    ]
-    return optimizers, [v for v in values if isinstance(v, tf.Variable)]
 
 
 def _path(variable):

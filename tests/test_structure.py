@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("_version", "errors"),
     ("_keras", "options", "choice", "progress", "open_rows", "random_numbers", "timing", "signals"),
-    ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best"),
+    ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables"),
     ("xla",),
     ("blocks", "stacks", "data_checks", "passes", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "data", "named_data", "schedule", "datasets"),
