@@ -38,12 +38,14 @@ from kerastrain.errors import DataError
 from kerastrain.errors import KerastrainError
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
+from kerastrain.errors import NonFiniteError
 from kerastrain.errors import Preempted
 from kerastrain.errors import RunError
 from kerastrain.errors import ShapeError
 from kerastrain.errors import UnsupportedTypeError
 from kerastrain.model import TrainableModel
 from kerastrain.options import Execution
+from kerastrain.options import Guard
 from kerastrain.options import StepOptions
 from kerastrain.trainer import Trainer
 
@@ -52,9 +54,11 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Execution",
+    "Guard",
     "KerastrainError",
     "MetricError",
     "ModelError",
+    "NonFiniteError",
     "Preempted",
     "RunError",
     "ShapeError",

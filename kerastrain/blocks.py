@@ -39,6 +39,7 @@ class Block:
         rows: of a full batch; 0 for a batch by itself.
         steps: how many batches these are.
         full: how many of them, from the first on, have ``rows`` rows.
+        is_whole: whether these are all rows of the data set, in another order.
     """
 
     data: Any
@@ -46,6 +47,7 @@ class Block:
     rows: int
     steps: int
     full: int
+    is_whole: bool = False
 
     @classmethod
     def of_batch(cls, batch: Any) -> "Block":
@@ -66,7 +68,7 @@ class Block:
         order = tf.range(count, dtype=dtype) if order is None else tf.constant(order, dtype)
         sizes = np.diff([*range(0, count, rows), count]).astype("int32")
         data = arrays, order, tf.constant(sizes)
-        return cls(data, sizes, rows, len(sizes), count // rows)
+        return cls(data, sizes, rows, len(sizes), count // rows, is_whole=True)
 
     @classmethod
     def of_rows(cls, arrays: Any, sizes: np.ndarray, rows: int, number: int) -> "Block":
@@ -98,6 +100,13 @@ class Block:
     def batch(self, index: int) -> Any:
         """The batch of an index."""
         return self.data if self.is_batch else batch_at(self.data, index, self.rows)
+
+    def numbers(self, index: int) -> np.ndarray | None:
+        """Which rows of the data set a batch has; None where the block does not know."""
+        if not self.is_whole:
+            return None
+        begin = index * self.rows
+        return self.data[1][begin : begin + int(self.sizes[index])].numpy()
 
     @functools.cached_property
     def signature(self) -> tuple:
@@ -221,8 +230,9 @@ def _lengthened(leaf, count):
 
 
 def bytes_of(batch: Any) -> int:
-    """The size of arrays or tensors; strings count as 16 bytes."""
-    leaves = [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
+    """The size of arrays or tensors, ragged or sparse ones too; strings count as 16 bytes."""
+    flat = tf.nest.flatten(batch, expand_composites=True)
+    leaves = [leaf for leaf in flat if leaf is not None]
     return sum(int(np.prod(leaf.shape)) * (_size(leaf.dtype) or 16) for leaf in leaves)
 
 

@@ -23,6 +23,7 @@ from kerastrain.errors import ShapeError
 from kerastrain.errors import UnsupportedTypeError
 from kerastrain.model import TrainableModel
 from kerastrain.options import Execution
+from kerastrain.options import Guard
 from kerastrain.options import StepOptions
 
 # Names that Keras resolves by the shapes of the output.
@@ -156,6 +157,23 @@ def check_options(step: Any, execution: Any, seed: Any, strategy: Any) -> None:
                 "replicas: XLA cannot compile the sum over them. Use "
                 'Execution(plan="xla_loop", jit_compile=False), which compiles the part of each.'
             )
+
+
+def check_guard(guard: Any) -> Guard | None:
+    """What a user passed as ``guard``, as a `Guard`; None stays None.
+
+    Raises:
+        ArgumentError: no policy has this name.
+        UnsupportedTypeError: it is something else.
+    """
+    if isinstance(guard, str):
+        return Guard(guard)
+    if guard is not None and not isinstance(guard, Guard):
+        raise UnsupportedTypeError(
+            f"`guard` must be a kerastrain.Guard, or the name of its policy. Received: {guard!r} "
+            f"of type {type(guard).__name__}."
+        )
+    return guard
 
 
 def check_own_step(model: keras.Model, step: Any, strategy: Any) -> None:

@@ -85,6 +85,30 @@ class CheckpointError(KerastrainError, ValueError):
     """
 
 
+class NonFiniteError(KerastrainError, ArithmeticError):
+    """A step's loss, or a weight after it, is NaN or infinite; the step was taken back.
+
+    The model has the weights from before it. Look at the rows that the message names, lower the
+    learning rate, or go on without such steps: `Trainer` takes ``guard="skip"``.
+
+    Attributes:
+        epoch, step: of the step, and which of the epoch's it is, counted from 0.
+        output: the name of the output whose loss it is, where that is known.
+        rows: the rows of the batch, where it is in some of them.
+        what: what was found, in words.
+    """
+
+    def __init__(
+        self, what: str, epoch: int, step: int, output: str | None, rows: tuple[int, ...]
+    ):
+        super().__init__(
+            f"{what} The model has the weights from before it. Look at what is named, lower the "
+            'learning rate, or pass guard="skip" to go on without such steps.'
+        )
+        self.what, self.epoch, self.step = what, epoch, step
+        self.output, self.rows = output, rows
+
+
 class Preempted(SystemExit):
     """A signal asked the training to end; everything was saved first.
 

@@ -52,9 +52,9 @@ class Steps:
         execution: Execution,
     ):
         self._model, self._strategy, self._execution = model, strategy, execution
-        self._parts = options.micro_batches
-        if strategy is not None:
-            self._parts *= strategy.num_replicas_in_sync
+        self._ones: dict[tuple, Callable] = {}
+        self._loops: dict[tuple, Loop] = {}
+        self.take(options)
         own_train = _keras.overrides(model, "train_step")
         own_test = _keras.overrides(model, "test_step")
         self._has_own_results = any(
@@ -65,10 +65,10 @@ class Steps:
         def train(data, share=None):
             if share is None and _keras.has_kerastrains_step(model):
                 return model.train_step(data)  # the same, by the method that Keras calls too
-            return step.train_step(model, data, options, share)
+            return step.train_step(model, data, self._options, share)
 
         def train_by_xla(data, share=None):
-            return step.train_step(model, data, options, share, xla=True)
+            return step.train_step(model, data, self._options, share, xla=True)
 
         def test(data, share=None):
             return step.test_step(model, data, share)
@@ -81,8 +81,14 @@ class Steps:
             # The forward and backward pass on each replica compiled by XLA.
             "xla_train": (train_by_xla, False),
         }
-        self._ones: dict[tuple, Callable] = {}
-        self._loops: dict[tuple, Loop] = {}
+
+    def take(self, options: StepOptions) -> None:
+        """From now on, steps are of other options; they are traced anew."""
+        self._options, self._parts = options, options.parts
+        if self._strategy is not None:
+            self._parts *= self._strategy.num_replicas_in_sync
+        self._ones.clear()
+        self._loops.clear()
 
     def can_use_xla(self, kind: str) -> bool:
         """Whether XLA may compile a loop, or on several replicas the part of each."""

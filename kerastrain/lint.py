@@ -103,7 +103,7 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
     if strategy.num_replicas_in_sync == 1:
         strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
-    if replicas == 1 and options.micro_batches == 1:
+    if replicas == 1 and options.parts == 1:
         return []
     with strategy.scope() if replicas > 1 else contextlib.nullcontext(), dry.nothing_kept():
         call = _training_call(model, batch, strategy)
@@ -251,7 +251,7 @@ def _batch_statistics(model, options, call) -> list[Finding]:
     layers = _normalizing(model)
     if call is not None:  # one that is called with training=False uses none
         layers = [layer for layer in layers if id(layer) in call.training]
-    if options.micro_batches > 1:
+    if options.parts > 1:
         part, fix = "micro-batch", "Use micro_batches=1"
     else:
         part, fix = "replica's rows", "Use BatchNormalization(synchronized=True)"

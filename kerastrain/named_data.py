@@ -19,6 +19,7 @@ from kerastrain.data import Source
 from kerastrain.data_checks import is_streamed
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
+from kerastrain.errors import KerastrainError
 
 
 def named_sets(data: Any) -> dict[str, Any] | None:
@@ -93,3 +94,23 @@ def validation_sources(
         where = f"validation_data[{name!r}]" if name else "validation_data"
         sources[name] = make_source(*unpack(one, where), name=where, **options)
     return sources
+
+
+def results(sets: dict[str, Any], evaluate: Callable[[Any, Any, Any], Any]) -> dict[str, Any]:
+    """The result of each of several data sets by its name.
+
+    Args:
+        sets: as `named_sets` returns them.
+        evaluate: gives the result of ``x``, ``y`` and ``sample_weight``.
+
+    Raises:
+        KerastrainError: what ``evaluate`` raises; the message names the data set.
+    """
+    found = {}
+    for name, data in sets.items():
+        parts = unpack(data, f"x[{name!r}]")
+        try:
+            found[name] = evaluate(*parts)
+        except KerastrainError as error:
+            raise type(error)(f"In the data set {name!r}: {error}") from error
+    return found

@@ -21,7 +21,8 @@ class StepOptions:
     Attributes:
         micro_batches: into how many parts each replica's rows are cut for
             forward and backward passes, to save memory. The result does not
-            depend on it. Default 1.
+            depend on it. ``"auto"`` begins with 1, and takes twice as many each time that
+            memory is too small for a step, which is repeated (under `Trainer`). Default 1.
         clipvalue: each element of the gradient is clipped to
             ``[-clipvalue, clipvalue]``.
         clipnorm: the gradient of each weight is scaled down to this L2 norm.
@@ -44,16 +45,17 @@ class StepOptions:
         StepOptions(micro_batches=2, clipvalue=None, clipnorm=None, global_clipnorm=1.0, strict=False)
     """
 
-    micro_batches: int = 1
+    micro_batches: int | str = 1
     clipvalue: float | None = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None
     strict: bool = False
 
     def __post_init__(self):
-        if not isinstance(self.micro_batches, numbers.Integral) or self.micro_batches < 1:
+        number = 1 if self.micro_batches == "auto" else self.micro_batches
+        if not isinstance(number, numbers.Integral) or number < 1:
             raise ArgumentError(
-                "`micro_batches` must be a whole number, 1 or more. "
+                '`micro_batches` must be a whole number, 1 or more, or "auto". '
                 f"Received: micro_batches={self.micro_batches!r}."
             )
         for name in _CLIPS:
@@ -70,6 +72,11 @@ class StepOptions:
                 + ", ".join(f"{name}={getattr(self, name)}" for name in self.clips)
                 + ". Keep one of them."
             )
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches to begin with."""
+        return 1 if self.micro_batches == "auto" else self.micro_batches
 
     @property
     def clips(self) -> list[str]:
@@ -100,6 +107,49 @@ def check_clips_once(options: StepOptions, optimizer: Any) -> None:
             f"Clipping is set twice: {options.clips[0]} of the step and "
             f"{theirs[0]}={getattr(inner, theirs[0])} of the optimizer. Remove one."
         )
+
+
+POLICIES = ("raise", "skip", "rollback", "off")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """What to do about a step whose loss is not finite, or after which a weight is not.
+
+    Attributes:
+        policy: ``"raise"``, the default: `NonFiniteError`, with the weights from before the
+            step. ``"skip"``: the step is left out, with a warning. ``"rollback"``: weights and
+            optimizer (but for the learning rate) go back to a state that was kept before, and
+            the training goes on with the batch after the bad one. ``"off"``: nothing is
+            watched.
+        most: more steps than that are not left out in a training. Default 10.
+        every: for ``"rollback"``, a state is kept after so many steps, in the host's memory and
+            in checkpoints. Default 100.
+
+    Raises:
+        ArgumentError: a policy that does not exist, or a number that is too small.
+
+    Example:
+        >>> Guard("skip", most=3)
+        Guard(policy='skip', most=3, every=100)
+    """
+
+    policy: str = "raise"
+    most: int = 10
+    every: int = 100
+
+    def __post_init__(self):
+        if self.policy not in POLICIES:
+            raise ArgumentError(
+                f"`guard` must be one of {', '.join(POLICIES)}, or a Guard. "
+                f"Received: {self.policy!r}."
+            )
+        for name in ("most", "every"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+                raise ArgumentError(
+                    f"`{name}` must be a whole number, 1 or more. Received: {name}={value!r}."
+                )
 
 
 PLANS = ("auto", "step", "loop", "xla_step", "xla_loop")

@@ -11,6 +11,7 @@ again by a later ``fit``.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -138,6 +139,18 @@ class Preparation:
                 around=lambda run: self._watched(kind, run),
             )
         return self._runners[key]
+
+    def cut(self, micro_batches: int) -> None:
+        """Lets steps take a batch in so many micro-batches from now on.
+
+        Raises:
+            ModelError, MetricError: what goes wrong silently with these, if that is refused.
+        """
+        options = dataclasses.replace(self._compiled.options, micro_batches=micro_batches)
+        lint.check(self._model, None, options)
+        self._compiled.options = options
+        _keras.set_step_options(self._model, options)
+        self.steps.take(options)
 
     def plans(self) -> dict[str, str]:
         """How the steps of each kind run that have been asked for: a line."""

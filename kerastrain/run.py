@@ -4,7 +4,7 @@
 
     with Run("runs/a", resume=True, save_every=100, keep=2, monitor=None) as run:
         source = run.track(source)           # before a batch is looked at
-        run.find(model, sources, callbacks, runner, seed, epochs)    # compares, changes nothing
+        run.find(model, sources, callbacks, runner, guard, seed, epochs)    # compares, changes nothing
         callbacks.on_train_begin()
         position = run.go_on(epoch=0)        # puts back what was saved
         for ...:
@@ -37,6 +37,7 @@ from kerastrain.errors import CheckpointError
 from kerastrain.errors import DataError
 from kerastrain.errors import KerastrainError
 from kerastrain.errors import RunError
+from kerastrain.guard import GuardedSteps
 from kerastrain.lock import Lock
 from kerastrain.runner import Runner
 from kerastrain.saving import Saver
@@ -170,6 +171,7 @@ class Run:
         sources: dict[str, Source],
         callbacks: list[keras.callbacks.Callback],
         runner: Callable[[str], Runner],
+        guard: GuardedSteps,
         seed: int | None,
         epochs: int,
     ) -> None:
@@ -180,6 +182,7 @@ class Run:
             sources: the data sets by name, that to train on as ``"x"``.
             callbacks: all of them.
             runner: gives what runs the steps of a kind.
+            guard: what runs the train steps of that.
             seed: as the user passed it.
             epochs: to stop before.
 
@@ -190,7 +193,7 @@ class Run:
         kinds = ("train", "test") if len(sources) > 1 else ("train",)
         self._callbacks = CallbackStates(callbacks)
         self._state = TrainingState(
-            model, sources, self._callbacks, lambda: {kind: runner(kind) for kind in kinds}
+            model, sources, self._callbacks, lambda: {kind: runner(kind) for kind in kinds}, guard
         )
         self._identity, self._epochs = identity_of(model, sources, seed), epochs
         self._found = self._checkpoints.newest()

@@ -116,6 +116,7 @@ class Runner:
 
     Attributes:
         choice: which plan runs.
+        acts: whether a callback may act between steps.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Runner:
     ):
         self._steps, self._kind, self._own = steps, kind, own
         self._listening = listening
+        self.acts = listening and not replayed
         self._reports = reports = reports or listening
         self._run_watched = around(self._run)
         self._block: Block | None = None
@@ -174,6 +176,7 @@ class Runner:
         source: Source,
         number: int | None = None,
         room: Callable[[], int] = lambda: 2**31 - 1,
+        around: Callable[[Callable, Chunk], list | None] = lambda run, chunk: run(chunk),
     ) -> Iterator[Work]:
         """Yields the work of an epoch, to be run in turn.
 
@@ -181,6 +184,7 @@ class Runner:
             source: the data.
             number: of the epoch, as for `Source.chunks`.
             room: gives the steps that the next work may have at most.
+            around: is given what runs a `Chunk`, and the chunk, and runs it.
         """
         first = source.drawn_of_epoch
         try:
@@ -188,7 +192,7 @@ class Runner:
                 yield Work(
                     first,
                     chunk.steps,
-                    functools.partial(self.run, chunk),
+                    functools.partial(around, self.run, chunk),
                     lambda: self._compiled_seconds,
                     self._listening,
                 )

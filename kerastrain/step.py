@@ -66,11 +66,11 @@ def train_step(
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     rows = rows_lib.count_rows(x)
-    if replicas.count() == 1 and options.micro_batches == 1:
+    if replicas.count() == 1 and options.parts == 1:
         y_pred, gradients = _whole_gradients(model, x, y, sample_weight, rows)
     else:
         y_pred, gradients = _summed_gradients(
-            model, (x, y, sample_weight), rows, share, options.micro_batches, xla
+            model, (x, y, sample_weight), rows, share, options.parts, xla
         )
     update_weights(model, gradients, options)
     return _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(share))

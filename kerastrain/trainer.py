@@ -49,13 +49,14 @@ from kerastrain import callbacks as callbacks_lib
 from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import data_checks
-from kerastrain import merging
 from kerastrain import named_data
 from kerastrain.metrics import states as metrics_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain.compiled import CompiledModel
-from kerastrain.errors import KerastrainError
+from kerastrain.evaluation import Evaluation
+from kerastrain.guard import GuardedSteps
 from kerastrain.options import Execution
+from kerastrain.options import Guard
 from kerastrain.options import StepOptions
 from kerastrain.prediction import predict
 from kerastrain.preparation import Preparation
@@ -93,6 +94,9 @@ class Trainer:
             ``"auto"`` with ``run_eagerly`` and ``jit_compile`` of a compiled model.
         strict: whether what goes wrong silently with replicas or micro-batches
             is an error at the start of ``fit``, not a warning (`kerastrain.lint`).
+        guard: what to do about a step whose loss or update is not finite, `Guard` or the
+            name of its policy: ``"raise"``, ``"skip"``, ``"rollback"`` or ``"off"``. None
+            for ``"raise"``, and for ``"off"`` where ``TerminateOnNaN`` is among the callbacks.
 
     Raises:
         ModelError: no optimizer or loss is given or compiled, or the model
@@ -124,6 +128,7 @@ class Trainer:
         step: StepOptions | None = None,
         execution: Execution | str | None = None,
         strict: bool = False,
+        guard: Guard | str | None = None,
     ):
         given = {
             "optimizer": optimizer,
@@ -136,6 +141,7 @@ class Trainer:
         if isinstance(execution, str):
             execution = Execution(plan=execution)
         checks.check_options(step, execution, seed, self._strategy)
+        self._guard = checks.check_guard(guard)
         self._compiled = CompiledModel(model, given, self._strategy, execution, step, strict)
         self._model = self._compiled.model
         self._seed = seed
@@ -144,6 +150,9 @@ class Trainer:
         self._states = metrics_lib.MetricStates(
             self._model, compiles=not self._compiled.execution.eager
         )
+        self._evaluation = Evaluation(self._model, self._states)
+        self._cuts = self._compiled.options.micro_batches == "auto"
+        self._guarded = GuardedSteps(self._model, self._preparation.cut)
         self.times = Times()
 
     @property
@@ -166,6 +175,11 @@ class Trainer:
     def plans(self) -> dict[str, str]:
         """How ``"train"`` and ``"test"`` steps run, and how long a step took: a line each."""
         return self._preparation.plans()
+
+    @property
+    def skipped(self) -> list[tuple[int, int]]:
+        """``(epoch, step in it)`` of the steps that the last ``fit`` left out, from 0."""
+        return list(self._guarded.skipped)
 
     # Train --------------------------------------------------------------------
 
@@ -278,23 +292,27 @@ class Trainer:
                 callbacks, model, verbose, epochs, source.num_batches, add_history=True
             )
             model.stop_training = False
+            guard = stack.enter_context(self._guarded.training(*self._guards(callback_list)))
             run.find(
                 model,
                 {part.name: part for part in (source, *validation.values())},
                 callback_list.callbacks,
                 lambda kind: self._runner(kind, callback_list),
+                guard,
                 self._seed,
                 epochs,
             )
             numbers = range(initial_epoch, epochs)
             self._run_epochs(
-                run, source, validation, callback_list, progress, numbers, validation_freq
+                run, guard, source, validation, callback_list, progress, numbers, validation_freq
             )
         if profile:
             print(f"Time: {self.times}")
         return _keras.history_of(callback_list)
 
-    def _run_epochs(self, run, source, validation, callbacks, progress, epochs, validation_freq):
+    def _run_epochs(
+        self, run, guard, source, validation, callbacks, progress, epochs, validation_freq
+    ):
         """The loop; see the order in the module's docstring."""
         model, runner = self._model, self._runner("train", callbacks)
         callbacks.on_train_begin()
@@ -313,12 +331,16 @@ class Trainer:
                 callbacks.on_epoch_begin(epoch)
                 times.lap("callbacks")
             progress.begin_epoch(epoch, source.num_batches)
+            guard.begin(epoch, at.step, at.steps, runner.acts)
             is_over = at.is_trained or at.stopped
-            for work in () if is_over else runner.epoch(source, epoch, lambda: run.room(at.steps)):
+            works = runner.epoch(
+                source, epoch, lambda: min(run.room(at.steps), guard.room()), guard.run
+            )
+            for work in () if is_over else works:
                 times.lap("data")
                 at.logs = run_and_tell(work, callbacks, "train", times)
                 at.step, at.steps = at.step + work.steps, at.steps + work.steps
-                progress.update(at.step, self._results)
+                progress.update(at.step, self._evaluation.results)
                 times.lap("progress")
                 at.stopped = model.stop_training
                 run.after_steps(at)
@@ -329,7 +351,8 @@ class Trainer:
             if at.step == 0:
                 break  # the data have ended; `source` has warned of it
             at.is_trained = True
-            at.epoch_logs = self._epoch_logs(at.logs)
+            guard.verify()
+            at.epoch_logs = self._evaluation.epoch_logs(at.logs)
             times.lap("metrics")
             if validation and is_due(epoch, validation_freq):
                 at.epoch_logs.update(self._validate(validation, callbacks, run, at))
@@ -354,7 +377,9 @@ class Trainer:
             for name, source in validation.items():
                 source.restart()
                 with self._states.set_aside():
-                    results = self._run_test(source, callbacks, between=run.in_validation)
+                    results = self._evaluation.run(
+                        self._runner("test", callbacks), source, callbacks, None, run.in_validation
+                    )
                 prefix = f"val_{name}_" if name else "val_"
                 logs.update({prefix + key: value for key, value in results.items()})
         except Interrupted:
@@ -392,14 +417,9 @@ class Trainer:
         sets = named_data.named_sets(x) if y is None and sample_weight is None else None
         if sets is not None:
             arguments = {"steps": steps, "callbacks": callbacks, "return_dict": return_dict}
-            results = {}
-            for name, data in sets.items():
-                x, y, weight = named_data.unpack(data, f"x[{name!r}]")
-                try:
-                    results[name] = self.evaluate(x, y, batch_size, verbose, weight, **arguments)
-                except KerastrainError as error:
-                    raise type(error)(f"In the data set {name!r}: {error}") from error
-            return results
+            return named_data.results(
+                sets, lambda x, y, w: self.evaluate(x, y, batch_size, verbose, w, **arguments)
+            )
         checks.check_callbacks(callbacks)
         source = self._source(
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
@@ -411,28 +431,11 @@ class Trainer:
                     callbacks, model, verbose, 1, source.num_batches, add_history=False
                 )
                 progress.begin_epoch(0, source.num_batches)
-                self._runner("test", callback_list).begin(source.num_batches)
-                logs = self._run_test(source, callback_list, progress)
+                runner = self._runner("test", callback_list)
+                runner.begin(source.num_batches)
+                logs = self._evaluation.run(runner, source, callback_list, progress)
                 progress.end_epoch(logs)
                 return logs if return_dict else _keras.flatten_results(model, logs)
-
-    def _run_test(self, source, callbacks, progress=None, between=lambda: None):
-        """One pass over a data set without training, in fresh metrics."""
-        model, logs, done, times = self._model, None, 0, Times()
-        runner = self._runner("test", callbacks)
-        model.stop_evaluating = False
-        callbacks.on_test_begin()
-        for work in runner.epoch(source):
-            logs = run_and_tell(work, callbacks, "test", times)
-            done += work.steps
-            if progress is not None:
-                progress.update(done, self._results)
-            if model.stop_evaluating:
-                break
-            between()
-        results = _keras.python_logs(self._epoch_logs(logs))
-        callbacks.on_test_end(results)
-        return results
 
     def predict(
         self,
@@ -484,17 +487,14 @@ class Trainer:
         replayed = all(getattr(c, "only_reads_logs", False) for c in listeners)
         return self._preparation.runner(kind, listening=bool(listeners), replayed=replayed)
 
+    def _guards(self, callbacks) -> tuple[Guard, bool]:
+        """What is done about steps that are not finite, and whether about too little memory."""
+        ends = any(isinstance(c, keras.callbacks.TerminateOnNaN) for c in callbacks.callbacks)
+        guard = self._guard or Guard("off" if ends else "raise")
+        own = _keras.overrides(self._model, "train_step")
+        return guard, self._cuts and not own
+
     def _source(self, *data, **options) -> data_lib.Source:
         """A source whose batches lie as the execution wants them."""
         source, execution = data_lib.Source(*data, **options), self._compiled.execution
         return source.in_blocks(execution.resident_bytes) if execution.in_blocks else source
-
-    # Results ------------------------------------------------------------------
-
-    def _results(self):
-        return _keras.python_logs(self._states.results())
-
-    def _epoch_logs(self, logs: dict | None) -> dict:
-        if logs is None:
-            return dict(self._states.results())
-        return merging.results(self._model, lambda: _keras.metrics_or_logs(self._model, logs))

@@ -31,6 +31,7 @@ from kerastrain.callbacks import CallbackStates
 from kerastrain.data import Source
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import RunError
+from kerastrain.guard import GuardedSteps
 from kerastrain.runner import Runner
 from kerastrain.variables import GROUPS
 from kerastrain.variables import HostCopies
@@ -80,6 +81,7 @@ class TrainingState:
         callbacks: their states.
         runners: gives the runners of the steps by kind; the plans of those that have chosen
             are kept.
+        guard: what runs the train steps; what is saved has been verified by it.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class TrainingState:
         sources: dict[str, Source],
         callbacks: CallbackStates,
         runners: Callable[[], dict[str, Runner]],
+        guard: GuardedSteps,
     ):
         self.model, self._sources = model, sources
+        self._guard = guard
         self._callbacks, self._runners = callbacks, runners
         self._found: tuple[dict, dict] = {}, {}
         self._copies = HostCopies([])
@@ -104,7 +108,11 @@ class TrainingState:
         Args:
             position: where the training is.
             before: what `before_validation` returned, if the state is to be that.
+
+        Raises:
+            NonFiniteError: a step was not finite, and is taken back.
         """
+        self._guard.verify()
         before = before or {}
         for variable, value in before.get("generators", []):
             variable.assign(value)
@@ -120,6 +128,7 @@ class TrainingState:
             "callbacks": before.get("callbacks") or self._callbacks.get(),
             "plans": {kind: runner.choice.settled for kind, runner in self._runners().items()},
             "random": before.get("random") or _random_states(),
+            "guard": self._guard.state(),
         }
         info, tensors = state_trees.pack(values)
         variables = self._variables()
@@ -194,6 +203,8 @@ class TrainingState:
         for kind, runner in self._runners().items():
             if same_plan and values["plans"].get(kind):
                 runner.choice.pin(values["plans"][kind])
+        if "guard" in values:  # not in the first versions
+            self._guard.set_state(values["guard"])
         position = Position(**values["position"])
         self.model.stop_training = position.stopped
         return position

@@ -90,9 +90,23 @@ class HostCopies:
             for part, buffer in zip(parts, buffers, strict=True):
                 part.assign(buffer)
 
-    def set(self, values: list[list[np.ndarray]]) -> None:
-        """Lets `put_back` give other values, such as `take` returned in another process."""
+    @property
+    def values(self) -> list[list[np.ndarray]]:
+        """What was taken last."""
+        return self._buffers
+
+    @values.setter
+    def values(self, values: list[list[np.ndarray]]) -> None:
+        for parts, arrays in zip(self._parts, values, strict=True):
+            for part, array in zip(parts, arrays, strict=True):
+                if (tuple(part.shape), part.dtype.as_numpy_dtype) != (array.shape, array.dtype):
+                    raise ValueError(f"{part.name} has another shape or type")
         self._buffers = [[np.array(array) for array in arrays] for arrays in values]
+
+    def forget(self, most: int) -> None:
+        """Frees the memory of the values where it has more bytes than that."""
+        if sum(b.nbytes for buffers in self._buffers for b in buffers if b is not None) > most:
+            self._buffers = [[None] * len(parts) for parts in self._parts]
 
 
 def reading(variables: list[tf.Variable]) -> Callable[[], list[tf.Tensor]]:

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 def regression(rows=11, features=4, outputs=2, seed=0):
@@ -49,3 +50,39 @@ class MeanLoss(keras.metrics.Metric):
 
     def result(self):
         return keras.ops.divide_no_nan(self.total, self.count)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Small(keras.Layer):
+    """Memory for so many rows; ``after``: from that call on."""
+
+    def __init__(self, rows, after=0, **arguments):
+        super().__init__(**arguments)
+        self.rows, self.after, self.calls = rows, after, 0
+
+    def get_config(self):
+        return super().get_config() | {"rows": self.rows, "after": self.after}
+
+    def call(self, inputs):
+        def allocate(x):
+            self.calls += 1
+            if len(x) > self.rows and self.calls > self.after:
+                raise MemoryError("no room")  # TensorFlow makes it a ResourceExhaustedError
+            return x
+
+        @tf.custom_gradient
+        def identity(x):
+            allocated = tf.numpy_function(allocate, [x], x.dtype)
+            return tf.ensure_shape(allocated, x.shape), lambda upstream: upstream
+
+        return identity(inputs)
+
+
+def small_network(rows, after=0):
+    def make():
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((6,))
+        hidden = keras.layers.Dense(8, activation="tanh")(Small(rows, after)(inputs))
+        return keras.Model(inputs, keras.layers.Dense(1)(hidden))
+
+    return make

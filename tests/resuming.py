@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import Execution
+from kerastrain import Guard
 from kerastrain import StepOptions
 from kerastrain import Trainer
+from tests.models import small_network
 
 ROWS, BATCH = 44, 8  # five full batches and one of four rows
 
@@ -230,6 +232,19 @@ def scaled():
     )
 
 
+def with_bad_rows():
+    x, y = rows()
+    x[[9, 30]] = np.nan
+    return x, y
+
+
+def guarded(policy):
+    guard = Guard(policy, most=30, every=5)
+    return lambda: whole(
+        trainer(dropout_network, guard=guard), with_bad_rows, batch_size=BATCH
+    )
+
+
 def most():
     """Nearly all at once."""
     return whole(
@@ -293,6 +308,11 @@ CASES = {
     ),
     "two replicas, XLA": lambda: whole(
         trainer(dropout_network, devices=2, execution="xla_loop"), batch_size=BATCH
+    ),
+    "bad rows left out": guarded("skip"),
+    "bad rows, rolled back": guarded("rollback"),
+    "out of memory": lambda: whole(
+        trainer(small_network(3), step=StepOptions(micro_batches="auto")), batch_size=BATCH
     ),
     "most": most,
 }  # fmt: skip

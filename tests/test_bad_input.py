@@ -15,6 +15,7 @@ from kerastrain import DataError
 from kerastrain import KerastrainError
 from kerastrain import MetricError
 from kerastrain import ModelError
+from kerastrain import NonFiniteError
 from kerastrain import ShapeError
 from kerastrain import StepOptions
 from kerastrain import TrainableModel
@@ -920,10 +921,14 @@ def test_several_outputs(name):
 
 
 def test_some_nan_is_not_refused():
-    """Single NaN values are the user's: batches of one row, all NaN, do not stop a fit."""
+    """Single NaN values are found by the step, which names them, unless nobody is to look."""
     x = X.copy()
     x[:3] = np.nan
-    trainer = Trainer(models.mlp(), optimizer=keras.optimizers.SGD(0.0), loss="mse")
+    arguments = {"optimizer": keras.optimizers.SGD(0.0), "loss": "mse"}
+    with pytest.raises(NonFiniteError, match="`x` is nan in row 0 of the batch"):
+        Trainer(models.mlp(), **arguments).fit(x, Y, batch_size=1, shuffle=False, verbose=0)
+    arguments["optimizer"] = keras.optimizers.SGD(0.0)
+    trainer = Trainer(models.mlp(), guard="off", **arguments)
     trainer.fit(x, Y, batch_size=1, shuffle=False, verbose=0)
     assert ROWS == int(trainer.optimizer.iterations.numpy())
 
@@ -940,9 +945,9 @@ def test_options_of_trainable_model():
 
 
 def test_every_error_is_a_python_error():
-    """Each exception of the package is also a ValueError or a TypeError."""
+    """Each exception of the package is also one of Python's own."""
     for name in kerastrain.__all__:
         item = getattr(kerastrain, name)
         if isinstance(item, type) and issubclass(item, Exception) and item is not KerastrainError:
             assert issubclass(item, KerastrainError)
-            assert issubclass(item, ValueError | TypeError)
+            assert issubclass(item, ValueError | TypeError | ArithmeticError)

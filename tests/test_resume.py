@@ -50,6 +50,8 @@ SAMPLE = (
     "PyDataset that shuffles itself",
     "own callback",
     "mixed_float16",
+    "bad rows, rolled back",
+    "out of memory",
 )
 
 

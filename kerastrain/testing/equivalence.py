@@ -249,7 +249,9 @@ class _Runs:
         options = self._step or getattr(model, "step_options", StepOptions())
         options = dataclasses.replace(options, micro_batches=micro_batches)
         try:
-            trainer = Trainer(model, strategy=strategy, seed=self._fit["seed"], step=options)
+            trainer = Trainer(
+                model, strategy=strategy, seed=self._fit["seed"], step=options, guard="off"
+            )
             trainer.fit(
                 x, y, batch_size, self._fit["epochs"], verbose=0, shuffle=False,
                 callbacks=[_Watcher(self._begin, note)], sample_weight=sample_weight,

@@ -1,0 +1,107 @@
+"""What in a step is not finite: which input, output, loss or gradient, and in which rows.
+
+::
+
+    found = diagnose(model, batch)
+    found.text, found.output, found.rows     # "the loss of output 'b' is nan", "b", [4, 9]
+
+The model is run once more on the batch, without compiling it, so this is for errors.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import _keras
+
+
+class Diagnosis(NamedTuple):
+    """What is not finite.
+
+    Attributes:
+        text: in words.
+        output: the name of the output whose loss it is, if it is one of several.
+        rows: the rows of the batch, where it is in some of them.
+    """
+
+    text: str
+    output: str | None = None
+    rows: tuple[int, ...] = ()
+
+
+def diagnose(model: keras.Model, batch: Any) -> Diagnosis:
+    """Finds what is not finite first: inputs, outputs, losses, gradients, in this order.
+
+    Variables that the forward pass changes are changed.
+
+    Args:
+        model: built and compiled; its weights are finite.
+        batch: ``x``, ``(x, y)`` or ``(x, y, sample_weight)`` of tensors.
+    """
+    # Code of the user's own may fail outside of the step, and the step is what is told of.
+    with contextlib.suppress(Exception):
+        for found in _searched(model, batch):
+            if found is not None:
+                return found
+    return Diagnosis("a weight or the loss is not finite after it")
+
+
+def _searched(model, batch) -> Iterator[Diagnosis | None]:
+    parts = keras.utils.unpack_x_y_sample_weight(batch)
+    for name, part in zip(("x", "y", "sample_weight"), parts, strict=True):
+        for path, leaf in _leaves(part):
+            yield _of_rows(f"`{name}{path}`", leaf)
+    x, y, sample_weight = parts
+    with tf.GradientTape() as tape:
+        y_pred = _keras.forward(model, x, training=True)
+        total = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=True)
+    names = [tracker.name.removesuffix("_loss") for tracker in _keras.output_loss_trackers(model)]
+    losses = _keras.output_losses(model, y, y_pred, sample_weight)
+    for index, entry in enumerate(losses):
+        output = names[index] if len(names) == len(losses) else None
+        what = f"output {output!r}" if output else "the model"
+        values, _ = _keras.unreduced_loss(entry.loss, entry.y_true, entry.y_pred)
+        in_loss = _of_rows(f"the loss of {what}", values)
+        in_output = _of_rows(what if output else "the output", entry.y_pred)
+        if in_loss is not None and in_output is not None and in_loss.rows == in_output.rows:
+            in_loss = in_output
+        yield in_loss and in_loss._replace(output=output)
+    for path, leaf in _leaves(y_pred):
+        yield _of_rows(f"the output{path}", leaf)
+    for loss in model.losses:
+        yield _whole("a loss of `add_loss` or a regularizer", loss)
+    yield _whole("the loss", total)
+    gradients = tape.gradient(total, model.trainable_weights)
+    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
+        if gradient is not None:
+            yield _whole(f"the gradient of {weight.path}", tf.convert_to_tensor(gradient))
+
+
+def _leaves(structure):
+    """``(path, tensor)`` of the leaves that are dense tensors of floats."""
+    for path, leaf in keras.tree.flatten_with_path(structure):
+        if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating:
+            yield "".join(f"[{key!r}]" for key in path), leaf
+
+
+def _of_rows(what, tensor):
+    values = np.asarray(tf.cast(tensor, tf.float64))
+    if values.ndim == 0:
+        return _whole(what, values)
+    rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if not len(rows):
+        return None
+    return Diagnosis(f"{what} is {_kind(values)}", rows=tuple(map(int, rows)))
+
+
+def _whole(what, tensor):
+    values = np.asarray(tf.cast(tensor, tf.float64))
+    return None if np.isfinite(values).all() else Diagnosis(f"{what} is {_kind(values)}")
+
+
+def _kind(values):
+    return "nan" if np.isnan(values).any() else "inf"
