@@ -96,21 +96,21 @@ def validation_sources(
     return sources
 
 
-def results(sets: dict[str, Any], evaluate: Callable[[Any, Any, Any], Any]) -> dict[str, Any]:
+def results(sets: dict[str, Any], evaluate: Callable[..., Any]) -> dict[str, Any]:
     """The result of each of several data sets by its name.
 
     Args:
         sets: as `named_sets` returns them.
-        evaluate: gives the result of ``x``, ``y`` and ``sample_weight``.
+        evaluate: gives the result of ``x``, ``y`` and ``sample_weight``, passed by name.
 
     Raises:
         KerastrainError: what ``evaluate`` raises; the message names the data set.
     """
     found = {}
     for name, data in sets.items():
-        parts = unpack(data, f"x[{name!r}]")
+        x, y, sample_weight = unpack(data, f"x[{name!r}]")
         try:
-            found[name] = evaluate(*parts)
+            found[name] = evaluate(x=x, y=y, sample_weight=sample_weight)
         except KerastrainError as error:
             raise type(error)(f"In the data set {name!r}: {error}") from error
     return found

@@ -15,7 +15,17 @@ import time
 from collections.abc import Callable
 
 # What a loop does, in the order of the table.
-PARTS = ("data", "compiling", "step", "metrics", "callbacks", "validation", "saving", "progress")
+PARTS = (
+    "data",
+    "compiling",
+    "step",
+    "checks",
+    "metrics",
+    "callbacks",
+    "validation",
+    "saving",
+    "progress",
+)
 
 
 class Times:

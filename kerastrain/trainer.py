@@ -23,13 +23,11 @@ The loop, whose order a test holds::
         leave where a callback has set `stop_training`
     on_train_end
 
-These are Keras's events in Keras's order, with its names in ``logs``. With no
-callback that listens to batches, no result is computed for a batch and nothing
-is copied to the host.
+These are Keras's events in Keras's order, with its names in ``logs``. With no callback that
+listens to batches, no result is computed for a batch.
 
-While ``fit`` or ``evaluate`` runs, the model carries the trainer's optimizer,
-loss and metrics, so callbacks find them where Keras has them
-(``self.model.optimizer``). Afterwards the model is compiled as it was.
+While ``fit`` or ``evaluate`` runs, the model carries the trainer's optimizer, loss and
+metrics, where Keras has them. Afterwards the model is compiled as it was.
 
 A callback that listens to batches gets each one before the next is run. One with the
 attribute ``only_reads_logs = True`` gets the same events with the same logs after a few
@@ -38,6 +36,7 @@ steps have run in one call, which is faster: it cannot act on the steps in betwe
 
 import contextlib
 import datetime
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -264,9 +263,7 @@ class Trainer:
                 x, y, sample_weight, validation_split
             )
         source = self._source(
-            x,
-            y,
-            sample_weight,
+            *(x, y, sample_weight),
             batch_size=batch_size,
             steps=steps_per_epoch,
             shuffle=shuffle,
@@ -332,6 +329,7 @@ class Trainer:
                 times.lap("callbacks")
             progress.begin_epoch(epoch, source.num_batches)
             guard.begin(epoch, at.step, at.steps, runner.acts)
+            times.lap("step")
             is_over = at.is_trained or at.stopped
             works = runner.epoch(
                 source, epoch, lambda: min(run.room(at.steps), guard.room()), guard.run
@@ -352,6 +350,7 @@ class Trainer:
                 break  # the data have ended; `source` has warned of it
             at.is_trained = True
             guard.verify()
+            times.lap("step")
             at.epoch_logs = self._evaluation.epoch_logs(at.logs)
             times.lap("metrics")
             if validation and is_due(epoch, validation_freq):
@@ -366,6 +365,7 @@ class Trainer:
             times.lap("saving")
             if at.stopped:
                 break
+        times.move(guard.seconds, "step", "checks")
         run.after_training(at)
         model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(at.epoch_logs)
@@ -416,10 +416,9 @@ class Trainer:
         """
         sets = named_data.named_sets(x) if y is None and sample_weight is None else None
         if sets is not None:
-            arguments = {"steps": steps, "callbacks": callbacks, "return_dict": return_dict}
-            return named_data.results(
-                sets, lambda x, y, w: self.evaluate(x, y, batch_size, verbose, w, **arguments)
-            )
+            options = {"steps": steps, "callbacks": callbacks, "return_dict": return_dict}
+            options |= {"batch_size": batch_size, "verbose": verbose}
+            return named_data.results(sets, functools.partial(self.evaluate, **options))
         checks.check_callbacks(callbacks)
         source = self._source(
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
