@@ -405,6 +405,87 @@ def test_a_full_disk_is_a_warning(tmp_path, monkeypatch):
         "position"]["steps"]  # fmt: skip
 
 
+# A disk of a megabyte ---------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, where the system lets the tests have one."""
+    if os.name != "posix" or subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True
+    ).returncode:  # fmt: skip
+        pytest.skip("no file system can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+class During(keras.callbacks.Callback):
+    """Does something at the begin of the second epoch, and something before the third."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.acts = {1: before, 2: after}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.acts.get(epoch, lambda: None)()
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+
+def check_goes_on_without(disk, fails, works, message):
+    """Epochs of which nothing can be saved are a warning; what was saved before is whole."""
+    saved = []
+
+    def then_works():
+        time.sleep(0.2)  # the save that is under way fails before
+        works()
+        saved.append(Checkpoints(disk / "run" / "checkpoints").newest())
+
+    with pytest.warns(UserWarning, match=message):
+        made, history = fit(disk / "run", epochs=3, callbacks=[During(fails, then_works)])
+    plain, expected = fit(None, epochs=3, save_every=None)
+    assert expected.history == history.history
+    assert_same_weights(plain, made)
+    assert 0 < saved[0].info["state"]["position"]["steps"] <= 12
+    last = Checkpoints(disk / "run" / "checkpoints").newest()
+    assert 18 == last.info["state"]["position"]["steps"]
+
+
+def test_disk_that_is_full(disk):
+    """Until somebody makes room."""
+    filler = disk / "filler"
+
+    def fill():
+        with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+
+    check_goes_on_without(disk, fill, filler.unlink, "could not be saved in .*No space left")
+
+
+def test_disk_that_turns_read_only(disk):
+    """As one does that fails; here another one lies over it for a while."""
+    place = disk / "run" / "checkpoints"
+    cover = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place]
+    check_goes_on_without(
+        disk,
+        lambda: subprocess.run(cover, check=True),
+        lambda: subprocess.run(["umount", place], check=True),
+        "could not be saved in .*Read-only",
+    )
+
+
+def test_directory_that_is_read_only(disk):
+    """Nothing can be begun in it, which is said before a step has run."""
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(ArgumentError, match="`run_dir` cannot be written: Read-only"):
+        fit(disk / "run")
+
+
 def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
     """Neither what is due nor which is the newest depends on it."""
     monkeypatch.setattr(time, "time", iter(range(10**9, 0, -1)).__next__)
