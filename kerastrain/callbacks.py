@@ -85,6 +85,12 @@ def make_list(
     )
 
 
+def save_between_steps(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
+    """Whether one of Keras's callbacks saves the model within an epoch."""
+    savers = keras.callbacks.ModelCheckpoint | keras.callbacks.BackupAndRestore
+    return any(isinstance(c, savers) and c.save_freq != "epoch" for c in callbacks)
+
+
 class CallbackStates:
     """The states of the callbacks of one ``fit``.
 

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import rows as rows_lib
 
 
 class Diagnosis(NamedTuple):
@@ -33,7 +34,10 @@ class Diagnosis(NamedTuple):
     rows: tuple[int, ...] = ()
 
 
-def diagnose(model: keras.Model, batch: Any) -> Diagnosis:
+UNKNOWN = Diagnosis("a weight, or what the optimizer keeps of it, is not finite after it")
+
+
+def diagnose(model: keras.Model, batch: Any) -> Diagnosis | None:
     """Finds what is not finite first: inputs, outputs, losses, gradients, in this order.
 
     Variables that the forward pass changes are changed.
@@ -41,20 +45,24 @@ def diagnose(model: keras.Model, batch: Any) -> Diagnosis:
     Args:
         model: built and compiled; its weights are finite.
         batch: ``x``, ``(x, y)`` or ``(x, y, sample_weight)`` of tensors.
+
+    Returns:
+        None where nothing was found.
     """
     # Code of the user's own may fail outside of the step, and the step is what is told of.
     with contextlib.suppress(Exception):
         for found in _searched(model, batch):
             if found is not None:
                 return found
-    return Diagnosis("a weight or the loss is not finite after it")
+    return None
 
 
 def _searched(model, batch) -> Iterator[Diagnosis | None]:
     parts = keras.utils.unpack_x_y_sample_weight(batch)
+    rows = int(rows_lib.count_rows(parts[0]))
     for name, part in zip(("x", "y", "sample_weight"), parts, strict=True):
         for path, leaf in _leaves(part):
-            yield _of_rows(f"`{name}{path}`", leaf)
+            yield _of_rows(f"`{name}{path}`", leaf, rows)
     x, y, sample_weight = parts
     with tf.GradientTape() as tape:
         y_pred = _keras.forward(model, x, training=True)
@@ -65,13 +73,13 @@ def _searched(model, batch) -> Iterator[Diagnosis | None]:
         output = names[index] if len(names) == len(losses) else None
         what = f"output {output!r}" if output else "the model"
         values, _ = _keras.unreduced_loss(entry.loss, entry.y_true, entry.y_pred)
-        in_loss = _of_rows(f"the loss of {what}", values)
-        in_output = _of_rows(what if output else "the output", entry.y_pred)
+        in_loss = _of_rows(f"the loss of {what}", values, rows)
+        in_output = _of_rows(what if output else "the output", entry.y_pred, rows)
         if in_loss is not None and in_output is not None and in_loss.rows == in_output.rows:
             in_loss = in_output
         yield in_loss and in_loss._replace(output=output)
     for path, leaf in _leaves(y_pred):
-        yield _of_rows(f"the output{path}", leaf)
+        yield _of_rows(f"the output{path}", leaf, rows)
     for loss in model.losses:
         yield _whole("a loss of `add_loss` or a regularizer", loss)
     yield _whole("the loss", total)
@@ -88,9 +96,9 @@ def _leaves(structure):
             yield "".join(f"[{key!r}]" for key in path), leaf
 
 
-def _of_rows(what, tensor):
+def _of_rows(what, tensor, rows):
     values = np.asarray(tf.cast(tensor, tf.float64))
-    if values.ndim == 0:
+    if values.ndim == 0 or len(values) != rows:
         return _whole(what, values)
     rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if not len(rows):

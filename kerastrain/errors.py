@@ -99,14 +99,20 @@ class NonFiniteError(KerastrainError, ArithmeticError):
     """
 
     def __init__(
-        self, what: str, epoch: int, step: int, output: str | None, rows: tuple[int, ...]
+        self,
+        what: str,
+        epoch: int = 0,
+        step: int = 0,
+        output: str | None = None,
+        rows: tuple[int, ...] = (),
+        advice: str = "",
     ):
-        super().__init__(
-            f"{what} The model has the weights from before it. Look at what is named, lower the "
-            'learning rate, or pass guard="skip" to go on without such steps.'
-        )
+        super().__init__(what, epoch, step, output, rows, advice)
         self.what, self.epoch, self.step = what, epoch, step
-        self.output, self.rows = output, rows
+        self.output, self.rows, self._advice = output, rows, advice
+
+    def __str__(self) -> str:
+        return f"{self.what} The model has the weights from before it. {self._advice}".rstrip()
 
 
 class Preempted(SystemExit):

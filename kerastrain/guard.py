@@ -7,14 +7,14 @@
         logs = steps.run(run, chunk)       # `run(chunk)`, in a transaction
         steps.verify()                     # before anybody looks at the model
 
-A step is not finite where the loss or a weight is not finite after it. To find that inside each
-step, every gradient is to be read once more, which made steps 11 to 40 % longer (a small
-perceptron and one of 21 million weights, by XLA and in the graph). So steps run unchecked, the
-weights are checked now and then, and always before something outlives it: the end of an epoch,
-a save. Where they are not finite, all variables are put back to the last copy, the steps since
-are run again, one by one, and the first that is not finite is taken back. As the steps are the
-same functions of the same numbers, the weights are then to the bit those before it, on every
-replica. Checks and copies take a quarter of a percent of the time each, but there is one of each in
+A step is not finite where the loss, a weight, or what the optimizer keeps of one, is not finite
+after it (`kerastrain.finite`). To find that inside each step, every gradient is to be read once
+more, which made steps 11 to 40 % longer (a small perceptron and one of 21 million weights, by XLA
+and in the graph). So steps run unchecked, the variables are checked now and then, and always
+before an epoch ends or something is saved. Where they are not finite, all variables are put back
+to the last copy, the steps since are run again, one by one, and the first that is not finite is
+taken back. As the steps are the same functions of the same numbers, the weights are then to the
+bit those before it, on every replica; but that a plan which is still being chosen may be another. Checks and copies take a quarter of a percent of the time each, but there is one of each in
 an epoch; a copy is in the host's memory.
 
 What is not part of the transaction: variables that no layer, optimizer or metric of the model
@@ -26,7 +26,6 @@ and repeated in twice as many micro-batches, with ``StepOptions(micro_batches="a
 """
 
 import contextlib
-import math
 import re
 import time
 import warnings
@@ -35,7 +34,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
@@ -43,10 +41,15 @@ from kerastrain import merging
 from kerastrain import rows as rows_lib
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import bytes_of
+from kerastrain.diagnosis import UNKNOWN
 from kerastrain.diagnosis import diagnose
 from kerastrain.errors import NonFiniteError
+from kerastrain.finite import Watch
+from kerastrain.finite import is_finite_in
 from kerastrain.options import Guard
+from kerastrain.rollback import Kept
 from kerastrain.variables import HostCopies
+from kerastrain.variables import initial_values
 from kerastrain.variables import variables_of
 
 # Of the time, the part that goes into checks, and into copies.
@@ -62,6 +65,9 @@ Run = Callable[[Chunk], list | None]
 class GuardedSteps:
     """Runs train steps in transactions.
 
+    At any time the variables are those of the copy, and what has run since on top of it: after
+    `_put_back` nothing has, and after `_copy` nothing is left to be taken back.
+
     Args:
         model: the model that trains, compiled.
         cut: lets steps take a batch in so many micro-batches from now on.
@@ -75,21 +81,33 @@ class GuardedSteps:
     def __init__(self, model: keras.Model, cut: Callable[[int], None] | None = None):
         self._model, self._cut = model, cut
         self._micro_batches = 1
-        self._options = Guard("off")
-        self._cuts = self._checks = self._is_on = False
-        self.skipped: list[tuple[int, int]] = []
-        self.seconds = 0.0
-        self._key: Any = None
         self._copies = HostCopies([])
-        self._watched: list = []
-        self._check: Callable[[], Any] | None = None
+        self._watch: Watch | None = None
         self._check_seconds = self._copy_seconds = 0.0
         self._checked_at = self._copied_at = 0.0
-        self._kept: HostCopies | None = None
-        self._kept_of = self._keep_next = 0
-        self._begins, self._finds_more = True, False
-        self._rate: Any = None
-        self._forget()
+        self._start(Guard("off"), False)
+
+    def _start(self, options, cuts):
+        self._options, self._cuts = options, cuts
+        self._checks = options.policy != "off"
+        self.skipped: list[tuple[int, int]] = []
+        self.seconds = 0.0
+        rolls_back = options.policy == "rollback"
+        self._kept = Kept(self._model, options.every) if rolls_back else None
+        self._begins, self._finds_more, self._saves = True, False, False
+        self._rates: list[tf.Variable] = []
+        self._epoch = 0
+        self._now = self._copied = (0, 0)  # steps of the epoch, and of all, that have run
+        self._run: Run | None = None
+        self._good_logs: list | None = None
+        self._tells_loss = True
+        self._reset()
+
+    def _reset(self):
+        self._since: list[tuple[Chunk, Any]] = []  # what has run since the copy, and the rates
+        self._changed = False  # whether the variables may differ from the copy
+        self._held_bytes = 0  # of the blocks of these, but for the first
+        self._block_bytes = 0  # of the last block
 
     @contextlib.contextmanager
     def training(self, options: Guard, cuts: bool = False) -> Iterator["GuardedSteps"]:
@@ -99,34 +117,24 @@ class GuardedSteps:
             options: what to do about steps that are not finite.
             cuts: whether steps that memory is too small for are run in more micro-batches.
         """
-        self._options, self._cuts = options, cuts
-        self._checks = options.policy != "off"
-        self._is_on = self._checks or cuts
-        self.skipped, self._kept, self.seconds = [], None, 0.0
-        self._begins, self._finds_more = True, False
-        self._forget()
+        self._start(options, cuts)
         try:
             yield self
         except BaseException:
             # What has run since the last check is in nobody's logs.
-            if self._since and not self._is_good():
-                self._copies.put_back()
+            if self._changed and not self._is_good():
+                self._put_back()
             raise
         finally:
-            self._forget()
-            self._kept = None
+            self._run = self._kept = None
+            self._reset()
             self._copies.forget(_MOST_BETWEEN)
-
-    def _forget(self):
-        self._since: list[tuple[Chunk, Any]] = []  # what has run since the copy
-        self._done = 0  # the steps of these
-        self._held_bytes = 0  # of the blocks of these, but for the first
-        self._block_bytes = 0  # of the last block
-        self._run: Run | None = None
 
     # The steps --------------------------------------------------------------------
 
-    def begin(self, epoch: int, step: int, steps: int, acts: bool = False) -> None:
+    def begin(
+        self, epoch: int, step: int, steps: int, acts: bool = False, saves: bool = False
+    ) -> None:
         """An epoch begins, or goes on.
 
         Args:
@@ -134,47 +142,32 @@ class GuardedSteps:
             step: how many of its steps have run.
             steps: how many have run in all epochs.
             acts: whether callbacks may act between its steps.
+            saves: whether they may save the model there.
         """
-        if not self._is_on:
+        if not (self._checks or self._cuts):
             return
+        optimizer, own = self._model.optimizer, _keras.overrides(self._model, "train_step")
         if self._begins:
+            if not (own or optimizer.built):
+                optimizer.build(self._model.trainable_variables)
             self._find_variables()
-            # It may make some when it is first run, as the slots of an optimizer.
-            own = _keras.overrides(self._model, "train_step")
-            self._finds_more = own or not self._model.optimizer.built
+        # It may make some when it is first run, as the slots of its optimizer.
+        self._finds_more = own and self._begins
+        self._random = _keras.global_random_state()
         self._begins = False
-        self._epoch, self._step, self._steps = epoch, step, steps
-        self._rate = _learning_rate(self._model.optimizer) if acts else None
-        self._done = 0
+        self._epoch, self._now, self._saves = epoch, (step, steps), saves
+        self._rates = _learning_rate(optimizer) if acts else []
+        self._good_logs, self._tells_loss = None, True
         self._copy()
         self._checked_at = time.perf_counter()
-        self._keep_if_due()
-
-    def _find_variables(self):
-        variables = list(variables_of(self._model).values())
-        weights = [w for w in self._model.trainable_weights if _is_float(w)]
-        odd = [w for w in weights if not _is_finite(w)]
-        if odd and self._begins and self._checks:
-            warnings.warn(
-                f"{', '.join(w.path for w in odd[:3])} has values that are not finite before the "
-                "first step: it is not watched.",
-                stacklevel=5,
-            )
-        watched = [w for w in weights if all(w is not other for other in odd)]
-        key = [*map(id, variables)], [*map(id, watched)]
-        if key != self._key:
-            self._key, self._watched = key, watched
-            self._copies = HostCopies(variables)
-            self._check = _sum_of([*watched, *_losses(self._model)])
-            self._is_good()  # so that its time is known
+        if self._kept is not None:
+            self._kept.keep_if_due(self._now[1])
 
     def room(self) -> int:
         """How many steps may run in one call."""
         if self._finds_more:
             return 1
-        if self._options.policy != "rollback":
-            return 2**31 - 1
-        return self._options.every - (self._steps + self._done) % self._options.every
+        return 2**31 - 1 if self._kept is None else self._kept.room(self._now[1])
 
     def run(self, run: Run, chunk: Chunk) -> list | None:
         """Runs steps; those that are found not to be finite are dealt with as the policy says.
@@ -187,86 +180,122 @@ class GuardedSteps:
             NonFiniteError: the policy is to raise, or too many have been left out. The
                 variables are those before the step.
         """
-        if not self._is_on:
+        if not (self._checks or self._cuts):
             return run(chunk)
-        self._run = run
-        rate = None if self._rate is None else self._rate.value()
+        self._run, self._changed = run, True
+        rates = [rate.value() for rate in self._rates]
         try:
             logs = run(chunk)
         except tf.errors.ResourceExhaustedError as error:
             if not self._cuts:
                 raise
-            logs = self._run_smaller(chunk, rate, error)
-        else:
-            self._note(chunk, rate)
-        if self._finds_more:
+            return self._run_smaller(chunk, rates, error)
+        except Exception:
+            if self._is_good():
+                raise
+            self._note(chunk, rates)  # it may follow from a step that was not finite
+            return self._replay()
+        self._note(chunk, rates)
+        if self._finds_more or _keras.global_random_state() is not self._random:
             return self._with_more(logs)
         now = time.perf_counter()
-        odd = self._checks and logs is not None and not math.isfinite(logs[-1].get("loss", 0.0))
-        if odd or now - self._checked_at >= self._check_seconds / _SHARE:
+        odd = self._checks and logs is not None and not is_finite_in(logs[-1])
+        crowded = self._held_bytes > _MOST_BYTES
+        is_due = now - self._checked_at >= self._check_seconds / _SHARE
+        if odd or crowded or is_due or self._saves:
             if not self._is_good():
-                return self._repaired()
-            crowded = self._held_bytes > _MOST_BYTES
+                return self._replay()
+            self._good_logs = logs and logs[-1:]
             if crowded or now - self._copied_at >= self._copy_seconds / _SHARE:
                 self._copy()
-        if self._options.policy == "rollback" and self.room() == self._options.every:
-            self.verify()
-            self._keep_if_due()
+        if self._kept is not None and self.room() == self._options.every:
+            logs = self.verify() or logs
+            self._kept.keep_if_due(self._now[1])
         return logs
 
-    def _with_more(self, logs):
-        """After the first step, if variables may have been made in it: these were 0 before it."""
-        self._finds_more = False
-        known, good = self._copies, self._is_good()
-        if good:
-            self._find_variables()
-            self._copy()
-            return logs
-        known.put_back()
-        for variable in variables_of(self._model).values():
-            if all(variable is not other for other in known.variables):
-                variable.assign(tf.zeros_like(variable))
-        self._find_variables()
-        self._copies.take()
-        return self._repaired()
-
-    def verify(self) -> None:
+    def verify(self) -> list | None:
         """Makes sure that all steps so far are finite.
+
+        Returns:
+            The logs of the last steps, if they had to be run again.
 
         Raises:
             NonFiniteError: as `run` does.
         """
-        if self._since and not self._is_good():
-            self._repaired()
+        return None if not self._changed or self._is_good() else self._replay()
+
+    def end(self) -> list | None:
+        """The epoch has no more steps: `verify`, and lets go of its data."""
+        logs = self.verify()
+        self._reset()
+        return logs
 
     # Copies and checks --------------------------------------------------------------
 
-    def _note(self, chunk, rate=None):
+    def _find_variables(self):
+        named, state = variables_of(self._model), _keras.global_random_state()
+        variables = [*named.values(), *([] if state is None else [state])]
+        known = [*map(id, variables)] == [*map(id, self._copies.variables)]
+        # One with values that were not finite before is looked at again.
+        if known and self._watch and self._watch.is_whole and self._watch.all_are_finite():
+            return
+        self._watch, self._copies = Watch(self._model, named), HostCopies(variables)
+        if self._watch.left_alone and self._checks:
+            warnings.warn(
+                f"{', '.join(self._watch.left_alone[:3])} has values that are not finite before "
+                "the first step: it is not watched.",
+                stacklevel=5,
+            )
+        self._is_good()  # so that its time is known
+
+    def _with_more(self, logs):
+        """After a first step that has made variables, as an optimizer that builds itself."""
+        self._finds_more, self._random = False, _keras.global_random_state()
+        good = self._is_good()
+        if not good:
+            known = {id(v) for v in self._copies.variables}
+            self._copies.put_back()
+            for variable, value in initial_values(self._model):
+                if id(variable) not in known:
+                    variable.assign(value)
+        self._find_variables()
+        if good:
+            self._copy()
+            if self._kept is not None and self._kept.steps + 1 == self._now[1]:
+                self._kept = Kept(self._model, self._options.every)  # of all, this time
+                self._kept.keep_if_due(self._now[1])
+            return logs
+        self._copies.take()
+        return self._replay()
+
+    def _note(self, chunk, rates):
         if self._since and self._since[-1][0].block is not chunk.block:
             if not (chunk.block.is_batch and self._block_bytes):
                 self._block_bytes = bytes_of(chunk.block.data)
             self._held_bytes += self._block_bytes
-        self._since.append((chunk, rate))
-        self._done += chunk.steps
+        self._since.append((chunk, rates))
+        self._now = self._now[0] + chunk.steps, self._now[1] + chunk.steps
 
     def _copy(self):
-        """What has run is not taken back any more; the variables are known to be good."""
-        self._step, self._steps = self._step + self._done, self._steps + self._done
-        self._since, self._done, self._held_bytes = [], 0, 0
+        """Lets nothing that has run be taken back; the variables have been found to be good."""
         begun = time.perf_counter()
         self._copies.take()
+        self._reset()
+        self._copied = self._now
         self._copied_at = time.perf_counter()
         self._copy_seconds = self._copied_at - begun
         self.seconds += self._copy_seconds
+
+    def _put_back(self):
+        self._copies.put_back()
+        self._reset()
+        self._now = self._copied
 
     def _is_good(self):
         if not self._checks:
             return True
         begun = time.perf_counter()
-        # A sum takes a quarter of the time of looking at each number, but may overflow.
-        good = bool(np.isfinite(self._check().numpy())) or all(
-            map(_is_finite, [*self._watched, *_losses(self._model)])
-        )
+        good = self._watch.all_are_finite(self._tells_loss)
         self._checked_at = time.perf_counter()
         self._check_seconds = self._checked_at - begun
         self.seconds += self._check_seconds
@@ -274,133 +303,125 @@ class GuardedSteps:
 
     # Taking back ----------------------------------------------------------------------
 
-    def _repaired(self):
+    def _replay(self):
         """Runs what has run since the copy again, and deals with each bad step of it.
 
         Returns:
             The logs of the steps of the last chunk.
         """
         since, logs = self._since, None
-        self._since, self._done, self._held_bytes = [], 0, 0
-        self._copies.put_back()
-        for chunk, rate in since:
-            self._set_rate(rate)
-            logs = self._run(chunk)
-            if self._is_good():
-                self._note(chunk)
-                self._copy()
-                continue
-            self._copies.put_back()
-            self._set_rate(rate)
-            logs = [self._run_one(chunk, index) for index in range(chunk.steps)]
-            logs = None if logs[0] is None else [one[-1] for one in logs]
+        self._put_back()
+        for chunk, rates in since:
+            logs = self._again(chunk, rates)
         return logs
 
-    def _run_one(self, chunk, index):
-        """A step of a chunk, which is taken back if it is not finite."""
-        one = Chunk(chunk.block, chunk.start + index, 1)
-        logs = self._run(one)
-        if not self._is_good():
-            self._copies.put_back()
-            self._leave_out(one)
-            results = _keras.python_logs(merging.results(self._model))
-            logs = None if logs is None else [results]
-        self._note(one)
+    def _again(self, chunk, rates):
+        """Runs steps on top of the copy, and makes one: if need be, step by step."""
+        try:
+            logs = self._attempt(chunk, rates)
+            good = self._is_good()
+        except Exception:
+            if chunk.steps == 1:
+                self._put_back()
+                raise
+            good = False
+        if not good:
+            if chunk.steps > 1:
+                self._put_back()
+                each = [self._again(Chunk(chunk.block, i, 1), rates) for i in _indices(chunk)]
+                return None if each[0] is None else [one[-1] for one in each]
+            logs = self._without(chunk, rates, logs)
+        elif logs is not None:
+            self._good_logs = logs[-1:]
+        self._note(chunk, rates)
         self._copy()
         return logs
 
-    def _leave_out(self, one):
-        found = diagnose(self._model, one.batch())
-        self._copies.put_back()
-        error = _error(found, one, self._epoch, self._step)
-        most = self._options.most
-        if self._options.policy == "raise":
-            raise error
-        self.skipped.append((self._epoch, self._step))
-        if len(self.skipped) > most:
-            error.args = (f"{error} More than most={most} steps of the training were left out.",)
-            raise error
-        told = "It is left out."
-        if self._kept is not None:
-            self._kept.put_back()
-            self._keep_next = self._steps + 1 + self._options.every
-            told = f"The weights are again those after {self._kept_of} steps of the training."
-        warnings.warn(f"{error.what} {told}", stacklevel=7)
+    def _attempt(self, chunk, rates):
+        """Runs steps, in more micro-batches if memory is too small."""
+        while True:
+            self._set_rates(rates)
+            self._changed = True
+            try:
+                return self._run(chunk)
+            except tf.errors.ResourceExhaustedError as error:
+                if not self._cuts:
+                    raise
+                self._put_back()
+                self._cut_further(chunk, error)
 
-    def _set_rate(self, rate):
-        if rate is not None:
-            self._rate.assign(rate)
+    def _without(self, one, rates, logs):
+        """Takes back a step that is not finite, and decides what is done in its stead."""
+        weights_are_good = self._watch.variables_are_finite()
+        self._put_back()
+        found = diagnose(self._model, one.batch())
+        self._put_back()
+        if found is None and weights_are_good:
+            self._tells_loss = False  # the sum of all losses has overflowed, and none of them
+            return self._attempt(one, rates)
+        epoch, step = self._epoch, self._now[0]
+        told = _told(found or UNKNOWN, one, epoch, step)
+        self.skipped.append((epoch, step))
+        policy, most = self._options.policy, self._options.most
+        self._set_rates(rates)
+        if policy == "raise" or len(self.skipped) > most:
+            if policy == "raise":
+                self.skipped.pop()
+                advice = (
+                    "Look at what is named, lower the learning rate, or pass guard=\"skip\" to go "
+                    "on without such steps."
+                )
+            else:
+                advice = f"More than most={most} steps of the training were left out."
+            output, rows = (found.output, found.rows) if found else (None, ())
+            raise NonFiniteError(told, epoch, step, output, rows, advice)
+        end = "It is left out."
+        if self._kept is not None:
+            self._kept.put_back(self._now[1] + 1)
+            end = f"The weights are again those after {self._kept.steps} steps of the training."
+        warnings.warn(f"{told} {end}", stacklevel=2)
+        if logs is None:
+            return None
+        return self._good_logs or [_keras.python_logs(merging.results(self._model))]
+
+    def _set_rates(self, rates):
+        for variable, rate in zip(self._rates, rates, strict=True):
+            variable.assign(rate)
 
     # Out of memory ----------------------------------------------------------------------
 
-    def _run_smaller(self, chunk, rate, error):
-        """Repeats steps, each in more micro-batches, until memory suffices."""
-        since, logs = [*self._since, (chunk, rate)], None
-        self._since, self._done, self._held_bytes = [], 0, 0
-        self._copies.put_back()
-        for one, rate_then in since:
-            if self._done:
-                self._copy()
-            if one is chunk and error is not None:
-                self._cut_further(one, error)
-            while True:
-                self._set_rate(rate_then)
-                try:
-                    logs = self._run(one)
-                    break
-                except tf.errors.ResourceExhaustedError as again:  # or in one that ran before
-                    self._copies.put_back()
-                    self._cut_further(one, again)
-                    error = None
-            self._note(one, rate_then)
-        return logs
+    def _run_smaller(self, chunk, rates, error):
+        """Repeats steps that memory was too small for; those before them run as they did."""
+        number = self._micro_batches
+        self._replay()
+        if self._micro_batches == number:
+            self._cut_further(chunk, error)
+        return self._again(chunk, rates)
 
     def _cut_further(self, chunk, error):
         rows, number = rows_lib.known_rows(chunk.batch()), 2 * self._micro_batches
         if number > rows:
             raise error
         self._cut_into(number)
-        epoch, step = self._epoch + 1, self._step + 1
         warnings.warn(
-            f"Memory is too small for step {step} of epoch {epoch}: {_reason(error)}. From it on, "
-            f"each batch is cut into {number} micro-batches; no step is lost.",
-            stacklevel=7,
+            f"Memory is too small for step {self._now[0] + 1} of epoch {self._epoch + 1}: "
+            f"{_reason(error)}. From it on, each batch is cut into {number} micro-batches; no step "
+            "is lost.",
+            stacklevel=2,
         )
 
     def _cut_into(self, number):
         self._cut(number)
         self._micro_batches = number
 
-    # Roll back ------------------------------------------------------------------------
-
-    def _keep_if_due(self):
-        """Keeps a state after each so many steps, whatever else ends there."""
-        now, every = self._steps + self._done, self._options.every
-        if self._options.policy != "rollback":
-            return
-        if self._kept is None:
-            self._kept = HostCopies(self._weights_and_slots())
-        elif now % every or now < self._keep_next:
-            return
-        self._kept.take()
-        self._kept_of, self._keep_next = now, now + every
-
-    def _weights_and_slots(self):
-        random = {id(v) for v in _keras.random_states(self._model)}
-        slots = [v for v in self._model.optimizer.variables if v.name != "learning_rate"]
-        return [*(w for w in self._model.weights if id(w) not in random), *slots]
-
-    # Save and resume --------------------------------------------------------------------
+    # Save and resume ------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What a resumed training needs to decide as this one does."""
-        kept = None
-        if self._kept is not None:
-            kept = {"of": self._kept_of, "next": self._keep_next, "values": self._kept.values}
+        """What a resumed training needs to decide as this one does; arrays are not copied."""
         return {
             "skipped": [list(where) for where in self.skipped],
             "micro_batches": self._micro_batches,
-            "kept": kept,
+            "kept": self._kept and self._kept.state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -408,11 +429,12 @@ class GuardedSteps:
         self.skipped = [(epoch, step) for epoch, step in state["skipped"]]
         if self._cuts and state["micro_batches"] != self._micro_batches:
             self._cut_into(state["micro_batches"])
-        kept = state["kept"]
-        if self._options.policy == "rollback" and kept is not None:
-            self._kept = HostCopies(self._weights_and_slots())
-            self._kept.values = kept["values"]
-            self._kept_of, self._keep_next = kept["of"], kept["next"]
+        if self._kept is not None:
+            self._kept.set_state(state["kept"])
+
+
+def _indices(chunk):
+    return range(chunk.start, chunk.start + chunk.steps)
 
 
 def _reason(error):
@@ -422,39 +444,17 @@ def _reason(error):
 
 
 def _learning_rate(optimizer):
-    """TensorFlow's variable of the learning rate; None where a schedule gives it."""
-    found = next((v for v in optimizer.variables if v.name == "learning_rate"), None)
-    return None if found is None else _keras.local_variables(found)[0]
+    """TensorFlow's variables of the learning rate; none where a schedule gives it."""
+    found = [v for v in optimizer.variables if v.name == "learning_rate"]
+    return _keras.local_variables(found[0]) if found else []
 
 
-def _losses(model):
-    return [part for v in _keras.loss_tracker(model).variables for part in _keras.local_variables(v)]
-
-
-def _is_float(variable):
-    return tf.as_dtype(variable.dtype).is_floating
-
-
-def _is_finite(variable):
-    return bool(tf.reduce_all(tf.math.is_finite(_keras.local_variables(variable)[0])))
-
-
-def _sum_of(variables):
-    """A compiled function that sums all numbers of variables."""
-    local = [_keras.local_variables(v)[0] for v in variables]
-
-    def add():
-        return tf.add_n([tf.reduce_sum(tf.cast(v, tf.float32)) for v in local])
-
-    return tf.function(add, autograph=False).get_concrete_function()
-
-
-def _error(found, one, epoch, step):
-    batch = f"Step {step + 1} of epoch {epoch + 1} is not finite: {found.text}"
+def _told(found, one, epoch, step):
+    told = f"Step {step + 1} of epoch {epoch + 1} is not finite: {found.text}"
     if found.rows:
         shown = ", ".join(map(str, found.rows[:5])) + (", ..." if len(found.rows) > 5 else "")
-        batch += f" in row{'s' if len(found.rows) > 1 else ''} {shown} of the batch"
+        told += f" in row{'s' if len(found.rows) > 1 else ''} {shown} of the batch"
         numbers = one.block.numbers(one.start)
         if numbers is not None:
-            batch += " (in `x`: " + ", ".join(str(numbers[row]) for row in found.rows[:5]) + ")"
-    return NonFiniteError(f"{batch}.", epoch, step, found.output, found.rows)
+            told += " (in `x`: " + ", ".join(str(numbers[row]) for row in found.rows[:5]) + ")"
+    return f"{told}."

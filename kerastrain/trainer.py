@@ -328,7 +328,8 @@ class Trainer:
                 callbacks.on_epoch_begin(epoch)
                 times.lap("callbacks")
             progress.begin_epoch(epoch, source.num_batches)
-            guard.begin(epoch, at.step, at.steps, runner.acts)
+            saves = callbacks_lib.save_between_steps(callbacks.callbacks)
+            guard.begin(epoch, at.step, at.steps, runner.acts, saves)
             times.lap("step")
             is_over = at.is_trained or at.stopped
             works = runner.epoch(
@@ -349,7 +350,7 @@ class Trainer:
             if at.step == 0:
                 break  # the data have ended; `source` has warned of it
             at.is_trained = True
-            guard.verify()
+            at.logs = (guard.end() or [at.logs])[-1]
             times.lap("step")
             at.epoch_logs = self._evaluation.epoch_logs(at.logs)
             times.lap("metrics")

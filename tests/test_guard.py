@@ -1,5 +1,6 @@
 """Steps that are not finite, or that memory is too small for, are taken back."""
 
+import pickle
 import warnings
 
 import keras
@@ -238,20 +239,21 @@ class TestRaise:
             fit(made, strange_rows(), callbacks=[Fails()])
         assert all(np.isfinite(value).all() for value in everything(made))
 
-    def test_rates_that_a_callback_sets(self, seldom):
-        """What is run again is run with the learning rates of then."""
+    @pytest.mark.parametrize("devices", [{}, {"strategy": "mirrored:2"}])
+    def test_rates_that_a_callback_sets(self, devices, seldom):
+        """What is run again is run with the learning rates of then, on each replica."""
 
         class Warmup(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):
                 self.model.optimizer.learning_rate = 0.001 * (batch + 1)
 
-        made, other = (trainer(g, loss=strange_loss, execution="step") for g in ("raise", "off"))
+        options = {"loss": strange_loss, "execution": "step", **devices}
+        made, other = (trainer(guard, **options) for guard in ("raise", "off"))
         with pytest.raises(NonFiniteError, match="Step 6 "):
             fit(made, strange_rows(), callbacks=[Warmup()])
         fit(other, rows(), steps_per_epoch=BAD, callbacks=[Warmup()])
-        for one, two in zip(everything(made)[:-8], everything(other)[:-8], strict=True):
-            np.testing.assert_array_equal(one, two)
-        np.testing.assert_array_equal(made.model.get_weights()[0], other.model.get_weights()[0])
+        other.optimizer.learning_rate = 0.001 * (BAD + 1)  # the begin of the batch was told
+        assert_same(made, other)
 
     def test_second_fit_after_an_error(self):
         """The trainer goes on with the weights that it has."""
@@ -261,6 +263,92 @@ class TestRaise:
         fit(other, rows(), steps_per_epoch=BAD)
         assert fit(made, rows()) == fit(other, rows())
         assert_same(made, other)
+
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_gradients_that_are_accumulated(self, dtype, checked):
+        """What is added up is watched, so that the step is named which made it."""
+        optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
+        made = trainer(optimizer=optimizer)
+        with pytest.raises(NonFiniteError, match="Step 6 of"):
+            fit(made, bad_rows())
+        assert all(np.isfinite(value).all() for value in everything(made))
+        fit(made, rows())
+
+    def test_error_that_follows(self, seldom):
+        """Where code of the user's own finds it later, it is told of where it began."""
+
+        class Checked(keras.Layer):
+            def call(self, inputs):
+                checked = tf.debugging.check_numerics(tf.stop_gradient(inputs), "of the model")
+                with tf.control_dependencies([checked]):
+                    return tf.identity(inputs)
+
+        def model():
+            keras.utils.set_random_seed(5)
+            layers = [keras.layers.Dense(8), Checked(), keras.layers.Dense(1)]
+            return keras.Sequential([keras.Input((6,)), *layers])
+
+        made = trainer(model=model, loss=strange_loss)
+        with pytest.raises(NonFiniteError, match="Step 6 of epoch 1"):
+            fit(made, strange_rows())
+        assert all(np.isfinite(value).all() for value in everything(made))
+        sound = trainer(model=model)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="of the model"):
+            fit(sound, bad_rows())  # the step itself fails, and has changed nothing
+        assert all(np.isfinite(value).all() for value in everything(sound))
+
+    def test_saved_within_an_epoch(self, tmp_path, seldom):
+        """A callback that saves between steps saves none that are not finite."""
+        saver = keras.callbacks.ModelCheckpoint(
+            tmp_path / "{batch}.weights.h5", save_freq=1, save_weights_only=True
+        )
+        made = trainer(loss=strange_loss)
+        with pytest.raises(NonFiniteError, match="Step 6 of"):
+            fit(made, strange_rows(), callbacks=[saver])
+        assert len(list(tmp_path.iterdir())) == BAD
+
+    def test_interrupted_while_steps_run_again(self, seldom, monkeypatch):
+        """Whatever comes, no weights are left that are not finite."""
+        made, calls = trainer(loss=strange_loss), []
+        again = guard_lib.GuardedSteps._attempt
+
+        def interrupted(self, chunk, rates):
+            calls.append(again(self, chunk, rates))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(guard_lib.GuardedSteps, "_attempt", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(made, strange_rows())
+        assert calls and all(np.isfinite(value).all() for value in everything(made))
+
+    def test_many_batches_are_not_held(self, monkeypatch):
+        """There is a bound to what is kept to be run again, whatever the clock says."""
+        monkeypatch.setattr(guard_lib, "_SHARE", 1e-9)
+        monkeypatch.setattr(guard_lib, "_MOST_BYTES", 4 * BATCH * 7 * 4)
+        held = []
+        note = guard_lib.GuardedSteps._note
+
+        def noted(self, *arguments):
+            note(self, *arguments)
+            held.append(len(self._since))
+
+        monkeypatch.setattr(guard_lib.GuardedSteps, "_note", noted)
+        data = tf.data.Dataset.from_tensor_slices(rows()).batch(BATCH)
+        trainer(execution="step").fit(data, verbose=0)
+        assert len(held) == 12 and max(held) <= 6
+
+
+class Own2(keras.Model):
+    """A step of its own that returns what no metric stands for."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return {"my_loss": loss}
 
 
 class TestSkip:
@@ -311,6 +399,58 @@ class TestSkip:
         assert {k: float(v) for k, v in seen[BAD].items()} == pytest.approx(
             {k: float(v) for k, v in seen[BAD - 1].items()}
         )
+
+    @pytest.mark.parametrize("batch", [BAD, 11])
+    def test_logs_of_an_own_step(self, batch, checked):
+        """A step that is left out has those of the last good one."""
+        x, y = rows()
+        y[batch * BATCH] = np.nan
+        made = trainer("skip", model=lambda: network(Own2), metrics=[])
+        with pytest.warns(UserWarning, match="left out"):
+            history = fit(made, (x, y), epochs=2)
+        assert np.isfinite(history["my_loss"]).all()
+
+    @pytest.mark.parametrize("how", ["own", "eager"])
+    @pytest.mark.parametrize("optimizer", ["adagrad", "nadam"])
+    def test_slots_that_are_made_in_a_bad_step(self, how, optimizer, checked):
+        """They begin as the optimizer begins them."""
+        options = {"optimizer": optimizer} | SETUPS["own step" if how == "own" else "eager"]
+        made, other = trainer("skip", **options), trainer("off", **options)
+        with pytest.warns(UserWarning, match="Step 1 of epoch 1 is not finite.* left out"):
+            fit(made, bad_rows(0))
+        fit(other, without(0, rows()))
+        assert_same(made, other)
+
+    def test_random_numbers_of_the_global_generator(self, checked):
+        """They are drawn as if the step had not been."""
+
+        class Noise(keras.Layer):
+            def call(self, inputs):
+                return inputs + keras.random.normal((6,))
+
+        def model():
+            keras.utils.set_random_seed(5)
+            return keras.Sequential([keras.Input((6,)), Noise(), keras.layers.Dense(1)])
+
+        made = trainer("skip", model=model)
+        with pytest.warns(UserWarning, match="left out"):
+            fit(made, bad_rows())
+        other = trainer("off", model=model)
+        fit(other, without(BAD, rows()))
+        assert_same(made, other)
+
+    def test_what_a_callback_does_at_a_bad_batch(self, checked):
+        """The learning rate that it sets there stays."""
+
+        class Lowers(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                if batch == BAD:
+                    self.model.optimizer.learning_rate = 0.001
+
+        made = trainer("skip")
+        with pytest.warns(UserWarning, match="left out"):
+            fit(made, bad_rows(), callbacks=[Lowers()])
+        assert float(made.optimizer.learning_rate) == pytest.approx(0.001)
 
     def test_is_bounded(self):
         """Data that are bad throughout are told of, not trained on in silence."""
@@ -365,6 +505,30 @@ def plain_network():
     return keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
 
 
+    @pytest.mark.parametrize("how", ["own step", "eager"])
+    def test_slots_that_are_made_late(self, how, checked):
+        """They are part of what is kept."""
+        options = SETUPS[how] | {"optimizer": "adam"}
+        made = trainer(Guard("rollback", every=4), **options)
+        with pytest.warns(UserWarning, match="again those after 4 steps"):
+            fit(made, bad_rows(), steps_per_epoch=6)
+        other = trainer("off", **options)
+        fit(other, rows(), steps_per_epoch=4)
+        for one, two in zip(made.optimizer.variables, other.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(one.numpy(), two.numpy())
+
+    def test_results_of_a_step_that_was_taken_back(self, seldom):
+        """They are told to nobody, where the next state is to be kept after it."""
+        seen = []
+        told = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: seen.append(float(logs["loss"]))
+        )
+        made = trainer(Guard("rollback", every=BAD + 1), loss=strange_loss, execution="step")
+        with pytest.warns(UserWarning, match="again those after 0"):
+            fit(made, strange_rows(), callbacks=[told], steps_per_epoch=BAD + 1)
+        assert seen[BAD] == pytest.approx(seen[BAD - 1])
+
+
 class TestOff:
     def test_nothing_is_watched(self):
         """As Keras does."""
@@ -414,6 +578,19 @@ class TestNoFalseAlarm:
         x, y = rows()
         fit(made, (x * 0, y))
 
+    def test_sum_of_losses_that_overflows(self, checked):
+        """In half precision it is soon above what there is."""
+        before = keras.config.floatx()
+        keras.config.set_floatx("float16")
+        try:
+            made = trainer(model=plain_network, optimizer=keras.optimizers.SGD(0.0))
+            x, y = rows()
+            history = fit(made, (x.astype("float16"), y.astype("float16") + 100))
+        finally:
+            keras.config.set_floatx(before)
+        assert not np.isfinite(history["loss"][0])  # as under Keras
+        assert all(np.isfinite(w).all() for w in made.model.get_weights())
+
     def test_weights_that_are_not_finite_from_the_start(self):
         """They are the user's; the others are watched."""
         made = trainer(model=plain_network)
@@ -459,19 +636,46 @@ class TestDiagnosis:
         """What the forward pass does not show is said so."""
         model = plain_network()
         model.compile("sgd", "mse")
-        assert "not finite after it" in diagnose(model, rows()).text
+        assert diagnose(model, rows()) is None
 
     def test_model_that_fails(self):
         """An error in the user's code does not hide the step's."""
         model = plain_network()
         model.compile("sgd", "mse")
-        assert "not finite after it" in diagnose(model, (np.ones((2, 5)), 0)).text
+        assert diagnose(model, (np.ones((2, 5)), 0)) is None
+
+    def test_losses_of_more_entries_than_rows(self):
+        """They are told of as a whole."""
+
+        def flat(y_true, y_pred):
+            losses = tf.square(y_true - y_pred) * tf.ones((1, 4)) + tf.math.log(500.0 - y_true)
+            return tf.reshape(losses, (-1,))
+
+        with pytest.raises(NonFiniteError, match="the loss of the model is nan[.]"):
+            fit(trainer(loss=flat), strange_rows())
+
+    def test_can_be_pickled(self):
+        """As errors are between processes."""
+        error = NonFiniteError("Step 2.", 0, 1, "b", (3,), "or so")
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), vars(again)) == (str(error), vars(error))
 
 
 # Out of memory ------------------------------------------------------------------------
 
 
 class TestOutOfMemory:
+    def test_with_steps_that_are_not_finite(self, seldom):
+        """Each is dealt with, in whatever order they are found."""
+        made = trainer("skip", model=small_network(1, 8), loss=strange_loss, step=AUTO)
+        with pytest.warns(UserWarning) as caught:
+            fit(made, strange_rows(3))
+        told = [str(w.message) for w in caught]
+        assert any("micro-batches" in t for t in told), told
+        assert made.skipped == [(0, 3)]
+        assert all(np.isfinite(value).all() for value in everything(made))
+        assert int(made.optimizer.iterations) == 11
+
     @pytest.mark.parametrize("plan", ["step", "loop", "auto", "xla_loop"])
     @pytest.mark.parametrize("after", [0, 17])
     def test_same_batch_in_more_parts(self, plan, after):

@@ -13,6 +13,7 @@ LAYERS = (
     ("_version", "errors"),
     ("_keras", "options", "choice", "progress", "open_rows", "random_numbers", "timing", "signals"),
     ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables"),
+    ("finite", "rollback"),
     ("xla",),
     ("blocks", "stacks", "data_checks", "passes", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "data", "named_data", "schedule", "datasets"),
