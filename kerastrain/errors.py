@@ -86,7 +86,7 @@ class CheckpointError(KerastrainError, ValueError):
 
 
 class NonFiniteError(KerastrainError, ArithmeticError):
-    """A step's loss, or a weight after it, is NaN or infinite; the step was taken back.
+    """A step ended with a loss, weight or slot that is NaN or infinite, and was taken back.
 
     The model has the weights from before it. Look at the rows that the message names, lower the
     learning rate, or go on without such steps: `Trainer` takes ``guard="skip"``.
@@ -112,7 +112,9 @@ class NonFiniteError(KerastrainError, ArithmeticError):
         self.output, self.rows, self._advice = output, rows, advice
 
     def __str__(self) -> str:
-        return f"{self.what} The model has the weights from before it. {self._advice}".rstrip()
+        if not self._advice:
+            return self.what
+        return f"{self.what} The model has the weights from before it. {self._advice}"
 
 
 class Preempted(SystemExit):

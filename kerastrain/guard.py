@@ -14,8 +14,9 @@ and in the graph). So steps run unchecked, the variables are checked now and the
 before an epoch ends or something is saved. Where they are not finite, all variables are put back
 to the last copy, the steps since are run again, one by one, and the first that is not finite is
 taken back. As the steps are the same functions of the same numbers, the weights are then to the
-bit those before it, on every replica; but that a plan which is still being chosen may be another. Checks and copies take a quarter of a percent of the time each, but there is one of each in
-an epoch; a copy is in the host's memory.
+bit those before it, on every replica, unless plans are still being compared. Checks and copies
+take a quarter of a percent of the time each, but there is one of each in an epoch; a copy is in the
+host's memory.
 
 What is not part of the transaction: variables that no layer, optimizer or metric of the model
 holds, TensorFlow's own random operations, and what callbacks that listen to batches do to a model
@@ -147,12 +148,10 @@ class GuardedSteps:
         if not (self._checks or self._cuts):
             return
         optimizer, own = self._model.optimizer, _keras.overrides(self._model, "train_step")
+        # A step may make variables when it is first run, as the slots of its optimizer.
+        self._finds_more = self._begins and (own or not optimizer.built)
         if self._begins:
-            if not (own or optimizer.built):
-                optimizer.build(self._model.trainable_variables)
             self._find_variables()
-        # It may make some when it is first run, as the slots of its optimizer.
-        self._finds_more = own and self._begins
         self._random = _keras.global_random_state()
         self._begins = False
         self._epoch, self._now, self._saves = epoch, (step, steps), saves
@@ -255,6 +254,11 @@ class GuardedSteps:
         if not good:
             known = {id(v) for v in self._copies.variables}
             self._copies.put_back()
+            if any(id(w) not in known for w in self._model.weights):
+                raise NonFiniteError(
+                    "The first step is not finite, and made the weights of the model, which has "
+                    "none from before it: build the model, by calling it on a batch.",
+                )
             for variable, value in initial_values(self._model):
                 if id(variable) not in known:
                     variable.assign(value)

@@ -114,7 +114,7 @@ POLICIES = ("raise", "skip", "rollback", "off")
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """What to do about a step whose loss is not finite, or after which a weight is not.
+    """What to do about a step after which the loss, a weight or a slot of the optimizer is not finite.
 
     Attributes:
         policy: ``"raise"``, the default: `NonFiniteError`, with the weights from before the
