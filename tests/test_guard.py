@@ -129,17 +129,17 @@ SETUPS = {
 }
 
 
-SLOW = ("two replicas, XLA", "xla_loop", "TrainableModel")
-
-
-def setups(*names):
-    """The setups of these names; those that take long are slow tests."""
-    marks = {name: [pytest.mark.slow] if name in SLOW else [] for name in names}
-    return [pytest.param(name, marks=marks[name]) for name in names]
+def sampled(names, fast):
+    """Parameters of these names; all but the ``fast`` are slow tests."""
+    return [
+        pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names
+    ]
 
 
 class TestRaise:
-    @pytest.mark.parametrize("setup", setups(*SETUPS))
+    @pytest.mark.parametrize(
+        "setup", sampled(SETUPS, ("step", "xla_loop", "two replicas", "own step"))
+    )
     def test_weights_are_those_before_the_step(self, setup, checked):
         """To the bit, with slots, batch statistics, generators and metrics."""
         made, other = trainer(**SETUPS[setup]), trainer("off", **SETUPS[setup])
@@ -265,8 +265,7 @@ class TestRaise:
         assert_same(made, other)
 
 
-    @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    def test_gradients_that_are_accumulated(self, dtype, checked):
+    def test_gradients_that_are_accumulated(self, checked):
         """What is added up is watched, so that the step is named which made it."""
         optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
         made = trainer(optimizer=optimizer)
@@ -352,7 +351,9 @@ class Own2(keras.Model):
 
 
 class TestSkip:
-    @pytest.mark.parametrize("setup", setups(*(name for name in SETUPS if name != "auto")))
+    @pytest.mark.parametrize(
+        "setup", sampled([name for name in SETUPS if name != "auto"], ("loop", "two replicas"))
+    )
     def test_is_the_training_without_the_batch(self, setup, checked):
         """To the bit, and the history too."""
         made, other = trainer("skip", **SETUPS[setup]), trainer("off", **SETUPS[setup])
@@ -411,7 +412,7 @@ class TestSkip:
         assert np.isfinite(history["my_loss"]).all()
 
     @pytest.mark.parametrize("how", ["own", "eager"])
-    @pytest.mark.parametrize("optimizer", ["adagrad", "nadam"])
+    @pytest.mark.parametrize("optimizer", sampled(["adagrad", "nadam"], ("adagrad",)))
     def test_slots_that_are_made_in_a_bad_step(self, how, optimizer, checked):
         """They begin as the optimizer begins them."""
         options = {"optimizer": optimizer} | SETUPS["own step" if how == "own" else "eager"]
@@ -676,7 +677,7 @@ class TestOutOfMemory:
         assert all(np.isfinite(value).all() for value in everything(made))
         assert int(made.optimizer.iterations) == 11
 
-    @pytest.mark.parametrize("plan", ["step", "loop", "auto", "xla_loop"])
+    @pytest.mark.parametrize("plan", sampled(["step", "loop", "auto", "xla_loop"], ("loop",)))
     @pytest.mark.parametrize("after", [0, 17])
     def test_same_batch_in_more_parts(self, plan, after):
         """No step is lost and none is done twice; the numbers are those of enough memory."""

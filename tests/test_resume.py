@@ -51,7 +51,6 @@ SAMPLE = (
     "own callback",
     "mixed_float16",
     "bad rows, rolled back",
-    "out of memory",
 )
 
 
