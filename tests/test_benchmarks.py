@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from benchmarks import harness, step_overhead
+from benchmarks import guard_cost, harness, saving_cost, speed_works, step_overhead
 
 
 class FakeClock:
@@ -184,3 +184,19 @@ def test_step_overhead_runs_and_prints_all_contenders(tmp_path, capsys):
         assert dict.fromkeys(names, 0) == result.retraces
     record = json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))
     assert [result.times for result in results] == [saved["times"] for saved in record["races"]]
+
+
+def test_cost_of_the_guard_on_four_steps(monkeypatch, capsys):
+    """With and without it, and where a callback listens."""
+    monkeypatch.setitem(speed_works.WORKS, "mlp", speed_works.WORKS["mlp"].quick())
+    monkeypatch.setitem(guard_cost.EPOCHS, "mlp", 1)
+    guard_cost.main(["--rounds", "1", "--only", "mlp"])
+    printed = capsys.readouterr().out
+    assert printed.count("mlp") == 2 and printed.count("%") == 4
+
+
+def test_cost_of_saving_on_four_steps(monkeypatch, capsys):
+    """With and without a directory."""
+    monkeypatch.setitem(saving_cost.MODELS, "small", ((8, 4, 2), 32, 8, 1, 2))
+    saving_cost.main(["--rounds", "1", "--only", "small"])
+    assert "small" in capsys.readouterr().out
