@@ -120,7 +120,7 @@ class TrainingState:
             "position": dataclasses.asdict(
                 dataclasses.replace(
                     position,
-                    logs=state_trees.savable(position.logs),
+                    logs=_saved_logs(position.logs),
                     epoch_logs=state_trees.savable(position.epoch_logs),
                 )
             ),
@@ -273,6 +273,11 @@ def _check_values(values, sources):
         raise CheckpointError("the callbacks have no classes")
     random.Random().setstate(values["random"]["python"])
     np.random.RandomState().set_state(values["random"]["numpy"])
+
+
+def _saved_logs(logs):
+    """What a step returned, of Python's numbers: it may be tensors, or what was NumPy's."""
+    return None if logs is None else state_trees.savable(_keras.python_logs(logs))
 
 
 def _same(one, other):

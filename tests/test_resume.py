@@ -70,6 +70,13 @@ def test_killed_after_some_steps(processes, name):
     verify_resume(**resuming.CASES[name](), kill_after=(4, 7, 10), processes=processes)
 
 
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_killed_before_the_last_step(processes):
+    """What a step of the user's own returned is the same thing, whichever plan ran it."""
+    verify_resume(**resuming.CASES["two optimizers"](), kill_after=(17,), processes=processes)
+
+
 @pytest.mark.multiprocess
 def test_most_at_once_killed_after_every_step(processes):
     """Replicas, micro-batches, tf.data, Dropout, EMA, plateau and early stopping."""
