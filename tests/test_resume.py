@@ -74,7 +74,8 @@ def test_killed_after_some_steps(processes, name):
 @pytest.mark.multiprocess
 def test_killed_before_the_last_step(processes):
     """What a step of the user's own returned is the same thing, whichever plan ran it."""
-    verify_resume(**resuming.CASES["two optimizers"](), kill_after=(17,), processes=processes)
+    case = resuming.CASES["two optimizers"]()
+    verify_resume(**case, kill_after=(17, 18), processes=processes)
 
 
 @pytest.mark.multiprocess
