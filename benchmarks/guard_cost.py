@@ -20,7 +20,7 @@ import rich.console
 import rich.table
 
 import kerastrain
-from benchmarks import speed_works
+from benchmarks import harness, speed_works
 
 PLANS = {"mlp": "xla_loop", "transformer": "xla_loop", "convnet": "loop", "large": "xla_loop"}
 # Epochs of a round, so that it takes about two seconds.
@@ -84,15 +84,10 @@ def main(arguments=None):
         for listener in (False, True) if name == "mlp" else (False,):
             times = race(name, options.rounds, listener)
             shares = [100 * in_checks / seconds for (seconds, in_checks), _ in times]
-            times = [(with_[0], without[0]) for with_, without in times]
-            costs = [100 * (with_ / without - 1) for with_, without in times]
-            low, _, high = statistics.quantiles(costs, n=4) if len(costs) > 1 else costs * 3
-            with_, without = map(statistics.median, zip(*times, strict=True))
-            table.add_row(
-                name + (", a listener" if listener else ""), f"{without:.2f}", f"{with_:.2f}",
-                f"{statistics.median(costs):+.1f} %", f"{low:+.1f}..{high:+.1f}",
-                f"{statistics.median(shares):.2f} %",
-            )  # fmt: skip
+            pairs = [(without[0], with_[0]) for with_, without in times]
+            title = name + (", a listener" if listener else "")
+            share = f"{statistics.median(shares):.2f} %"
+            table.add_row(title, *harness.cost_cells(pairs), share)
     rich.console.Console().print(table)
 
 

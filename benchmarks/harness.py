@@ -28,6 +28,7 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -207,6 +208,21 @@ def print_race(result: Race, *, console: rich.console.Console | None = None) -> 
         if count:
             console.print(f"{name} was traced {count} times after the warm-up, in these times.")
     console.print(machine_line(), soft_wrap=True, highlight=False)
+
+
+def cost_cells(pairs: Sequence[tuple[float, float]]) -> list[str]:
+    """Four cells of a table: both medians, and what the second costs over the first.
+
+        >>> cost_cells([(1.0, 1.1), (2.0, 2.2), (1.0, 1.3)])
+        ['1.00', '1.30', '+10.0 %', '+10.0..+30.0']
+
+    Args:
+        pairs: ``(seconds without, seconds with)`` of each round.
+    """
+    costs = [100 * (with_ / without - 1) for without, with_ in pairs]
+    low, middle, high = statistics.quantiles(costs, n=4) if len(costs) > 1 else costs * 3
+    without, with_ = map(statistics.median, zip(*pairs, strict=True))
+    return [f"{without:.2f}", f"{with_:.2f}", f"{middle:+.1f} %", f"{low:+.1f}..{high:+.1f}"]
 
 
 def save_json(results: Sequence[Race], path: str | os.PathLike[str]) -> None:

@@ -26,6 +26,7 @@ import rich.console
 import rich.table
 
 import kerastrain
+from benchmarks import harness
 
 # name: (sizes of the dense layers, rows, batch, epochs, save_every)
 MODELS = {
@@ -84,18 +85,10 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as directory:
         for name in [options.only] if options.only else MODELS:
             times, loops = race(name, options.rounds, directory)
-            costs = [100 * (saved / plain - 1) for plain, saved in times]
-            low, middle, high = (
-                statistics.quantiles(costs, n=4) if len(costs) > 1 else costs * 3
-            )
-            plain, saved = (statistics.median(column) for column in zip(*times, strict=True))
             share = 100 * statistics.median(
                 loop / pair[0] for loop, pair in zip(loops, times, strict=True)
             )
-            table.add_row(
-                name, f"{plain:.2f}", f"{saved:.2f}", f"{middle:+.1f} %",
-                f"{low:+.1f}..{high:+.1f}", f"{share:.1f} %",
-            )  # fmt: skip
+            table.add_row(name, *harness.cost_cells(times), f"{share:.1f} %")
     rich.console.Console().print(table)
 
 

@@ -60,6 +60,11 @@ _MOST_BETWEEN = 2**24
 # Batches that are held to be run again, at most.
 _MOST_BYTES = 2**28
 
+_ADVICE = (
+    "Look at what is named, lower the learning rate, or pass guard=\"skip\" to go on without such "
+    "steps."
+)
+
 Run = Callable[[Chunk], list | None]
 
 
@@ -365,20 +370,16 @@ class GuardedSteps:
             return self._attempt(one, rates)
         epoch, step = self._epoch, self._now[0]
         told = _told(found or UNKNOWN, one, epoch, step)
-        self.skipped.append((epoch, step))
-        policy, most = self._options.policy, self._options.most
         self._set_rates(rates)
-        if policy == "raise" or len(self.skipped) > most:
-            if policy == "raise":
-                self.skipped.pop()
-                advice = (
-                    "Look at what is named, lower the learning rate, or pass guard=\"skip\" to go "
-                    "on without such steps."
-                )
-            else:
-                advice = f"More than most={most} steps of the training were left out."
+        advice = None
+        if self._options.policy == "raise":
+            advice = _ADVICE
+        elif len(self.skipped) >= self._options.most:
+            advice = f"More than most={self._options.most} steps of the training were left out."
+        if advice is not None:
             output, rows = (found.output, found.rows) if found else (None, ())
             raise NonFiniteError(told, epoch, step, output, rows, advice)
+        self.skipped.append((epoch, step))
         end = "It is left out."
         if self._kept is not None:
             self._kept.put_back(self._now[1] + 1)

@@ -39,7 +39,7 @@ def printed(result):
 
 def test_the_examples_in_the_docstrings_run():
     """They print what they say."""
-    assert doctest.TestResults(failed=0, attempted=5) == doctest.testmod(harness)
+    assert doctest.TestResults(failed=0, attempted=6) == doctest.testmod(harness)
 
 
 def test_times_are_seconds_per_step_without_the_warm_up():
