@@ -6,8 +6,8 @@
 Works are those of the speed benchmark, at the plan that is fastest for each on a CPU, pinned.
 Rounds are interleaved, turn by turn, after one that compiles; the table has the median of the
 rounds' ratios, their quartiles, and how much of the time checks and copies took by the trainer's
-own clock, which is less noisy and does not see what they do to the steps' caches. "A listener" has a callback that is told of each batch and may
-act, so that steps run one at a time.
+own clock, which is less noisy and does not see what they do to the steps' caches. "A listener"
+has a callback that is told of each batch and may act, so that steps run one at a time.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def make_fit(work, plan, guard, epochs, callbacks):
 
 def race(name, rounds, listener=False):
     """``((seconds, of them in checks) with, the same without)`` of each round."""
-    work, plan = speed_works.WORKS[name], "step" if listener else PLANS[name]
+    work, plan = speed_works.WORKS[name], "loop" if listener else PLANS[name]
     if name == "large":
         work = work.sized(rows=64 * 100)
     epochs = max(1, EPOCHS[name] // (8 if listener else 1))

@@ -187,7 +187,8 @@ class GuardedSteps:
         if not (self._checks or self._cuts):
             return run(chunk)
         self._run, self._changed = run, True
-        rates = [rate.value() for rate in self._rates]
+        # As `rate.value()`, in half of its time.
+        rates = [tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for v in self._rates]
         try:
             logs = run(chunk)
         except tf.errors.ResourceExhaustedError as error:

@@ -47,6 +47,7 @@ class Loop:
         self._xla, self._fixed = xla, fixed or xla
         self._open = OpenRows(self._loop_over_any, jit_compile=False)
         self._compiled: dict[tuple, Callable] = {}
+        self._prepared: set[tuple] = set()
 
     def takes(self, chunk: Chunk) -> bool:
         """Whether these batches can be run."""
@@ -54,7 +55,7 @@ class Loop:
 
     def is_prepared(self, block: Block) -> bool:
         """Whether nothing is left to compile for such a block. An open trace takes any."""
-        return not self._fixed or block.signature in self._compiled
+        return not self._fixed or block.signature in self._prepared
 
     def prepare(self, block: Block) -> None:
         """Traces and compiles for a block, unless that is done; no step is run.
@@ -62,14 +63,17 @@ class Loop:
         Raises:
             Exception: of many kinds; the loop cannot be compiled.
         """
+        if block.signature in self._prepared:
+            return
         if not self._fixed:
             try:
                 self._run(block, 0, 0)
             except (TypeError, ValueError):
                 self._fixed = True  # a model that reads the number of rows in Python needs it
-        if self._fixed and block.signature not in self._compiled:
+        if self._fixed:
             self._compiled[block.signature] = self._traced(block)
             self._run(block, 0, 0)
+        self._prepared.add(block.signature)
 
     def __call__(self, chunk: Chunk) -> list | None:
         """Runs the steps; returns what each of them returned, where that is asked for.
@@ -120,6 +124,10 @@ class Loop:
             tf.nest.map_structure(tf.type_spec_from_value, batch(start))
         )
         example = step.structured_outputs
+        if self._keeps == 1:  # a call has one step, or none; a loop would take a tenth more
+            none = tf.nest.map_structure(_zeros, example)
+            logs = tf.cond(start < stop, lambda: step(batch(start)), lambda: none)
+            return tf.nest.map_structure(lambda leaf: leaf[tf.newaxis], logs)
         kept = [
             tf.TensorArray(leaf.dtype, self._keeps, element_shape=leaf.shape)
             for leaf in tf.nest.flatten(example)
@@ -137,3 +145,7 @@ class Loop:
             parallel_iterations=1,
         )
         return tf.nest.pack_sequence_as(example, [array.stack() for array in kept])
+
+
+def _zeros(leaf):
+    return tf.zeros([length or 0 for length in leaf.shape] if leaf.shape.rank else (), leaf.dtype)

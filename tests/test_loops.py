@@ -113,25 +113,27 @@ def test_least_rows(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("keeps", [5, 8])
+@pytest.mark.parametrize("keeps", [1, 5, 8])
 def test_results_are_kept(kind, keeps):
     """Each step's result is returned, its own, for chunks that are as long as can be or shorter."""
     notes = Notes()
     loop = Loop(notes, keeps=keeps, **KINDS[kind])
     loop.prepare(block())
+    assert [] == notes.written()
     one_pass, found = Pass(iter([block()]), 0), []
-    for most in (1, 3, 5):
-        found += loop(one_pass.take(most))
+    while (chunk := one_pass.take(min(keeps, 1 + len(found)))) is not None:
+        found += loop(chunk)
     assert expected() == notes.written()
     assert [total for total, _ in expected()] == [float(logs["sum"]) for logs in found]
     assert [1, 5, 9, 13, 17] == [float(logs["row"][0]) for logs in found]
 
 
-def test_results_of_unequal_batches_are_kept():
+@pytest.mark.parametrize("keeps", [1, 4])
+def test_results_of_unequal_batches_are_kept(keeps):
     """A short batch runs the same trace and returns its own result."""
     notes = Notes()
-    loop, one_pass, found = Loop(notes, keeps=4), Pass(iter([block(count=10)]), 0), []
-    while (chunk := one_pass.take(4)) is not None:
+    loop, one_pass, found = Loop(notes, keeps=keeps), Pass(iter([block(count=10)]), 0), []
+    while (chunk := one_pass.take(keeps)) is not None:
         loop.prepare(chunk.block)
         found += loop(chunk)
     assert [total for total, _ in expected(count=10)] == [float(logs["sum"]) for logs in found]

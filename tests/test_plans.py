@@ -395,6 +395,29 @@ def test_equals_keras_on_two_replicas(name, plan, monkeypatch):
     assert "dropped" not in trainer.plans["train"]
 
 
+class Listener(keras.callbacks.Callback):
+    """Is told of each batch, and may act."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        assert logs and np.isfinite([*map(float, logs.values())]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("loss scale", None),
+        ("two outputs", None),
+        ("own train_step", None),
+        ("tf.data, unequal", None),
+        ("sample weights", "mirrored:2"),
+    ],
+)
+def test_equals_keras_where_a_callback_listens(name, strategy):
+    """So does a loop that is called for each step, as a callback may act between two."""
+    actual, _ = by_trainer(name, PLANS["loop"], callbacks=[Listener()], strategy=strategy)
+    by_keras(name).assert_equal(actual)
+
+
 @pytest.mark.parametrize("plan", ["loop", "auto, all tried"])
 def test_dropout_on_two_replicas(plan, monkeypatch):
     """The masks of two replicas are those that they have with one step a call."""
