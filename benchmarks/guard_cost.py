@@ -14,24 +14,16 @@ import argparse
 import statistics
 import time
 
-import keras
 import rich.box
 import rich.console
 import rich.table
 
 import kerastrain
-from benchmarks import harness, speed_works
+from benchmarks import harness, speed_contenders, speed_works
 
 PLANS = {"mlp": "xla_loop", "transformer": "xla_loop", "convnet": "loop", "large": "xla_loop"}
 # Epochs of a round, so that it takes about two seconds.
 EPOCHS = {"mlp": 40, "transformer": 4, "convnet": 8, "large": 1}
-
-
-class Listener(keras.callbacks.Callback):
-    """Is told of each batch."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Does nothing."""
 
 
 def make_fit(work, plan, guard, epochs, callbacks):
@@ -57,7 +49,7 @@ def race(name, rounds, listener=False):
     if name == "large":
         work = work.sized(rows=64 * 100)
     epochs = max(1, EPOCHS[name] // (8 if listener else 1))
-    callbacks = [Listener()] if listener else None
+    callbacks = [speed_contenders.make_listener()] if listener else None
     fits = [make_fit(work, plan, guard, epochs, callbacks) for guard in ("raise", "off")]
     for fit in fits:
         fit(epochs=1)

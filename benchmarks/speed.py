@@ -14,6 +14,8 @@ Groups:
   PyTorch, where they are installed.
 - tf.data: the perceptron from a pipeline that shuffles all rows.
 - dropout: what Dropout(0.5) costs the perceptron, by kerastrain.
+- callback: the perceptron with a callback that is told of each batch, from arrays and from a
+  pipeline.
 - evaluate: `evaluate` and `predict` of 100,000 rows, in batches of 32.
 - overhead: plan ``step`` against the loop by hand, both over a pipeline of cached batches.
 - first step: time until one step has ended, of a fresh process.
@@ -139,6 +141,16 @@ def dropout(settings: Settings) -> list[Result]:
     return race(runners, group="dropout", work="mlp", rounds=rounds, per=per, check=False)
 
 
+def callback(settings: Settings) -> list[Result]:
+    """The perceptron, a step at a time, as a callback may act between two."""
+    found = []
+    for source in ("arrays", "tf.data") if settings.among("mlp") else ():
+        task = settings.task("mlp", source=source, listens=True)
+        contenders, rounds = ("model.fit", "Trainer"), settings.rounds(7)
+        found += race_steps(task, contenders, group=f"callback, {source}", rounds=rounds)
+    return found
+
+
 def evaluate(settings: Settings) -> list[Result]:
     """What runs the model without training it."""
     found = []
@@ -213,6 +225,7 @@ GROUPS: dict[str, Callable[[Settings], list[Result]]] = {
     "works": works,
     "tf.data": tf_data,
     "dropout": dropout,
+    "callback": callback,
     "evaluate": evaluate,
     "overhead": overhead,
     "first step": first_step,

@@ -44,6 +44,7 @@ class Task:
         resident_bytes: of kerastrain's execution.
         replicas: logical devices to train on; 0 for no strategy.
         learning_rate: of Adam.
+        listens: whether a callback is told of each batch, and may act between two.
         file: of memory-mapped data, in place of the work's: features in ``file + ".x.npy"``,
             labels in ``file + ".y.npy"``.
     """
@@ -58,6 +59,7 @@ class Task:
     resident_bytes: int | None = None
     replicas: int = 0
     learning_rate: float = LEARNING_RATE
+    listens: bool = False
     file: str | None = None
 
     @property
@@ -137,10 +139,24 @@ def running(task: Task, owner: Any, x: np.ndarray, y: np.ndarray) -> Callable[..
     arguments = fit_arguments(task, x, y)
 
     def fit(epochs: int, shuffle: bool) -> list[float]:
-        history = owner.fit(**arguments(shuffle), epochs=epochs, verbose=0)
+        callbacks = [make_listener()] if task.listens else None
+        history = owner.fit(**arguments(shuffle), epochs=epochs, callbacks=callbacks, verbose=0)
         return history.history["loss"]
 
     return fit
+
+
+def make_listener() -> Any:
+    """A callback that is told of each batch, and does nothing."""
+    import keras
+
+    class Listener(keras.callbacks.Callback):
+        """Whoever trains cannot know that it does nothing."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            """Nothing."""
+
+    return Listener()
 
 
 # model.fit --------------------------------------------------------------------------
