@@ -10,13 +10,13 @@
 
 import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from kerastrain import _keras
+from kerastrain import notices
 from kerastrain.errors import ArgumentError
 
 
@@ -37,7 +37,8 @@ class Best:
 
     def __init__(self, directory: Path, monitor: str | None):
         self._directory, self._monitor = directory, monitor
-        mode, _, self._name = (monitor or "").rpartition(" ")
+        is_text = isinstance(monitor, str)
+        mode, _, self._name = monitor.rpartition(" ") if is_text else ("", "", "")
         if monitor is not None and (not self._name or mode not in ("", "min", "max")):
             raise ArgumentError(
                 '`monitor` must be the name of a result, such as "val_loss" or "max val_score". '
@@ -46,6 +47,18 @@ class Best:
         self._mode = mode or ("min" if self._name.endswith("loss") else "auto")
         self._beaten_by: dict[str, Any] = {}
         self.known: dict[str, Any] = {}
+
+    def check(self, validates: bool) -> None:
+        """Refuses a result of a validation where there is none.
+
+        Raises:
+            ArgumentError: as said.
+        """
+        if self._name.startswith("val_") and not validates:
+            raise ArgumentError(
+                f"`monitor` names a result of a validation. Received: monitor={self._monitor!r}. "
+                "Pass validation_data, or the name of another result."
+            )
 
     def put_back(self, known: Any) -> None:
         """As it was saved; of another result it is of no use."""
@@ -60,11 +73,15 @@ class Best:
             if not self._name.startswith("val_") or any(n.startswith("val_") for n in results):
                 self._give_up(f"There is no such result. There are: {', '.join(sorted(results))}.")
             return False  # else there was no validation after this epoch
-        value = float(results[self._name])
+        # Where the checkpoint of the best could not be written, its model was.
+        last = self._beaten_by.get("value", self.known.get("value"))
         try:
-            better = _keras.is_better(
-                model, self._name, self._mode, value, self.known.get("value")
-            )
+            value = float(results[self._name])
+        except (TypeError, ValueError):
+            self._give_up("It is not one number.")
+            return False
+        try:
+            better = _keras.is_better(model, self._name, self._mode, value, last)
         except ValueError:
             self._give_up(f'Pass monitor="min {self._name}" or monitor="max {self._name}".')
             return False
@@ -82,8 +99,8 @@ class Best:
         self.known = self.candidate(checkpoint)
 
     def _give_up(self, advice):
-        warnings.warn(
-            f"The best is not kept: {self._monitor!r} cannot be monitored. {advice}", stacklevel=4
+        notices.warn(
+            f"The best is not kept: {self._monitor!r} cannot be monitored. {advice}"
         )
         self._monitor = None
 
@@ -98,8 +115,7 @@ class Best:
             os.replace(unfinished, path)
         except Exception as error:  # a model of one's own may not be saved, or the disk is full
             unfinished.unlink(missing_ok=True)
-            warnings.warn(
+            notices.warn(
                 f"The best model could not be written to {path}: {error}. Its weights are in its "
-                "checkpoint.",
-                stacklevel=3,
+                "checkpoint."
             )

@@ -17,12 +17,12 @@ import copy
 import hashlib
 import os
 import pickle
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from kerastrain import notices
 from kerastrain import state_trees
 
 # What each of Keras 3.15's callbacks remembers. Those that are missing remember nothing, or are
@@ -146,10 +146,9 @@ class CallbackStates:
         }
         lost = had - set(map(_name, self._callbacks))
         if lost:
-            warnings.warn(
+            notices.warn(
                 f"The run had the callbacks {', '.join(sorted(lost))}, and has them no more: what "
-                "they remembered is lost.",
-                stacklevel=2,
+                "they remembered is lost."
             )
 
     def _matched(self, saved):
@@ -161,19 +160,28 @@ class CallbackStates:
                 yield callback, left.pop(names.index(_name(callback)))["state"]
 
     def _savable_state(self, index, callback):
-        state = self._state(index, callback)
+        try:
+            state = self._state(index, callback)
+        except Exception as error:  # whatever a `get_state` of one's own may raise
+            self._warn_once(
+                index, f"get_state of {_name(callback)} raised {type(error).__name__}: {error}."
+            )
+            return None
         try:
             state_trees.pack(state)
         except TypeError as error:
-            if index not in self._warned:
-                self._warned.add(index)
-                warnings.warn(
-                    f"What {_name(callback)} remembers is not all saved: {error}. Use numbers, "
-                    "text, arrays, and lists and dicts of them.",
-                    stacklevel=2,
-                )
+            self._warn_once(
+                index,
+                f"What {_name(callback)} remembers is not all saved: {error}. Use numbers, text, "
+                "arrays, and lists and dicts of them.",
+            )
             state = state_trees.savable(state)
         return state
+
+    def _warn_once(self, index, message):
+        if index not in self._warned:
+            self._warned.add(index)
+            notices.warn(message)
 
     def _state(self, index, callback):
         if _has_state(callback):
@@ -190,12 +198,11 @@ class CallbackStates:
         now, begun = _fingerprints(callback), self._begun[index]
         changed = sorted(name for name in now if now[name] != begun.get(name))
         if changed:
-            self._warned.add(index)
-            warnings.warn(
+            self._warn_once(
+                index,
                 f"{_name(callback)} changes `{changed[0]}`, which is not saved: after a resume it "
                 "begins anew. Give it get_state() and set_state(state), or, if nothing depends "
                 "on it, a get_state that returns None and a set_state that does nothing.",
-                stacklevel=2,
             )
 
 

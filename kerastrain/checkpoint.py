@@ -26,7 +26,6 @@ import os
 import re
 import shutil
 import stat
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +34,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from kerastrain import notices
 from kerastrain._version import __version__
 from kerastrain.errors import CheckpointError
 
@@ -123,7 +123,7 @@ class Checkpoints:
                 raise
             except CheckpointError as error:
                 kept = self._set_aside(path)
-                warnings.warn(f"{error} {kept} The one before it is taken, if any.", stacklevel=2)
+                notices.warn(f"{error} {kept} The one before it is taken, if any.")
         return None
 
     def remove_unfinished(self) -> None:

@@ -6,7 +6,6 @@ metrics on shapes alone and so finds what does not fit without a single number
 being computed.
 """
 
-import warnings
 from typing import Any
 
 import keras
@@ -14,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import notices
+from kerastrain.data_checks import part_of
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import KerastrainError
 from kerastrain.errors import DataError
@@ -191,12 +192,11 @@ def check_own_step(model: keras.Model, step: Any, strategy: Any) -> None:
             "and override its hooks instead of the step."
         )
     if strategy is not None and strategy.num_replicas_in_sync > 1:
-        warnings.warn(
+        notices.warn(
             f"{type(model).__name__} has a `train_step` of its own: it runs as it is on "
             "each replica, and that its loss is scaled for "
             f"{strategy.num_replicas_in_sync} replicas is up to it. Override the hooks of "
-            "TrainableModel to leave that to kerastrain.",
-            stacklevel=3,
+            "TrainableModel to leave that to kerastrain."
         )
 
 
@@ -351,13 +351,24 @@ def _loss_error(model, y, y_pred, sample_weight, name, error):
         )
     weights = "" if sample_weight is None else f", sample_weight of {_shapes(sample_weight)}"
     received = _keras.compile_arguments(model)
+    loss = received["loss"]
     return ShapeError(
-        f"The loss cannot be computed from y of `{name}` of shape {_shapes(y)}{weights} "
-        f"and outputs of shape {_shapes(y_pred)}: {error} Received: "
-        f"loss={received['loss']!r}, loss_weights={received['loss_weights']!r}. Reshape "
-        "the data, or change the last layer or the loss; those of several outputs are "
-        "given by the outputs' names."
+        f"The loss cannot be computed from {part_of('y', name)} of shape {_shapes(y)}{weights} and "
+        f"outputs of shape {_shapes(y_pred)}. {_hint(loss, y, y_pred)}Reshape the data, or change "
+        "the last layer or the loss; those of several outputs are given by the outputs' names. "
+        f"Received: loss={loss!r}, loss_weights={received['loss_weights']!r}. Keras says: {error}"
     )
+
+
+def _hint(loss, y, y_pred):
+    """Which loss is meant, if y seems to be of another kind than the one that was passed takes."""
+    if "crossentropy" not in str(loss).lower() or not all(hasattr(t, "shape") for t in (y, y_pred)):
+        return ""
+    true, pred = tuple(y.shape), tuple(y_pred.shape)
+    if true == pred:
+        return "If y is one-hot, use categorical_crossentropy. "
+    is_of_indices = len(pred) > 1 and pred[-1] != 1 and true in (pred[:-1], (*pred[:-1], 1))
+    return "If y has class indices, use sparse_categorical_crossentropy. " if is_of_indices else ""
 
 
 def _check_shapes(model, y, y_pred, sample_weight, name):
@@ -388,9 +399,9 @@ def _check_shapes(model, y, y_pred, sample_weight, name):
             continue
         if not fits:
             raise ShapeError(
-                f"y of `{name}` has shape {tuple(true.shape)}, the model's output has "
-                f"shape {tuple(pred.shape)}. The loss {output.loss.name!r} needs y of "
-                f"shape {wanted}. Reshape y, or change the last layer or the loss."
+                f"{part_of('y', name)} has shape {tuple(true.shape)}, the model's output has "
+                f"shape {tuple(pred.shape)}. The loss {output.loss.name!r} needs y of shape "
+                f"{wanted}. {_hint(output.loss.name, true, pred)}Reshape y, or change the last layer or the loss."
             )
         _check_weight_shape(output, name)
 
@@ -408,7 +419,7 @@ def _check_weight_shape(output, name):
     same_rank = shape.rank == values.rank
     if not same_rank or any(w not in (1, v) for w, v in zip(shape[1:], values[1:], strict=True)):
         raise ShapeError(
-            f"sample_weight of `{name}` has shape {tuple(weights.shape)}, the loss has one "
+            f"{part_of('sample_weight', name)} has shape {tuple(weights.shape)}, the loss has one "
             f"value for each of {tuple(values)}. Reshape sample_weight to that shape, or "
             "give axes after the first the length 1."
         )
@@ -445,10 +456,10 @@ def check_labels(model: keras.Model, arrays: Any, name: str) -> None:
     labels = arrays[1]
     if classes is None or labels.dtype.kind not in "iuf" or not labels.size:
         return
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= classes:
+    low, high = labels.min(), labels.max()  # NaN if one is
+    if not (low >= 0 and high < classes):
         raise DataError(
-            f"y of `{name}` holds the class {low if low < 0 else high}; the output has "
+            f"{part_of('y', name)} holds the class {low if low < 0 else high}; the output has "
             f"{classes} classes, numbered 0 to {classes - 1}. Renumber the labels, or "
             "widen the last layer."
         )

@@ -19,7 +19,6 @@ where it stopped, as in Keras; otherwise an epoch is one pass.
 import math
 import os
 import random
-import warnings
 import zlib
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import data_checks
+from kerastrain import notices
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import Pass
 from kerastrain.blocks import map_leaves
@@ -82,7 +82,7 @@ class Source:
         data_checks.check_positive("batch_size", batch_size)
         data_checks.check_positive("steps", steps)
         data_checks.check_options(shuffle, class_weight)
-        self.name, self.steps = name, steps
+        self.name, self.steps = name, None if steps is None else int(steps)
         data_checks.check_type(name, x, y, sample_weight)
         if seed is None:  # not drawn where it is not used: users draw there too
             seed = random.randrange(2**31) if shuffle else 0
@@ -102,10 +102,12 @@ class Source:
             self._passes = ArrayPasses(arrays, size, shuffle, seed)
             self.arrays = arrays
             data_checks.check_not_all_nan(name, arrays)
-        self.num_batches = steps or self._passes.num_batches
+        count = steps or self._passes.num_batches
+        self.num_batches = None if count is None else int(count)  # may be of NumPy's integers
         if self._passes.num_batches == 0:
             raise DataError(f"`{name}` has no batches. Pass at least one row.")
-        self.seed, self._shuffle = seed, shuffle if shuffles is None else shuffles
+        shuffle = shuffle if shuffles is None else shuffles
+        self.seed, self._shuffle = int(seed), shuffle if shuffle == "batch" else bool(shuffle)
         self._pass: Pass | None = None
         self._next_pass = first_pass
         self._count = 0  # batches drawn of the current epoch
@@ -189,12 +191,11 @@ class Source:
             return
         self.close()
         if self.steps is not None or count == 0:
-            warnings.warn(
+            notices.warn(
                 f"`{self.name}` ran out of data after {count} batches of this epoch"
                 + (f" (wanted: {self.steps})" if self.steps else "")
                 + ". Use `.repeat()`, fewer steps_per_epoch or epochs, or pass an "
-                "object that can be iterated again instead of a generator.",
-                stacklevel=2,
+                "object that can be iterated again instead of a generator."
             )
 
     def restart(self) -> None:

@@ -1,5 +1,6 @@
 """What is wrong with data, found before a weight changes: types, lengths, scalars, NaN."""
 
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,16 @@ def is_streamed(data: Any) -> bool:
         isinstance(data, tf.data.Dataset | keras.utils.PyDataset | Iterator)
         or _keras.is_stream(data)
     )
+
+
+def part_of(part: str, name: str) -> str:
+    """How messages call x, y or sample_weight of a data set: of that to train on, only so.
+
+    Example:
+        >>> part_of("y", "x"), part_of("y", "validation_data")
+        ('`y`', '`y` of `validation_data`')
+    """
+    return f"`{part}`" if name == "x" else f"`{part}` of `{name}`"
 
 
 def check_batch(name: str, batch: Any) -> None:
@@ -63,7 +74,7 @@ def check_not_all_nan(name: str, batch: Any) -> None:
                 continue
             if np.isnan(array[:_NAN_ROWS]).all() and np.isnan(array).all():
                 raise DataError(
-                    f"{part} of `{name}` holds an array of shape {array.shape} that is "
+                    f"{part_of(part, name)} holds an array of shape {array.shape} that is "
                     "NaN throughout. Check how the data were read."
                 )
 
@@ -104,10 +115,13 @@ def check_lengths(name: str, x: Any, y: Any, sample_weight: Any) -> None:
             continue
         for leaf in keras.tree.flatten(data):
             shape = getattr(leaf, "shape", None)
-            if shape is not None and len(shape) == 0:
+            in_list = isinstance(data, list | tuple) and isinstance(leaf, numbers.Number)
+            if in_list or shape == ():
+                told = "is a list of numbers" if in_list else f"holds a scalar, {leaf!r}"
+                fix = f"Pass np.asarray({part})." if in_list else "Pass arrays."
                 raise DataError(
-                    f"`{part}` of `{name}` holds a scalar, {leaf!r}. Each array needs "
-                    "the rows as its first axis."
+                    f"{part_of(part, name)} {told}. Each array needs the rows as its first axis. "
+                    + fix
                 )
             if shape is not None and shape[0] is not None:
                 lengths.setdefault(part, []).append(int(shape[0]))
@@ -115,8 +129,8 @@ def check_lengths(name: str, x: Any, y: Any, sample_weight: Any) -> None:
     if len(counts) > 1:
         listed = ", ".join(f"{part}: {group}" for part, group in lengths.items())
         raise DataError(
-            f"The arrays of `{name}` have different lengths ({listed}). All need the "
-            "same number of rows."
+            f"The arrays of `{name}` have different lengths ({listed}). All need the same number of "
+            "rows."
         )
     if counts == {0}:
         raise DataError(f"`{name}` has no rows. Pass at least one.")

@@ -29,7 +29,6 @@ and repeated in twice as many micro-batches, with ``StepOptions(micro_batches="a
 import contextlib
 import re
 import time
-import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -39,6 +38,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import merging
+from kerastrain import notices
 from kerastrain import rows as rows_lib
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import bytes_of
@@ -229,6 +229,22 @@ class GuardedSteps:
         """
         return None if not self._changed or self._is_good() else self._replay()
 
+    def verify_all(self) -> list | None:
+        """`verify`, and that nobody else has left anything that is not finite.
+
+        Raises:
+            NonFiniteError: as `verify` does; or a callback has.
+        """
+        logs = self.verify()
+        if not self._changed and self._watch is not None and not self._is_good():
+            raise NonFiniteError(
+                f"A weight is not finite after {self._now[0]} steps of epoch {self._epoch + 1}, "
+                "and no step has left it so: a callback has. It is not saved.",
+                self._epoch,
+                self._now[0],
+            )
+        return logs
+
     def end(self) -> list | None:
         """The epoch has no more steps: `verify`, and lets go of its data."""
         logs = self.verify()
@@ -246,10 +262,9 @@ class GuardedSteps:
             return
         self._watch, self._copies = Watch(self._model, named), HostCopies(variables)
         if self._watch.left_alone and self._checks:
-            warnings.warn(
+            notices.warn(
                 f"{', '.join(self._watch.left_alone[:3])} has values that are not finite before "
-                "the first step: it is not watched.",
-                stacklevel=5,
+                "the first step: it is not watched."
             )
         self._is_good()  # so that its time is known
 
@@ -375,8 +390,11 @@ class GuardedSteps:
         advice = None
         if self._options.policy == "raise":
             advice = _ADVICE
-        elif len(self.skipped) >= self._options.most:
-            advice = f"More than most={self._options.most} steps of the training were left out."
+        elif sum(one == epoch for one, _ in self.skipped) >= self._options.most:
+            advice = (
+                f"More than most={self._options.most} steps of the epoch were left out. Repair "
+                f"what is named, or pass Guard({self._options.policy!r}, most=...)."
+            )
         if advice is not None:
             output, rows = (found.output, found.rows) if found else (None, ())
             raise NonFiniteError(told, epoch, step, output, rows, advice)
@@ -385,7 +403,7 @@ class GuardedSteps:
         if self._kept is not None:
             self._kept.put_back(self._now[1] + 1)
             end = f"The weights are again those after {self._kept.steps} steps of the training."
-        warnings.warn(f"{told} {end}", stacklevel=2)
+        notices.warn(f"{told} {end}")
         if logs is None:
             return None
         return self._good_logs or [_keras.python_logs(merging.results(self._model))]
@@ -409,11 +427,10 @@ class GuardedSteps:
         if number > rows:
             raise error
         self._cut_into(number)
-        warnings.warn(
+        notices.warn(
             f"Memory is too small for step {self._now[0] + 1} of epoch {self._epoch + 1}: "
             f"{_reason(error)}. From it on, each batch is cut into {number} micro-batches; no step "
-            "is lost.",
-            stacklevel=2,
+            "is lost."
         )
 
     def _cut_into(self, number):

@@ -28,7 +28,6 @@ seen either.
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -38,6 +37,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import dry
+from kerastrain import notices
 from kerastrain import user_code
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
@@ -84,7 +84,7 @@ def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
         error = MetricError if all(f.rule == METRIC for f in found) else ModelError
         raise error("\n".join(finding.message for finding in found))
     for finding in found:
-        warnings.warn(finding.message, UserWarning, stacklevel=2)
+        notices.warn(finding.message)
 
 
 def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Finding]:

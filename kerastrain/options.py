@@ -122,7 +122,7 @@ class Guard:
             optimizer (but for the learning rate) go back to a state that was kept before, and
             the training goes on with the batch after the bad one. ``"off"``: nothing is
             watched.
-        most: more steps than that are not left out in a training. Default 10.
+        most: more steps than that are not left out in an epoch. Default 10.
         every: for ``"rollback"``, a state is kept after so many steps, in the host's memory and
             in checkpoints. Default 100.
 

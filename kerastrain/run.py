@@ -18,14 +18,15 @@ The directory has ``checkpoints/`` (`kerastrain.checkpoint`), ``lock`` (`kerastr
 """
 
 import contextlib
+import numbers
 import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from kerastrain import notices
 from kerastrain import saving
 from kerastrain.best import Best
 from kerastrain.callbacks import CallbackStates
@@ -40,6 +41,7 @@ from kerastrain.errors import RunError
 from kerastrain.guard import GuardedSteps
 from kerastrain.lock import Lock
 from kerastrain.runner import Runner
+from kerastrain.runner import Work
 from kerastrain.saving import Saver
 from kerastrain.signals import Signals
 from kerastrain.training_state import Position
@@ -78,6 +80,10 @@ class Unsaved:
         """As many steps as one likes."""
         return 2**31 - 1
 
+    def works(self, works: Iterator[Work], position: Position) -> Iterator[Work]:
+        """The works, as they are."""
+        return works
+
     def after_steps(self, position: Position) -> None:
         """Nothing to be saved."""
 
@@ -115,11 +121,11 @@ class Run:
         keep: int,
         monitor: str | None,
     ):
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # a callback may go to another directory
         self._resume = resume
-        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+        if not isinstance(keep, numbers.Integral) or isinstance(keep, bool) or keep < 1:
             raise ArgumentError(f"`keep` must be a number, 1 or more. Received: keep={keep!r}.")
-        self._every, self._keep = saving.check_every(save_every), keep
+        self._every, self._keep = saving.check_every(save_every), int(keep)
         self._checkpoints = Checkpoints(self.directory / "checkpoints")
         self._best = Best(self.directory, monitor)
         self._signals = Signals()
@@ -131,7 +137,7 @@ class Run:
 
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as stack:
-            stack.enter_context(Lock(self.directory))
+            self._lock = stack.enter_context(Lock(self.directory))
             if self._checkpoints.directory.is_symlink():
                 raise RunError(f"{self._checkpoints.directory} is a link. Pass another run_dir.")
             self._checkpoints.remove_unfinished()
@@ -189,25 +195,27 @@ class Run:
         Raises:
             RunError: the directory is of another run.
             CheckpointError: it was written by a later version, or is not of a training.
+            ArgumentError: `monitor` names a result of a validation, and there is none.
         """
+        self._best.check(validates=len(sources) > 1)
         kinds = ("train", "test") if len(sources) > 1 else ("train",)
         self._callbacks = CallbackStates(callbacks)
         self._state = TrainingState(
             model, sources, self._callbacks, lambda: {kind: runner(kind) for kind in kinds}, guard
         )
-        self._identity, self._epochs = identity_of(model, sources, seed), epochs
+        self._identity, self._epochs = identity_of(model, sources, seed), int(epochs)
         self._found = self._checkpoints.newest()
         if self._found is None:
             if any(self._checkpoints.directory.glob("set-aside/*")):
-                warnings.warn(
-                    f"No checkpoint in {self.directory} can be used: the training begins anew.",
-                    stacklevel=2,
+                notices.warn(
+                    f"No checkpoint in {self.directory} can be used: the training begins anew."
                 )
             return
         with self._of_a_training():
             info = self._found.info
             check_identity(info["identity"], self._identity, str(self.directory))
             self._state.find(info["state"], self._found.tensors)
+            self._state.warn_of_learning_rate(info["identity"], self._identity)
 
     def go_on(self, epoch: int) -> Position:
         """Puts the training where it was saved: after ``on_train_begin``.
@@ -230,12 +238,12 @@ class Run:
                 self._saver.best = self._checkpoints.directory / self._best.known["checkpoint"]
         self._state.put_back_callbacks()
         self._saver.begin(position.steps)
-        self.told = (
-            f"Going on in epoch {position.epoch + 1} after {position.step} of its steps, "
-            f"{position.steps} in all, from {self._found.path}"
-        )
+        done = f"({position.steps} steps done), from {self._found.path}"
+        self.told = f"Resuming at epoch {position.epoch + 1}, step {position.step + 1} {done}"
         if position.stopped:
-            self.told = f"A callback had stopped the training: nothing is left, {self.told[9:]}"
+            self.told = f"Nothing is left to train: a callback has stopped the run {done}"
+        elif position.epoch >= self._epochs:
+            self.told = f"Nothing is left to train: the run has {position.epoch} epochs {done}"
         self._found, self._saved = None, position.place
         return position
 
@@ -259,6 +267,21 @@ class Run:
     def room(self, steps: int) -> int:
         """How many steps may run in one call after so many, until it is to be saved."""
         return self._saver.room(steps)
+
+    def works(self, works: Iterator[Work], position: Position) -> Iterator[Work]:
+        """The works of an epoch, until no more can be drawn after a signal.
+
+        It may have ended the processes that draw them.
+
+        Raises:
+            Preempted, KeyboardInterrupt: then; all is saved.
+        """
+        try:
+            yield from works
+        except Exception:
+            if self._signals.received is None:
+                raise
+            self._save_and_leave(position)
 
     def after_steps(self, position: Position) -> None:
         """Saves where it is due, and leaves after a signal.
@@ -318,6 +341,7 @@ class Run:
 
     def _save(self, position, before=None, as_best=False):
         self.wait()
+        self._lock.renew()
         name = self._checkpoints.next_name()
         best = self._best.candidate(name) if as_best else self._best.known
         state, tensors = self._state.get(position, before)
@@ -347,7 +371,7 @@ class Run:
     def _save_and_leave(self, position, before=None):
         self._save_at_last(position, before)
         if self._saved != position.place:
-            warnings.warn("The last steps before the signal are not saved.", stacklevel=3)
+            notices.warn("The last steps before the signal are not saved.")
         self._signals.leave()
 
 
@@ -366,6 +390,11 @@ def make_run(
                 'Pass run_dir="runs/a", say.'
             )
         return Unsaved()
+    if not isinstance(run_dir, str | os.PathLike) or not str(run_dir) or "://" in str(run_dir):
+        raise ArgumentError(
+            "`run_dir` must be the path of a directory of this machine's file system, such as "
+            f'"runs/a". Received: run_dir={run_dir!r}.'
+        )
     listed = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
     if any(isinstance(c, keras.callbacks.BackupAndRestore) for c in keras.tree.flatten(listed)):
         raise ArgumentError(

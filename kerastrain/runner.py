@@ -13,7 +13,6 @@ how many steps at a time they run, `kerastrain.execution` compiles them.
 
 import functools
 import time
-import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import choice as choice_lib
+from kerastrain import notices
 from kerastrain.blocks import Block
 from kerastrain.blocks import Chunk
 from kerastrain.choice import Choice
@@ -159,11 +159,10 @@ class Runner:
         )
         self._pinned = execution.plan if execution.plan != "auto" else None
         if execution.plan.startswith("xla") and kind == "train" and not steps.can_use_xla(kind):
-            warnings.warn(
+            notices.warn(
                 f"The plan {execution.plan!r} cannot be used under this strategy: XLA compiles "
                 "kerastrain's own step on several replicas, and no step on one. "
-                "The loop in the graph runs.",
-                stacklevel=2,
+                "The loop in the graph runs."
             )
 
     def begin(self, steps: int | None) -> None:
@@ -290,10 +289,9 @@ class Runner:
         except Exception as error:
             if self._pinned:
                 reason = " ".join(str(error).split())[:200]
-                warnings.warn(
+                notices.warn(
                     f"The plan {self._pinned!r} cannot be compiled ({type(error).__name__}: "
-                    f"{reason}). The next simpler one runs.",
-                    stacklevel=2,
+                    f"{reason}). The next simpler one runs."
                 )
             raise
 

@@ -16,13 +16,13 @@ import datetime
 import math
 import numbers
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kerastrain import notices
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import ArgumentError
 
@@ -126,10 +126,9 @@ class Saver:
         if error is None:
             self._written(writing.result())
             return
-        warnings.warn(
+        notices.warn(
             f"The training could not be saved in {self._checkpoints.directory}: {error}. It goes "
-            "on, and is saved again when that is due; what was saved before is kept.",
-            stacklevel=3,
+            "on, and is saved again when that is due; what was saved before is kept."
         )
 
     def close(self) -> None:
@@ -148,7 +147,7 @@ def check_every(every: Any) -> int | datetime.timedelta:
         return EVERY
     whole = isinstance(every, numbers.Integral) and not isinstance(every, bool)
     if whole and every >= 1 or isinstance(every, datetime.timedelta) and every.total_seconds() > 0:
-        return every
+        return int(every) if whole else every
     raise ArgumentError(
         "`save_every` must be a number of steps, 1 or more, or a datetime.timedelta above 0. "
         f"Received: save_every={every!r}."

@@ -10,7 +10,11 @@
 
 The first signal is only noted. A second one, of either kind, ends the process at once. The
 handlers that were there before are put back on the way out. Only the main thread of a process
-may handle signals; in others nothing is installed.
+may handle signals; in others nothing is installed. A signal that the process was told to ignore
+stays ignored.
+
+Ctrl-C in a terminal reaches all processes. Those that this one has forked, to draw batches, ignore
+it once, as the step that runs may need their batch; they end as this one ends.
 """
 
 import os
@@ -33,14 +37,16 @@ class Signals:
 
     def __init__(self):
         self.received: int | None = None
-        self._process = os.getpid()  # those that it forks have its handlers, and no use for them
+        self._process = os.getpid()  # those that it forks have its handlers
+        self._is_told = False  # of those: whether one has been ignored
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             for number in _HANDLED:
                 before = signal.getsignal(number)
-                if before is not None:  # None: not installed by Python, and not to be put back
+                # None: not installed by Python, and not to be put back.
+                if before not in (None, signal.SIG_IGN):
                     self._before[number] = before
                     signal.signal(number, self._note)
         return self
@@ -51,6 +57,9 @@ class Signals:
         self._before = {}
 
     def _note(self, number, frame):
+        if os.getpid() != self._process and number == signal.SIGINT and not self._is_told:
+            self._is_told = True
+            return
         if self.received is not None or os.getpid() != self._process:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

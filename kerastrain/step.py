@@ -26,7 +26,6 @@ the batch see a micro-batch only, and without ``synchronized=True`` a replica's
 rows only; dropout draws its masks part by part.
 """
 
-import warnings
 from typing import Any
 
 import keras
@@ -35,6 +34,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import gradients as gradients_lib
 from kerastrain import loss as loss_lib
+from kerastrain import notices
 from kerastrain import replicas
 from kerastrain import rows as rows_lib
 from kerastrain.errors import ModelError
@@ -310,7 +310,7 @@ def update_weights(model: keras.Model, gradients: list, options: StepOptions) ->
     """
     variables = model.trainable_weights
     if not variables:
-        warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        notices.warn("The model does not have any trainable weights.")
         return
     optimizer = model.optimizer
     hook = _has_gradient_hook(model)

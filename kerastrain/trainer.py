@@ -332,9 +332,8 @@ class Trainer:
             guard.begin(epoch, at.step, at.steps, runner.acts, saves)
             times.lap("step")
             is_over = at.is_trained or at.stopped
-            works = runner.epoch(
-                source, epoch, lambda: min(run.room(at.steps), guard.room()), guard.run
-            )
+            room = lambda: min(run.room(at.steps), guard.room())  # noqa: E731
+            works = run.works(runner.epoch(source, epoch, room, guard.run), at)
             for work in () if is_over else works:
                 times.lap("data")
                 at.logs = run_and_tell(work, callbacks, "train", times)

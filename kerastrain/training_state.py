@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import notices
 from kerastrain import state_trees
 from kerastrain.callbacks import CallbackStates
 from kerastrain.data import Source
@@ -96,7 +97,7 @@ class TrainingState:
         self._guard = guard
         self._callbacks, self._runners = callbacks, runners
         self._found: tuple[dict, dict] = {}, {}
-        self._copies = HostCopies([])
+        self._copies = self._before = HostCopies([])
 
     # Save -----------------------------------------------------------------------
 
@@ -112,10 +113,14 @@ class TrainingState:
         Raises:
             NonFiniteError: a step was not finite, and is taken back.
         """
-        self._guard.verify()
         before = before or {}
         for variable, value in before.get("generators", []):
             variable.assign(value)
+        if before.get("callbacks"):
+            self._before.put_back()
+        logs = self._guard.verify_all()
+        if logs is not None:
+            position.logs = logs[-1]
         values = {
             "position": dataclasses.asdict(
                 dataclasses.replace(
@@ -131,10 +136,8 @@ class TrainingState:
             "guard": self._guard.state(),
         }
         info, tensors = state_trees.pack(values)
-        variables = self._variables()
-        if [*map(id, variables.values())] != [*map(id, self._copies.variables)]:
-            self._copies = HostCopies(variables.values())
-        for name, parts in zip(variables, self._copies.take(), strict=True):
+        self._copies = self._copies_into(self._copies)
+        for name, parts in zip(self._variables(), self._copies.take(), strict=True):
             if all(_same(part, parts[0]) for part in parts[1:]):
                 parts = parts[:1]
             for index, part in enumerate(parts):
@@ -143,9 +146,13 @@ class TrainingState:
 
     def before_validation(self) -> dict[str, Any]:
         """What a validation changes, for one that is left before its end."""
+        callbacks = self._callbacks.before_test()
+        if callbacks is not None:  # such as one that validates with other weights
+            self._before = self._copies_into(self._before)
+            self._before.take()
         return {
             "data": self._data(),
-            "callbacks": self._callbacks.before_test(),
+            "callbacks": callbacks,
             "random": _random_states(),
             "generators": [(v, v.numpy()) for v in _keras.random_states(self.model)],
         }
@@ -155,6 +162,12 @@ class TrainingState:
 
     def _variables(self):
         return variables_of(self.model)
+
+    def _copies_into(self, copies):
+        """The copies, or new ones if there are other variables by now."""
+        variables = self._variables().values()
+        known = [*map(id, variables)] == [*map(id, copies.variables)]
+        return copies if known else HostCopies(variables)
 
     # Put back -------------------------------------------------------------------
 
@@ -172,6 +185,24 @@ class TrainingState:
             self._make_variables()
         self._found = values, self._parts(saved, tensors)
         self._callbacks.prepare(values["callbacks"])
+
+    def warn_of_learning_rate(self, begun: dict, now: dict) -> None:
+        """Tells who passes another learning rate than before that it is not the one in force.
+
+        Args:
+            begun, now: identities, of when the run was begun and of now.
+        """
+        passed, rates = _learning_rates(now["optimizer"]), self._found[1]
+        if _learning_rates(begun["optimizer"]) in ([], passed):
+            return
+        for name, variable in self._variables().items():
+            saved = float(rates[name][0]) if variable.name == "learning_rate" else None
+            if saved is not None and saved != float(variable.numpy()):
+                notices.warn(
+                    f"The training goes on with the learning rate that it had, {saved:g}; the "
+                    f"optimizer that was passed has {float(variable.numpy()):g}. To change it, use "
+                    "a callback such as LearningRateScheduler, or another run_dir."
+                )
 
     def _make_variables(self):
         """Runs a step, which may make some when it first runs, and takes its effect back."""
@@ -324,20 +355,26 @@ def identity_of(
             "weights": [[str(v.dtype), list(v.shape)] for v in model.weights],
         },
         "loss": _described(model.loss),
-        "optimizer": _of_optimizer(model.optimizer),
+        "loss_weights": _described(_keras.compile_arguments(model)["loss_weights"]),
+        "metrics": [_described(metric) for metric in _keras.leaf_metrics(model)],
+        "optimizer": _described(model.optimizer),
         "replicas": model.distribute_strategy.num_replicas_in_sync,
-        "seed": seed,
+        "seed": None if seed is None else int(seed),
         "data": sources["x"].identity(),
         "validation": sorted(sources.keys() - {"x"}),
     }
 
 
-def _of_optimizer(optimizer):
-    """Its class and settings; the learning rate is state, and goes on as it was."""
-    described = _described(optimizer)
-    if isinstance(described, dict):
-        described.pop("learning_rate", None)
-    return described
+# What may be others: they are state, and go on as they were.
+_MAY_DIFFER = ("learning_rate", "seed")
+
+
+def _learning_rates(described):
+    """Those of an optimizer, and of one in it."""
+    if not isinstance(described, dict):
+        return []
+    inner = [rate for value in described.values() for rate in _learning_rates(value)]
+    return [described["learning_rate"], *inner] if "learning_rate" in described else inner
 
 
 def check_identity(saved: Any, now: dict[str, Any], where: str) -> None:
@@ -346,18 +383,27 @@ def check_identity(saved: Any, now: dict[str, Any], where: str) -> None:
     Raises:
         RunError: names the first thing that differs.
     """
+    if isinstance(saved, dict):  # what earlier versions have not noted is not compared
+        now = {key: value for key, value in now.items() if key in saved}
     found = _first_difference(saved, now, "")
     if found is not None:
         path, old, new = found
+        differs = f"{path or 'all'} was {_short(old)}, and is now {_short(new)}"
+        if path == "data.checksum":
+            differs = "x, y or sample_weight have other values"
         raise RunError(
-            f"The run in {where} is another one: {path or 'all'} was {_short(old)}, and is now "
-            f"{_short(new)}. Pass what it was begun with, or another run_dir."
+            f"The run in {where} is another one: {differs}. Pass what it was begun with, or "
+            "another run_dir."
         )
 
 
 def _first_difference(old, new, path):
     if isinstance(old, dict) and isinstance(new, dict):
+        if old.get("class_name") == new.get("class_name") == "__lambda__":
+            return None  # its code tells the place of its source, which changes with other lines
         for key in dict.fromkeys([*new, *old]):
+            if path and key in _MAY_DIFFER:
+                continue
             found = _first_difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
             if found:
                 return found

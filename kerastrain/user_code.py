@@ -17,16 +17,14 @@ from typing import Any
 
 import keras
 
-# The roots of modules whose source the user does not change.
-_OTHERS = ("keras", "keras_hub", "kerastrain", "tensorflow", "numpy", "builtins", "")
+from kerastrain import notices
 
 
 def is_users(thing: Any) -> bool:
     """Whether something is a class or a Python function of the user's own."""
     if not inspect.isclass(thing) and not inspect.isfunction(thing):
         return False
-    module = thing.__module__ or ""
-    return module.partition(".")[0] not in _OTHERS or module.startswith("kerastrain.examples")
+    return not notices.is_of_others(thing.__module__ or "")
 
 
 def plain(function: Any) -> Any:

@@ -49,12 +49,24 @@ def variables_of(model: keras.Model) -> dict[str, Any]:
 
 
 def _held_by_layers(model):
-    """``(optimizers, variables of TensorFlow's)`` that layers have as attributes of their own."""
-    values = [v for layer in _keras.all_layers(model) for v in vars(layer).values()]
+    """``(optimizers, variables of TensorFlow's)`` that layers have as attributes of their own.
+
+    Also in lists and dicts; in other objects nobody looks.
+    """
+    values = [v for layer in _keras.all_layers(model) for v in _values_in(vars(layer), depth=3)]
     optimizers = [
         v for v in values if isinstance(v, keras.optimizers.Optimizer) and v is not model.optimizer
     ]
     return optimizers, [v for v in values if isinstance(v, tf.Variable)]
+
+
+def _values_in(container, depth):
+    """The values of a dict, list or tuple, and of those in it."""
+    for value in container.values() if isinstance(container, dict) else container:
+        if not isinstance(value, dict | list | tuple):
+            yield value
+        elif depth:
+            yield from _values_in(value, depth - 1)
 
 
 def initial_values(model: keras.Model) -> Iterator[tuple[Any, np.ndarray]]:

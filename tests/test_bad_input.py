@@ -301,18 +301,18 @@ FIT = {
         validation_data=(np.ones((ROWS, 5), "float32"), Y),
     ),
     "y would broadcast over outputs": fit(
-        ShapeError, "y of `x`", "(6, 1)", "(6, 2)", "Reshape", y=Y[:, :1]
+        ShapeError, "`y`", "(6, 1)", "(6, 2)", "Reshape", y=Y[:, :1]
     ),
     "y would broadcast over rows": fit(
-        ShapeError, "y of `x`", "(6,)", "(6, 2)", "Reshape", y=Y[:, 0]
+        ShapeError, "`y`", "(6,)", "(6, 2)", "Reshape", y=Y[:, 0]
     ),
     "y has an axis too many": fit(
-        ShapeError, "y of `x`", "(6, 2, 2)", "(6, 2)", "Reshape", y=np.ones((ROWS, 2, 2))
+        ShapeError, "`y`", "(6, 2, 2)", "(6, 2)", "Reshape", y=np.ones((ROWS, 2, 2))
     ),
-    "y is too wide": fit(ShapeError, "y of `x`", "(6, 3)", "(6, 2)", y=np.ones((ROWS, 3))),
+    "y is too wide": fit(ShapeError, "`y`", "(6, 3)", "(6, 2)", y=np.ones((ROWS, 3))),
     "validation y would broadcast": fit(
         ShapeError,
-        "y of `validation_data`",
+        "`y` of `validation_data`",
         "(6, 1)",
         "(6, 2)",
         "Reshape",
@@ -351,7 +351,10 @@ FIT = {
     "x is text": fit(UnsupportedTypeError, "`x`", "str", "Use", x="train.csv", y=None),
     "x is a number": fit(UnsupportedTypeError, "`x`", "int", "Use", x=3, y=None),
     "x is a list of numbers": fit(
-        UnsupportedTypeError, "`x`", "list", "Use", x=[[1.0, 2.0], [3.0, 4.0]]
+        DataError, "`x`", "list of numbers", "np.asarray(x)", x=[[1.0, 2.0], [3.0, 4.0]]
+    ),
+    "y is a list of numbers": fit(
+        DataError, "`y`", "list of numbers", "np.asarray(y)", y=[0.0] * ROWS
     ),
     "x is a function": fit(UnsupportedTypeError, "`x`", "function", "Use", x=rows_of, y=None),
     "x holds objects": fit(
@@ -512,7 +515,7 @@ def assert_trains(trainer):
     assert all(np.isfinite(values).all() for values in history.history.values())
     assert done + 2 == int(trainer.optimizer.iterations.numpy())
     for a, b in zip(before, trainer.model.get_weights(), strict=True):
-        assert (a != b).all()
+        assert (a != b).any()  # one that is trained nearly to the end may stay
 
 
 @pytest.fixture(scope="module")
@@ -781,7 +784,7 @@ def class_trainer(count=3, loss="sparse_categorical_crossentropy", **arguments):
 
 
 @pytest.mark.parametrize("kind", ["arrays", "tf.data", "generator"])
-@pytest.mark.parametrize(("label", "dtype"), [(3, "int64"), (-1, "int64"), (3, "float32")])
+@pytest.mark.parametrize(("label", "dtype"), [(3, "int64"), (-1, "int64"), (3, "float32"), (np.nan, "float32")])
 def test_labels_out_of_range(label, dtype, kind):
     """A class that the output does not have is refused, with the range that it has."""
     y = np.array([0, 1, label, 2, 0, 1]).astype(dtype)
@@ -812,13 +815,14 @@ def test_validation_labels_out_of_range():
 def test_one_hot_labels_for_a_sparse_loss():
     """One-hot labels with a sparse loss are refused with the shape that it needs."""
     one_hot = np.eye(3, dtype="float32")[[0, 1, 2, 2, 0, 1]]
-    bad = Bad(None, ShapeError, ("y of `x`", "(6, 3)", "Reshape"))
+    bad = Bad(None, ShapeError, ("`y`", "(6, 3)", "use categorical_crossentropy", "Reshape"))
     assert_refuses(bad, lambda: class_trainer().fit(X, one_hot, verbose=0))
 
 
 def test_indices_for_a_dense_loss():
     """Class indices with a loss for one-hot labels are refused, not broadcast."""
-    bad = Bad(None, ShapeError, ("y of `x`", "(6,)", "(6, 3)", "the loss"))
+    fix = "use sparse_categorical_crossentropy"
+    bad = Bad(None, ShapeError, ("`y`", "(6,)", "(6, 3)", "the loss", fix))
     trainer = class_trainer(loss="categorical_crossentropy")
     assert_refuses(bad, lambda: trainer.fit(X, np.arange(ROWS) % 3, verbose=0))
 
@@ -882,7 +886,7 @@ OUTPUT_MISTAKES = {
     "y of one output broadcasts": (
         {"loss": "mse"},
         {"p": Y, "q": Y[:, :1]},
-        ("y of `x`", "(6, 1)", "(6, 2)"),
+        ("`y`", "(6, 1)", "(6, 2)"),
     ),
     "too many losses": (
         {"loss": ["mse", "mse", "mse"]},

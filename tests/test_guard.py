@@ -461,6 +461,14 @@ class TestSkip:
         ):
             fit(trainer(Guard("skip", most=2)), (x, y))
 
+    def test_is_bounded_for_each_epoch(self):
+        """A bad row is met again in each epoch, which does not add up."""
+        made = trainer(Guard("skip", most=1))
+        with pytest.warns(UserWarning, match="left out") as caught:
+            fit(made, bad_rows(), epochs=3)
+        assert [0, 1, 2] == [epoch for epoch, _ in made.skipped]
+        assert {__file__} == {w.filename for w in caught}  # the line that called `fit`
+
     def test_validation_after_it(self):
         """The epoch ends with finite results."""
         with pytest.warns(UserWarning, match="left out"):

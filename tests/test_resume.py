@@ -1,19 +1,26 @@
 """A training that is killed at any moment ends, after a resume, with the same bits."""
 
+import contextlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerastrain import ArgumentError
 from kerastrain import DataError
+from kerastrain import Execution
+from kerastrain import NonFiniteError
+from kerastrain import Trainer
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import RunError
@@ -28,7 +35,9 @@ from tests.resuming import network
 from tests.resuming import rows
 from tests.resuming import trainer
 
-pytestmark = pytest.mark.filterwarnings("error::UserWarning:kerastrain")
+ROOT = pathlib.Path(__file__).parents[1]
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning:(kerastrain|tests)")
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +163,9 @@ def test_longer_goes_on_where_it_ended(tmp_path):
 def test_where_it_goes_on_is_said(tmp_path, capsys):
     """One line, unless nothing is to be shown."""
     fit(tmp_path, verbose=2)
-    assert "Going on" not in capsys.readouterr().out
+    assert "Resuming" not in capsys.readouterr().out
     fit(tmp_path, epochs=3, verbose=2)
-    assert "Going on in epoch 3 after 0 of its steps, 12 in all, from " in capsys.readouterr().out
+    assert "Resuming at epoch 3, step 1 (12 steps done), from " in capsys.readouterr().out
 
 
 def test_the_same_plan_goes_on(tmp_path):
@@ -263,8 +272,10 @@ def half_width():
         ("data.shuffle was True, and is now False", {"shuffle": False}),
         ("validation", {"validation_data": rows(1, 12)}),
         ("seed was 3, and is now 4", {"make": trainer(seed=4)}),
+        ("metrics.*class was 'MeanAbs.*is now 'MeanSquared", {"make": trainer(metrics=["mse"])}),
+        ("loss_weights was None, and is now '2.0'", {"make": trainer(loss_weights=2.0)}),
         ("data.rows was 44, and is now 40", {"data": lambda: rows(count=40)}),
-        ("data.checksum", {"data": lambda: rows(seed=8)}),
+        ("x, y or sample_weight have other values", {"data": lambda: rows(seed=8)}),
         ("data.batches was 6, and is now 11", {"batch_size": 4}),
         ("data.steps_per_epoch was None, and is now 3", {"steps_per_epoch": 3}),
     ],
@@ -285,6 +296,57 @@ def test_another_run_is_refused(tmp_path, name, changed):
     assert before == [p.name for p in sorted((tmp_path / "checkpoints").iterdir())]
 
 
+def unnamed():
+    """A model with functions and seeds that are others in each process."""
+    function = eval(compile("\n" * unnamed.made + "lambda x: 2 * x", f"<{unnamed.made}>", "eval"))
+    unnamed.made += 1
+    inputs = keras.Input((6,))
+    dropped = keras.layers.Dropout(0.1, seed=unnamed.made)(keras.layers.Lambda(function)(inputs))
+    dense = keras.layers.Dense(1, activation=function, kernel_initializer="zeros")
+    return keras.Model(inputs, dense(dropped))
+
+
+unnamed.made = 0
+
+
+def test_what_differs_from_process_to_process_is_no_difference(tmp_path):
+    """The place of a function without a name, and a seed that was drawn."""
+    fit(tmp_path, trainer(unnamed))
+    fit(tmp_path, trainer(unnamed), epochs=3)
+    assert 2 == unnamed.made
+
+
+def half():
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, dtype="mixed_float16")])
+
+
+@pytest.mark.parametrize("model", [network, half])
+def test_another_learning_rate_is_said_not_to_count(tmp_path, model):
+    """It is state; the one that was passed is not in force, in an optimizer within another too."""
+
+    def make(rate):
+        optimizer = keras.optimizers.SGD(rate)
+        if model is half:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        return lambda: Trainer(model(), optimizer=optimizer, loss="mse", seed=3, execution="loop")
+
+    fit(tmp_path, make(0.025))
+    made = make(0.025)
+    fit(tmp_path, made, epochs=3)
+    with pytest.warns(UserWarning, match="learning rate that it had, 0.025; .* passed has 0.05"):
+        fit(tmp_path, make(0.05), epochs=4)
+
+    def halved(epoch, rate):
+        return rate / 2
+
+    one = make(0.025)()
+    for epochs in (1, 2):  # the rate of the same optimizer has changed since, and nobody passed it
+        one.fit(
+            *rows(), epochs=epochs, verbose=0, run_dir=tmp_path / "one",
+            callbacks=[keras.callbacks.LearningRateScheduler(halved)],
+        )  # fmt: skip
+
+
 def test_one_process_at_a_time(tmp_path):
     """The second is told which process has the directory."""
     program = "import sys, time; from kerastrain.lock import Lock\n"
@@ -301,6 +363,67 @@ def test_one_process_at_a_time(tmp_path):
     with Lock(tmp_path), pytest.raises(RunError, match="another training of this process"):
         fit(tmp_path)
     fit(tmp_path)
+
+
+def test_a_copy_of_the_directory_does_not_unlock_it(tmp_path):
+    """The system drops the lock of a process that closes the file; each save takes it again."""
+
+    class Copies(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            (tmp_path / "run" / "lock").read_text()
+
+        def on_epoch_end(self, epoch, logs=None):
+            program = "import sys; from kerastrain.lock import Lock; Lock(sys.argv[1]).__enter__()"
+            command = [sys.executable, "-c", program, tmp_path / "run"]
+            failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert "RunError" in failed.stderr
+
+    fit(tmp_path / "run", epochs=1, callbacks=[Copies()])
+
+
+def test_threads_do_not_share_the_directory(tmp_path):
+    """One of those that come at the same time has it."""
+    together, taken = threading.Barrier(8), []
+
+    def take():
+        together.wait()
+        try:
+            taken.append(Lock(tmp_path).__enter__())
+        except RunError:
+            taken.append(None)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (lock,) = [one for one in taken if one is not None]
+    lock.__exit__()
+    assert 8 == len(taken)
+
+
+def test_another_working_directory(tmp_path, monkeypatch):
+    """The run stays where it was begun."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+
+    class Moves(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            monkeypatch.chdir(tmp_path / "other")
+
+    fit("run", callbacks=[Moves()])
+    assert [] == [*(tmp_path / "other").iterdir()]
+    assert Checkpoints(tmp_path / "run" / "checkpoints").newest() is not None
+
+
+def test_numbers_of_numpy(tmp_path):
+    """They are as good as Python's."""
+    two, three = np.int64(2), np.int64(3)
+    arguments = {"epochs": two, "steps_per_epoch": three, "save_every": two, "keep": two}
+    arguments |= {"shuffle": np.bool_(True), "make": trainer(seed=three)}
+    fit(tmp_path, **arguments)
+    _, history = fit(tmp_path, **arguments | {"epochs": three})
+    assert [0, 1, 2] == history.epoch
 
 
 def test_forked_processes_do_not_keep_the_directory(tmp_path):
@@ -333,7 +456,13 @@ def test_a_generator_is_refused(tmp_path):
         ("`keep` must be", {"keep": 0}),
         ("BackupAndRestore", {"callbacks": [keras.callbacks.BackupAndRestore("x")]}),
         ("`monitor` must be", {"monitor": "best loss"}),
+        ("`monitor` must be", {"monitor": 5}),
+        ("`monitor` names a result of a validation", {"monitor": "val_loss"}),
         ("`run_dir` cannot be", {"run_dir": "/proc/nowhere"}),
+        ("`run_dir` is a file", {"run_dir": __file__}),
+        ("`run_dir` must be", {"run_dir": "gs://bucket/run"}),
+        ("`run_dir` must be", {"run_dir": ""}),
+        ("`run_dir` must be", {"run_dir": 5}),
     ],
 )
 def test_bad_arguments(tmp_path, message, arguments):
@@ -591,6 +720,9 @@ def test_a_result_that_cannot_be_monitored_is_a_warning(tmp_path):
     assert [0, 1] == history.epoch
     with pytest.warns(UserWarning, match='Pass monitor="min size"'):
         fit(tmp_path / "other", trainer(metrics=[size]), monitor="size")
+    with pytest.warns(UserWarning, match="It is not one number"):
+        each = keras.metrics.F1Score(name="each")
+        fit(tmp_path / "each", trainer(metrics=[each]), monitor="max each")
 
 
 def size(y_true, y_pred):
@@ -620,6 +752,127 @@ def test_what_cannot_be_saved_is_named_and_left_out(tmp_path):
     with pytest.warns(UserWarning, match="History remembers is not all saved: .* is of object"):
         _, history = fit(tmp_path / "b", callbacks=[Logs("when", object())])
     assert 2 == len(history.history["when"])
+
+    class Fails(resuming.Remembers):
+        def get_state(self):
+            raise OSError("no such device")
+
+    with pytest.warns(UserWarning, match="get_state of .*Fails raised OSError: no such device"):
+        fit(tmp_path / "c", callbacks=[Fails()])
+
+
+def test_the_best_whose_checkpoint_failed(tmp_path, monkeypatch):
+    """A worse result does not take the place of its model."""
+    write, values = Checkpoints.write, [3.0, 1.0, 2.0]
+
+    def full(self, tensors, info):
+        if info["best"].get("value") == 1.0:
+            raise OSError(28, os.strerror(28))
+        return write(self, tensors, info)
+
+    class Judges(keras.callbacks.Callback):
+        written = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            path = tmp_path / "best.keras"
+            self.written.append(path.stat().st_mtime_ns if path.exists() else None)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    made = trainer(metrics=[Given(values)], execution=Execution(eager=True))
+    with pytest.warns(UserWarning, match="could not be saved"):
+        fit(tmp_path, made, epochs=4, monitor="min given", save_every=10**6, callbacks=[Judges()])
+    none, worst, best, after = Judges.written
+    assert none is None and worst < best == after
+
+
+class Given(keras.metrics.Metric):
+    """Gives values, one an epoch."""
+
+    def __init__(self, values):
+        super().__init__(name="given")
+        self.values, self.epochs = values, -1
+
+    def update_state(self, *_, **__):
+        """Nothing is counted."""
+
+    def reset_state(self):
+        self.epochs += 1
+
+    def result(self):
+        return self.values[min(self.epochs, len(self.values) - 1)]
+
+
+def test_what_a_callback_made_of_the_weights_is_not_saved(tmp_path):
+    """A weight that is not finite is not saved, whoever has left it so."""
+
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                weight = self.model.weights[0]
+                weight.assign(keras.ops.full(weight.shape, np.nan))
+
+    with pytest.raises(NonFiniteError, match="a callback has"):
+        fit(tmp_path, epochs=3, callbacks=[Breaks()], monitor="loss")
+    found = Checkpoints(tmp_path / "checkpoints").newest()
+    assert all(np.isfinite(a).all() for n, a in found.tensors.items() if n.startswith("model"))
+
+
+def test_logs_of_a_step_that_is_taken_back_are_not_reported(tmp_path):
+    """The last good step's are, whether something was saved right then or not."""
+
+    class Norms(keras.Model):
+        def train_step(self, data):
+            logs = super().train_step(data)
+            return logs | {"size": keras.ops.sum(keras.ops.abs(self.trainable_weights[0]))}
+
+    def run(place, **arguments):
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((6,))
+        outputs = keras.layers.Dense(1)(keras.layers.Dense(8, "relu")(inputs))
+        model = Norms(inputs, outputs)
+        x, y = rows(count=40)
+        x[-3] = np.nan
+        made = Trainer(model, optimizer="sgd", loss="mse", guard="skip", execution="loop", seed=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            history = made.fit(
+                x, y, batch_size=8, epochs=3, shuffle=False, verbose=0, run_dir=place, **arguments
+            )
+        return history.history
+
+    expected, saved = run(None), run(tmp_path, save_every=5)
+    assert np.isfinite(expected["size"]).all()
+    assert expected == saved
+
+
+@pytest.mark.multiprocess
+def test_variables_that_a_model_has_in_containers(processes):
+    """Optimizers in a dict, and variables of TensorFlow's in a list, go on too."""
+
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            self.own = {"all": [keras.optimizers.Adam(0.01)]}
+            self.steps = [tf.Variable(0.0)]
+
+        def call(self, x):
+            return self.dense(x) + self.steps[0]
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+            gradients = tape.gradient(loss, self.trainable_weights)
+            self.own["all"][0].apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+            self.steps[0].assign_add(0.1)
+            return {"loss": loss}
+
+    def make():
+        keras.utils.set_random_seed(5)
+        return Trainer(Two(), optimizer="sgd", seed=3, execution="step")
+
+    verify_resume(make, rows, epochs=2, batch_size=BATCH, kill_after=(3, 9), processes=processes)
 
 
 def test_a_failed_last_save_is_tried_again(tmp_path, monkeypatch):
@@ -700,6 +953,98 @@ def test_a_signal_saves_and_leaves(tmp_path, event, number, capfd):
     assert_same_weights(whole, resumed)
 
 
+def test_a_signal_in_a_validation_with_other_weights(tmp_path):
+    """Those to train on are saved."""
+    arguments = {"validation_data": rows(1, 12), "epochs": 3, "save_every": 10**6}
+    average = trainer(optimizer=lambda: keras.optimizers.Adam(0.01, use_ema=True))
+
+    def callbacks(event=None):
+        swaps = keras.callbacks.SwapEMAWeights()
+        return [swaps, Sends(event)] if event else [swaps, Sends("on_train_end", None)]
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "run", average, callbacks=callbacks("on_test_batch_end"), **arguments)
+    resumed, history = fit(tmp_path / "run", average, callbacks=callbacks(), **arguments)
+    whole, expected = fit(tmp_path / "whole", average, callbacks=callbacks(), **arguments)
+    assert expected.history == history.history
+    assert_same_weights(whole, resumed)
+
+
+class Slow(keras.utils.PyDataset):
+    """Batches that take their time, drawn by processes."""
+
+    num_batches = 40
+
+    def __init__(self):
+        super().__init__(workers=2, use_multiprocessing=True)
+
+    def __getitem__(self, index):
+        time.sleep(0.1)
+        return rows(count=BATCH)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("number", [signal.SIGINT])
+def test_a_signal_to_all_processes(tmp_path, number):
+    """Ctrl-C reaches those that draw the batches too; the training is saved all the same."""
+    program = (
+        "import sys; from tests.test_resume import *\n"
+        "keras.utils.set_random_seed(1)\n"
+        "trainer()().fit(Slow(), epochs=3, verbose=2, run_dir=sys.argv[1], save_every=10**6)\n"
+    )
+    begun = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path], start_new_session=True, cwd=ROOT
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(8)
+        os.killpg(begun.pid, number)
+        assert -signal.SIGINT == begun.wait(60) or 130 == begun.returncode
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(begun.pid, signal.SIGKILL)
+        begun.wait()
+    assert read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"]["position"]["steps"]
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch):
+    """As that of Ctrl-C where a shell runs a program in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _, history = fit(tmp_path, callbacks=[Sends("on_epoch_end", signal.SIGINT)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [0, 1] == history.epoch
+
+
+def test_data_that_end_in_an_error_after_a_signal(tmp_path):
+    """The signal has ended what draws them, say: what was trained is saved."""
+
+    class Ends(keras.utils.PyDataset):
+        num_batches = 6
+        fails = True
+
+        def __getitem__(self, index):
+            if index == 3 and self.fails:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.1)
+                raise RuntimeError("a worker exited unexpectedly")
+            x, y = rows()
+            return x[index : index + 8], y[index : index + 8]
+
+    arguments = {"batch_size": None, "epochs": 1, "save_every": 10**6, "shuffle": False}
+    step = trainer(execution="step")
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "run", step, data=Ends, **arguments)
+    Ends.fails = False
+    resumed, _ = fit(tmp_path / "run", step, data=Ends, **arguments)
+    whole, _ = fit(tmp_path / "whole", step, data=Ends, **arguments)
+    assert_same_weights(whole, resumed)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_the_very_end_is_not_lost(tmp_path, number):
     """All is saved and trained by then; the process is asked to end all the same."""
@@ -758,8 +1103,6 @@ def test_the_status_of_a_process(processes, tmp_path):
 
 def test_fit_in_a_thread_installs_nothing(tmp_path):
     """Only the main thread may; a training in another one is saved all the same."""
-    import threading
-
     thread = threading.Thread(target=fit, args=(tmp_path,))
     thread.start()
     thread.join(120)

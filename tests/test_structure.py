@@ -10,7 +10,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from earlier rows only.
 LAYERS = (
-    ("_version", "errors"),
+    ("_version", "errors", "notices"),
     ("_keras", "options", "choice", "progress", "open_rows", "random_numbers", "timing", "signals"),
     ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables"),
     ("finite", "rollback"),

@@ -18,7 +18,6 @@ On several replicas states are merged by `kerastrain.merging`'s rules.
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 
 import keras
@@ -26,6 +25,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import merging
+from kerastrain import notices
 
 
 # How often something is done for each epoch before it is worth its compilation.
@@ -146,11 +146,10 @@ def warn_if_never_updated(model: keras.Model, updated: set[int]) -> None:
     known = updated | {id(tracker) for tracker in trackers}
     silent = [m.name for m in _keras.leaf_metrics(model) if id(m) not in known]
     if silent:
-        warnings.warn(
+        notices.warn(
             f"The metrics {silent} of {type(model).__name__} are not updated by its "
             "step, so their logged values mean nothing. Call `update_state` in "
-            "`compute_metrics`, pass them as `metrics=`, or remove them.",
-            stacklevel=2,
+            "`compute_metrics`, pass them as `metrics=`, or remove them."
         )
 
 
@@ -171,10 +170,9 @@ def warn_of_plain_tensors(model: keras.Model, logs: dict | None, updated: set[in
     known = set(model.get_metrics_result())
     plain = sorted(name for name in logs if name not in known or name in stale)
     if plain:
-        warnings.warn(
+        notices.warn(
             f"The step of {type(model).__name__} returns {plain}, which no metric that it "
             "updates stands for: the epoch's logs would show their values in the last "
             "batch, or 0. Return the result of a `keras.metrics.Mean` that the step "
-            "updates.",
-            stacklevel=2,
+            "updates."
         )

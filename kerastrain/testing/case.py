@@ -57,10 +57,12 @@ class Trial:
         try:
             metric = self.factory()
         except Exception as error:
-            raise MetricError(
-                f"`factory` raised {type(error).__name__}: {error}. Pass a function without "
-                "arguments, for example `lambda: MyMetric(threshold=0.3)`."
-            ) from error
+            told = f"`factory` raised {type(error).__name__}: {error}."
+            if isinstance(self.factory, keras.metrics.Metric):
+                told = "`factory` is a metric, not what makes one. Pass its class, or a function."
+            elif isinstance(error, TypeError) and "argument" in str(error):
+                told += " Pass a function without arguments: `lambda: MyMetric(threshold=0.3)`."
+            raise MetricError(told) from error
         if not isinstance(metric, keras.metrics.Metric):
             raise MetricError(
                 "`factory` must be a function without arguments that returns a new "

@@ -295,6 +295,11 @@ class _Plan:
                 "`inputs` must be a strategy of streams. Received: "
                 f"{trial.inputs!r}. Pass for example inputs=binary_classification()."
             )
+        for argument, reasons in (("skip", skip), ("expected_failures", expected)):
+            if not isinstance(reasons or {}, Mapping):
+                raise ArgumentError(
+                    f"`{argument}` must be a dict {{law: reason}}. Received: {reasons!r}."
+                )
         self.trial, self.skip, self.expected = trial, dict(skip or {}), dict(expected or {})
         for argument, reasons in (("skip", self.skip), ("expected_failures", self.expected)):
             _check_names(argument, reasons)
@@ -339,6 +344,7 @@ class _Plan:
 
     def run(self, law: Law) -> None:
         """Runs a law on its examples; raises `MetricLawError` or `NotApplicable`."""
+        __tracebackhide__ = True  # a broken law is told in its message
         many, few = PROFILES[self.profile]
         if law.group in _HALF_AS_MANY:
             many //= 2

@@ -364,6 +364,26 @@ class TestArguments:
             check_metric(3, inputs=regression())
         with pytest.raises(MetricError, match="It returned: None"):
             check_metric(lambda: None, inputs=regression())
+        with pytest.raises(MetricError, match="is a metric, not what makes one"):
+            check_metric(keras.metrics.Mean(), inputs=regression())
+        with pytest.raises(MetricError, match="missing 1 required.*Pass a function without arg"):
+            check_metric(lambda values: None, inputs=regression())
+
+    def test_a_constructor_that_fails(self):
+        """Its own error is told, without advice about what it does not lack."""
+
+        class Broken(keras.metrics.Metric):
+            def __init__(self):
+                super().__init__()
+                raise ValueError("no initializer")
+
+        with pytest.raises(MetricError, match=r"raised ValueError: no initializer\.$"):
+            check_metric(Broken, inputs=regression())
+
+    def test_reasons_are_wanted(self):
+        """A list of laws to skip has none."""
+        with pytest.raises(ArgumentError, match="`skip` must be a dict {law: reason}"):
+            check_metric(MeanAbsolute, inputs=regression(), skip=["columns_agree"])
 
 
 def test_inputs_of_the_users_own():

@@ -1,0 +1,33 @@
+"""Warnings that name the line of the user's own code.
+
+::
+
+    warn("The best is not kept.")        # at the line that called `fit`
+"""
+
+import inspect
+import sys
+import warnings
+
+# The roots of modules whose source the user does not change.
+_OTHERS = ("keras", "keras_hub", "kerastrain", "tensorflow", "numpy", "builtins", "")
+
+
+def warn(message: str) -> None:
+    """Warns, with the line of the user's code that is being run.
+
+    In a thread that runs none it is the caller's.
+    """
+    frame, level = inspect.currentframe().f_back, 2
+    while frame is not None and _is_passed_over(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=2 if frame is None else level)
+
+
+def _is_passed_over(module):
+    return is_of_others(module) or module.partition(".")[0] in sys.stdlib_module_names
+
+
+def is_of_others(module: str) -> bool:
+    """Whether a module of this name is not the user's own; the examples are."""
+    return module.partition(".")[0] in _OTHERS and not module.startswith("kerastrain.examples")
