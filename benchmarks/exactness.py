@@ -3,7 +3,7 @@
     python -m benchmarks.exactness                    # all rows, some minutes
     python -m benchmarks.exactness --rows LSTM        # those whose name holds "LSTM"
     python -m benchmarks.exactness --quick            # three rows: shows that it runs
-    python -m benchmarks.exactness --rst              # the table of README.rst
+    python -m benchmarks.exactness --rst              # as a table; README.rst has a part of it
 
 A row is a model, a loss and data, and how each batch is cut: over replicas (logical devices of
 the processor) or into micro-batches. The reference is ``model.fit`` of the same model on one
@@ -633,7 +633,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Figures]:
     )
     parser.add_argument("--rows", metavar="PATTERN", default="", help="rows whose name holds this")
     parser.add_argument("--quick", action="store_true", help="three rows, to see that it runs")
-    parser.add_argument("--rst", action="store_true", help="print the table as README.rst has it")
+    parser.add_argument("--rst", action="store_true", help="print the table for README.rst")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
     options = parser.parse_args(arguments)
     rows = chosen_rows(options)
