@@ -5,7 +5,7 @@
     best = Best("runs/a", "val_loss")
     if best.is_beaten_by(results, epoch, model):
         ...                                       # save, and then
-        best.accept(path)
+        best.accept(candidate)                # once its checkpoint is written
 """
 
 import math
@@ -46,6 +46,7 @@ class Best:
             )
         self._mode = mode or ("min" if self._name.endswith("loss") else "auto")
         self._beaten_by: dict[str, Any] = {}
+        self._exported: float | None = None  # the value of the model in `best.keras`
         self.known: dict[str, Any] = {}
 
     def check(self, validates: bool) -> None:
@@ -64,6 +65,7 @@ class Best:
         """As it was saved; of another result it is of no use."""
         if isinstance(known, dict) and known.get("monitor") == self._monitor:
             self.known = known
+            self._exported = known.get("exported", known.get("value"))
 
     def is_beaten_by(self, results: dict[str, Any], epoch: int, model: keras.Model) -> bool:
         """Whether the results of an epoch are better. Warns, once, where that cannot be told."""
@@ -73,15 +75,14 @@ class Best:
             if not self._name.startswith("val_") or any(n.startswith("val_") for n in results):
                 self._give_up(f"There is no such result. There are: {', '.join(sorted(results))}.")
             return False  # else there was no validation after this epoch
-        # Where the checkpoint of the best could not be written, its model was.
-        last = self._beaten_by.get("value", self.known.get("value"))
         try:
             value = float(results[self._name])
         except (TypeError, ValueError):
             self._give_up("It is not one number.")
             return False
         try:
-            better = _keras.is_better(model, self._name, self._mode, value, last)
+            known = self.known.get("value") if self._exported is None else self._exported
+            better = _keras.is_better(model, self._name, self._mode, value, known)
         except ValueError:
             self._give_up(f'Pass monitor="min {self._name}" or monitor="max {self._name}".')
             return False
@@ -90,13 +91,19 @@ class Best:
         self._beaten_by = {"monitor": self._monitor, "value": value, "epoch": epoch}
         return True
 
+    def state(self) -> dict[str, Any]:
+        """What is known, for a checkpoint."""
+        if self._exported is None:
+            return self.known
+        return self.known | {"monitor": self._monitor, "exported": self._exported}
+
     def candidate(self, checkpoint: str) -> dict[str, Any]:
         """What is known if the checkpoint of this name gets written."""
-        return self._beaten_by | {"checkpoint": checkpoint}
+        return self._beaten_by | {"checkpoint": checkpoint, "exported": self._exported}
 
-    def accept(self, checkpoint: str) -> None:
+    def accept(self, candidate: dict[str, Any]) -> None:
         """The checkpoint of the results that were better has been written."""
-        self.known = self.candidate(checkpoint)
+        self.known = candidate
 
     def _give_up(self, advice):
         notices.warn(
@@ -113,8 +120,10 @@ class Best:
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
+            self._exported = self._beaten_by["value"]
         except Exception as error:  # a model of one's own may not be saved, or the disk is full
             unfinished.unlink(missing_ok=True)
+            self._exported = None
             notices.warn(
                 f"The best model could not be written to {path}: {error}. Its weights are in its "
                 "checkpoint."

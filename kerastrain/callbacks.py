@@ -109,10 +109,7 @@ class CallbackStates:
 
     def get(self) -> list[dict[str, Any]]:
         """The state of each callback; warns of those that cannot be saved."""
-        return [
-            {"class": _name(callback), "state": self._savable_state(index, callback)}
-            for index, callback in enumerate(self._callbacks)
-        ]
+        return [self._entry(index, callback) for index, callback in enumerate(self._callbacks)]
 
     def before_test(self) -> list[dict[str, Any]] | None:
         """The same where a validation may change it, as a copy; None where none can."""
@@ -120,9 +117,21 @@ class CallbackStates:
             return copy.deepcopy(self.get())
         return None
 
+    def may_validate_otherwise(self) -> bool:
+        """Whether one may change the model for a validation, as to validate with averages."""
+        return any(
+            _listens_to_tests(callback)
+            and (
+                isinstance(callback, keras.callbacks.SwapEMAWeights)
+                or not type(callback).__module__.startswith("keras.")
+            )
+            for callback in self._callbacks
+        )
+
     def prepare(self, saved: list[dict[str, Any]]) -> None:
         """Before ``on_train_begin``: a log that is written on must not be begun anew."""
-        for callback, state in self._matched(saved):
+        for callback, entry in self._matched(saved):
+            state = entry["state"]
             if isinstance(callback, keras.callbacks.CSVLogger) and state:
                 callback.append = True
                 length = int(state["bytes"])
@@ -131,8 +140,11 @@ class CallbackStates:
 
     def set(self, saved: list[dict[str, Any]]) -> None:
         """After ``on_train_begin``: each callback is as it was when it was saved."""
-        for callback, state in self._matched(saved):
-            if _has_state(callback):
+        for callback, entry in self._matched(saved):
+            state = entry["state"]
+            if entry.get("failed"):
+                notices.warn(f"What {_name(callback)} remembered was not saved: it begins anew.")
+            elif _has_state(callback):
                 callback.set_state(state)
             elif isinstance(callback, keras.callbacks.CSVLogger):
                 callback.keys = state and state["keys"]
@@ -152,21 +164,25 @@ class CallbackStates:
             )
 
     def _matched(self, saved):
-        """``(callback, state)`` of those that were there when it was saved, by class and order."""
+        """``(callback, entry)`` of those that were there when it was saved, by class and order."""
         left = list(saved)
         for callback in self._callbacks:
             names = [entry["class"] for entry in left]
             if _name(callback) in names:
-                yield callback, left.pop(names.index(_name(callback)))["state"]
+                yield callback, left.pop(names.index(_name(callback)))
 
-    def _savable_state(self, index, callback):
+    def _entry(self, index, callback):
+        name = _name(callback)
         try:
-            state = self._state(index, callback)
-        except Exception as error:  # whatever a `get_state` of one's own may raise
-            self._warn_once(
-                index, f"get_state of {_name(callback)} raised {type(error).__name__}: {error}."
-            )
-            return None
+            state = callback.get_state() if _has_state(callback) else None
+        except Exception as error:  # whatever one of the user's own may raise
+            self._warn_once(index, f"get_state of {name} raised {type(error).__name__}: {error}.")
+            return {"class": name, "state": None, "failed": True}
+        if not _has_state(callback):
+            state = self._state_of_kerass(index, callback)
+        return {"class": name, "state": self._savable(index, callback, state)}
+
+    def _savable(self, index, callback, state):
         try:
             state_trees.pack(state)
         except TypeError as error:
@@ -183,9 +199,7 @@ class CallbackStates:
             self._warned.add(index)
             notices.warn(message)
 
-    def _state(self, index, callback):
-        if _has_state(callback):
-            return callback.get_state()
+    def _state_of_kerass(self, index, callback):
         if isinstance(callback, keras.callbacks.CSVLogger):
             return _of_csv_logger(callback)
         self._warn_of_changes(index, callback)

@@ -362,13 +362,14 @@ def _loss_error(model, y, y_pred, sample_weight, name, error):
 
 def _hint(loss, y, y_pred):
     """Which loss is meant, if y seems to be of another kind than the one that was passed takes."""
-    if "crossentropy" not in str(loss).lower() or not all(hasattr(t, "shape") for t in (y, y_pred)):
+    if "crossentropy" not in str(loss) or not all(hasattr(t, "shape") for t in (y, y_pred)):
         return ""
-    true, pred = tuple(y.shape), tuple(y_pred.shape)
-    if true == pred:
+    true, pred, is_sparse = tuple(y.shape), tuple(y_pred.shape), "sparse" in str(loss)
+    if is_sparse and true == pred:
         return "If y is one-hot, use categorical_crossentropy. "
-    is_of_indices = len(pred) > 1 and pred[-1] != 1 and true in (pred[:-1], (*pred[:-1], 1))
-    return "If y has class indices, use sparse_categorical_crossentropy. " if is_of_indices else ""
+    if not is_sparse and pred[-1:] != (1,) and true in (pred[:-1], (*pred[:-1], 1)):
+        return "If y has class indices, use sparse_categorical_crossentropy. "
+    return ""
 
 
 def _check_shapes(model, y, y_pred, sample_weight, name):
@@ -398,10 +399,11 @@ def _check_shapes(model, y, y_pred, sample_weight, name):
         else:
             continue
         if not fits:
+            hint = _hint(output.loss.name, true, pred)
             raise ShapeError(
                 f"{part_of('y', name)} has shape {tuple(true.shape)}, the model's output has "
                 f"shape {tuple(pred.shape)}. The loss {output.loss.name!r} needs y of shape "
-                f"{wanted}. {_hint(output.loss.name, true, pred)}Reshape y, or change the last layer or the loss."
+                f"{wanted}. {hint}Reshape y, or change the last layer or the loss."
             )
         _check_weight_shape(output, name)
 

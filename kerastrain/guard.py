@@ -236,7 +236,7 @@ class GuardedSteps:
             NonFiniteError: as `verify` does; or a callback has.
         """
         logs = self.verify()
-        if not self._changed and self._watch is not None and not self._is_good():
+        if self._checks and self._watch and not self._watch.all_are_finite(losses=False):
             raise NonFiniteError(
                 f"A weight is not finite after {self._now[0]} steps of epoch {self._epoch + 1}, "
                 "and no step has left it so: a callback has. It is not saved.",
@@ -390,7 +390,7 @@ class GuardedSteps:
         advice = None
         if self._options.policy == "raise":
             advice = _ADVICE
-        elif sum(one == epoch for one, _ in self.skipped) >= self._options.most:
+        elif sum(known == epoch for known, _ in self.skipped) >= self._options.most:
             advice = (
                 f"More than most={self._options.most} steps of the epoch were left out. Repair "
                 f"what is named, or pass Guard({self._options.policy!r}, most=...)."

@@ -73,8 +73,9 @@ class Lock:
         _take(self._descriptor, self._directory)
 
     def __exit__(self, *error) -> None:
-        _OF_THIS_PROCESS.discard(self._name)
-        os.close(self._descriptor)
+        with _TAKING:
+            os.close(self._descriptor)
+            _OF_THIS_PROCESS.discard(self._name)
 
 
 def _opened(directory):

@@ -70,6 +70,7 @@ class Loop:
                 self._run(block, 0, 0)
             except (TypeError, ValueError):
                 self._fixed = True  # a model that reads the number of rows in Python needs it
+                self._prepared.clear()
         if self._fixed:
             self._compiled[block.signature] = self._traced(block)
             self._run(block, 0, 0)

@@ -9,7 +9,8 @@
         position = run.go_on(epoch=0)        # puts back what was saved
         for ...:
             run.after_steps(position)        # saves where it is due, leaves after a signal
-            run.before_validation(position); run.in_validation()
+            with run.validation(position):
+                run.in_validation()          # between its steps
             run.after_epoch(position)
         run.after_training(position)
 
@@ -20,6 +21,7 @@ The directory has ``checkpoints/`` (`kerastrain.checkpoint`), ``lock`` (`kerastr
 import contextlib
 import numbers
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,13 +89,14 @@ class Unsaved:
     def after_steps(self, position: Position) -> None:
         """Nothing to be saved."""
 
-    before_validation = after_epoch = after_training = after_steps
+    after_epoch = after_training = after_steps
+
+    def validation(self, position: Position) -> contextlib.AbstractContextManager:
+        """Around a validation: nothing."""
+        return contextlib.nullcontext()
 
     def in_validation(self) -> None:
         """Nothing to be left."""
-
-    def leave_validation(self) -> None:
-        """Not called."""
 
 
 class Run:
@@ -137,7 +140,7 @@ class Run:
 
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as stack:
-            self._lock = stack.enter_context(Lock(self.directory))
+            lock = stack.enter_context(Lock(self.directory))
             if self._checkpoints.directory.is_symlink():
                 raise RunError(f"{self._checkpoints.directory} is a link. Pass another run_dir.")
             self._checkpoints.remove_unfinished()
@@ -147,7 +150,7 @@ class Run:
                     "another run_dir."
                 )
             stack.enter_context(self._signals)
-            self._saver = Saver(self._checkpoints, self._every, self._keep)
+            self._saver = Saver(self._checkpoints, self._every, self._keep, lock.renew)
             stack.callback(self._saver.close)
             self._stack = stack.pop_all()
         return self
@@ -214,8 +217,9 @@ class Run:
         with self._of_a_training():
             info = self._found.info
             check_identity(info["identity"], self._identity, str(self.directory))
+            self._identity |= info["identity"]  # of when the run was begun
             self._state.find(info["state"], self._found.tensors)
-            self._state.warn_of_learning_rate(info["identity"], self._identity)
+            self._state.warn_of_learning_rate(info["identity"]["optimizer"])
 
     def go_on(self, epoch: int) -> Position:
         """Puts the training where it was saved: after ``on_train_begin``.
@@ -234,12 +238,14 @@ class Run:
             # More epochs than before may be worth another plan.
             position = self._state.put_back(same_plan=info["epochs"] == self._epochs)
             self._best.put_back(info["best"])
-            if self._best.known:
+            if "checkpoint" in self._best.known:
                 self._saver.best = self._checkpoints.directory / self._best.known["checkpoint"]
         self._state.put_back_callbacks()
         self._saver.begin(position.steps)
         done = f"({position.steps} steps done), from {self._found.path}"
         self.told = f"Resuming at epoch {position.epoch + 1}, step {position.step + 1} {done}"
+        if position.is_trained:
+            self.told = f"Resuming at the end of epoch {position.epoch + 1} {done}"
         if position.stopped:
             self.told = f"Nothing is left to train: a callback has stopped the run {done}"
         elif position.epoch >= self._epochs:
@@ -294,9 +300,20 @@ class Run:
         if self._saver.is_due(position.steps):
             self._save(position)
 
-    def before_validation(self, position: Position) -> None:
-        """Notes where the training is: a validation that is left is begun again."""
-        self._before = position, self._state.before_validation()
+    @contextlib.contextmanager
+    def validation(self, position: Position) -> Iterator[None]:
+        """Around a validation: one that is left after a signal is begun again.
+
+        Raises:
+            Preempted, KeyboardInterrupt: then; the state from before it is saved.
+        """
+        before = self._state.before_validation()
+        try:
+            yield
+        except Exception:  # `Interrupted`, or of what draws the batches
+            if self._signals.received is None:
+                raise
+            self._save_and_leave(position, before)
 
     def in_validation(self) -> None:
         """Called between the steps of a validation.
@@ -306,15 +323,6 @@ class Run:
         """
         if self._signals.received is not None:
             raise Interrupted
-
-    def leave_validation(self) -> None:
-        """Saves the state from before the validation, and leaves.
-
-        Raises:
-            Preempted, KeyboardInterrupt: as it is after a signal.
-        """
-        position, before = self._before
-        self._save_and_leave(position, before)
 
     def after_epoch(self, position: Position) -> None:
         """The same as `after_steps` at the end of an epoch, whose results may be the best.
@@ -341,9 +349,8 @@ class Run:
 
     def _save(self, position, before=None, as_best=False):
         self.wait()
-        self._lock.renew()
         name = self._checkpoints.next_name()
-        best = self._best.candidate(name) if as_best else self._best.known
+        best = self._best.candidate(name) if as_best else self._best.state()
         state, tensors = self._state.get(position, before)
         info = {
             "identity": self._identity,
@@ -356,7 +363,7 @@ class Run:
         def written(path):
             self._saved = place
             if as_best:
-                self._best.accept(path.name)
+                self._best.accept(best)
 
         self._saver.save(info, tensors, position.steps, written, as_best)
 
@@ -390,7 +397,8 @@ def make_run(
                 'Pass run_dir="runs/a", say.'
             )
         return Unsaved()
-    if not isinstance(run_dir, str | os.PathLike) or not str(run_dir) or "://" in str(run_dir):
+    is_path = isinstance(run_dir, str | os.PathLike) and str(run_dir)
+    if not is_path or re.match("[a-z0-9]+:/", str(run_dir)):  # `Path` makes one slash of two
         raise ArgumentError(
             "`run_dir` must be the path of a directory of this machine's file system, such as "
             f'"runs/a". Received: run_dir={run_dir!r}.'

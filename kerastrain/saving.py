@@ -25,6 +25,7 @@ import numpy as np
 from kerastrain import notices
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import ArgumentError
+from kerastrain.errors import RunError
 
 # An epoch's end is saved when the last save has taken no larger share of the time since.
 _SHARE = 0.02
@@ -40,13 +41,20 @@ class Saver:
         checkpoints: where to.
         every: so many steps, or a ``datetime.timedelta``.
         keep: how many of the last checkpoints.
+        renew: makes sure that the directory is still this process's.
 
     Attributes:
         best: the checkpoint that is kept besides, or None.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every: int | datetime.timedelta, keep: int):
-        self._checkpoints, self._keep = checkpoints, keep
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: int | datetime.timedelta,
+        keep: int,
+        renew: Callable[[], None] = lambda: None,
+    ):
+        self._checkpoints, self._keep, self._renew = checkpoints, keep, renew
         self._steps = every if isinstance(every, numbers.Integral) else None
         self._seconds = math.inf if self._steps else every.total_seconds()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "kerastrain-saver")
@@ -110,6 +118,7 @@ class Saver:
 
     def _write(self, info, tensors, as_best):
         begun = time.monotonic()
+        self._renew()
         path = self._checkpoints.write(tensors, info)
         if as_best:
             self.best = path
@@ -118,7 +127,11 @@ class Saver:
         return path
 
     def wait(self) -> None:
-        """Waits until nothing is being written; warns if it could not be."""
+        """Waits until nothing is being written; warns if it could not be.
+
+        Raises:
+            RunError: another process has taken the directory.
+        """
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
@@ -126,6 +139,8 @@ class Saver:
         if error is None:
             self._written(writing.result())
             return
+        if isinstance(error, RunError):
+            raise error
         notices.warn(
             f"The training could not be saved in {self._checkpoints.directory}: {error}. It goes "
             "on, and is saved again when that is due; what was saved before is kept."

@@ -60,7 +60,6 @@ from kerastrain.options import StepOptions
 from kerastrain.prediction import predict
 from kerastrain.preparation import Preparation
 from kerastrain.progress import Progress
-from kerastrain.run import Interrupted
 from kerastrain.run import make_run
 from kerastrain.runner import Runner
 from kerastrain.runner import run_and_tell
@@ -73,21 +72,18 @@ class Trainer:
     """Trains, evaluates and predicts with a Keras model.
 
     Args:
-        model: any ``keras.Model``, compiled or not, built or not; or a
-            function without arguments that returns one, called inside the
-            strategy's scope.
-        optimizer, loss, loss_weights, metrics, weighted_metrics: as for
-            ``keras.Model.compile``. What is None is taken from the compiled
-            model; pass ``metrics=[]`` for none.
-        strategy: a ``tf.distribute.Strategy``, ``"mirrored"``,
-            ``"mirrored:2"``, ``"auto"`` or None (`kerastrain.strategy`): that in
-            whose scope the model was built, if any. A model built outside the
-            scope is built again inside it; after ``fit`` your model and
+        model: any ``keras.Model``, compiled or not, built or not; or a function without
+            arguments that returns one, called inside the strategy's scope.
+        optimizer, loss, loss_weights, metrics, weighted_metrics: as for ``keras.Model.compile``.
+            What is None is taken from the compiled model; pass ``metrics=[]`` for none.
+        strategy: a ``tf.distribute.Strategy``, ``"mirrored"``, ``"mirrored:2"``, ``"auto"`` or
+            None (`kerastrain.strategy`): that in whose scope the model was built, if any. A model
+            built outside the scope is built again inside it; after ``fit`` your model and
             optimizer have the trained weights and state.
-        seed: an integer that the order of shuffled arrays follows, with the
-            epoch; None draws one from Python's ``random``.
-        step: micro-batches and clipping, `StepOptions`. None takes those of
-            a compiled `TrainableModel`, else the defaults.
+        seed: an integer that the order of shuffled arrays follows, with the epoch; None draws
+            one from Python's ``random``.
+        step: micro-batches and clipping, `StepOptions`. None takes those of a compiled
+            `TrainableModel`, else the defaults.
         execution: how steps are compiled and run, `Execution` or the name of its plan,
             such as ``"auto"``, which measures the ways and takes the fastest. None for
             ``"auto"`` with ``run_eagerly`` and ``jit_compile`` of a compiled model.
@@ -96,6 +92,9 @@ class Trainer:
         guard: what to do about a step whose loss or update is not finite, `Guard` or the
             name of its policy: ``"raise"``, ``"skip"``, ``"rollback"`` or ``"off"``. None
             for ``"raise"``, and for ``"off"`` where ``TerminateOnNaN`` is among the callbacks.
+
+    Attributes:
+        times: where the time of the last ``fit`` went (`kerastrain.timing`).
 
     Raises:
         ModelError: no optimizer or loss is given or compiled, or the model
@@ -246,9 +245,9 @@ class Trainer:
             i-th epoch that ran, also of those before a resume.
 
         Raises:
-            KerastrainError: before any weight changes; see `kerastrain.errors`.
-            Preempted, KeyboardInterrupt: a signal came, and the training was saved in
-                ``run_dir``.
+            KerastrainError: before any weight changes (`kerastrain.errors`); a
+                `NonFiniteError` at the step, which is taken back.
+            Preempted, KeyboardInterrupt: after a signal; ``run_dir`` has it all.
         """
         run = make_run(run_dir, resume, save_every, keep, monitor, callbacks)
         checks.check_epochs(epochs, initial_epoch, validation_freq)
@@ -332,9 +331,10 @@ class Trainer:
             guard.begin(epoch, at.step, at.steps, runner.acts, saves)
             times.lap("step")
             is_over = at.is_trained or at.stopped
-            room = lambda: min(run.room(at.steps), guard.room())  # noqa: E731
-            works = run.works(runner.epoch(source, epoch, room, guard.run), at)
-            for work in () if is_over else works:
+            works = runner.epoch(
+                source, epoch, lambda: min(run.room(at.steps), guard.room()), guard.run
+            )
+            for work in () if is_over else run.works(works, at):
                 times.lap("data")
                 at.logs = run_and_tell(work, callbacks, "train", times)
                 at.step, at.steps = at.step + work.steps, at.steps + work.steps
@@ -372,8 +372,7 @@ class Trainer:
 
     def _validate(self, validation, callbacks, run, at):
         logs = {}
-        run.before_validation(at)
-        try:
+        with run.validation(at):
             for name, source in validation.items():
                 source.restart()
                 with self._states.set_aside():
@@ -382,8 +381,6 @@ class Trainer:
                     )
                 prefix = f"val_{name}_" if name else "val_"
                 logs.update({prefix + key: value for key, value in results.items()})
-        except Interrupted:
-            run.leave_validation()
         return logs
 
     # Evaluate and predict -----------------------------------------------------

@@ -18,6 +18,7 @@ generators. What does not: TensorFlow's own random operations, whose state is ou
 
 import dataclasses
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -116,7 +117,7 @@ class TrainingState:
         before = before or {}
         for variable, value in before.get("generators", []):
             variable.assign(value)
-        if before.get("callbacks"):
+        if before.get("copied"):
             self._before.put_back()
         logs = self._guard.verify_all()
         if logs is not None:
@@ -146,13 +147,14 @@ class TrainingState:
 
     def before_validation(self) -> dict[str, Any]:
         """What a validation changes, for one that is left before its end."""
-        callbacks = self._callbacks.before_test()
-        if callbacks is not None:  # such as one that validates with other weights
+        copied = self._callbacks.may_validate_otherwise()
+        if copied:
             self._before = self._copies_into(self._before)
             self._before.take()
         return {
             "data": self._data(),
-            "callbacks": callbacks,
+            "callbacks": self._callbacks.before_test(),
+            "copied": copied,
             "random": _random_states(),
             "generators": [(v, v.numpy()) for v in _keras.random_states(self.model)],
         }
@@ -186,18 +188,20 @@ class TrainingState:
         self._found = values, self._parts(saved, tensors)
         self._callbacks.prepare(values["callbacks"])
 
-    def warn_of_learning_rate(self, begun: dict, now: dict) -> None:
+    def warn_of_learning_rate(self, begun: Any) -> None:
         """Tells who passes another learning rate than before that it is not the one in force.
 
         Args:
-            begun, now: identities, of when the run was begun and of now.
+            begun: the optimizer in the identity of the run.
         """
-        passed, rates = _learning_rates(now["optimizer"]), self._found[1]
-        if _learning_rates(begun["optimizer"]) in ([], passed):
+        passed, parts = _learning_rates(_described(self.model.optimizer)), self._found[1]
+        if _learning_rates(begun) in ([], passed):
             return
         for name, variable in self._variables().items():
-            saved = float(rates[name][0]) if variable.name == "learning_rate" else None
-            if saved is not None and saved != float(variable.numpy()):
+            if variable.name != "learning_rate" or not name.startswith("optimizer/"):
+                continue
+            saved = float(parts[name][0])
+            if saved != float(variable.numpy()):
                 notices.warn(
                     f"The training goes on with the learning rate that it had, {saved:g}; the "
                     f"optimizer that was passed has {float(variable.numpy()):g}. To change it, use "
@@ -365,8 +369,10 @@ def identity_of(
     }
 
 
-# What may be others: they are state, and go on as they were.
+# What may be other numbers: they are state, and go on as they were. A schedule is none.
 _MAY_DIFFER = ("learning_rate", "seed")
+# What earlier versions have not noted.
+_MAY_LACK = ("loss_weights", "metrics")
 
 
 def _learning_rates(described):
@@ -383,8 +389,8 @@ def check_identity(saved: Any, now: dict[str, Any], where: str) -> None:
     Raises:
         RunError: names the first thing that differs.
     """
-    if isinstance(saved, dict):  # what earlier versions have not noted is not compared
-        now = {key: value for key, value in now.items() if key in saved}
+    if isinstance(saved, dict):
+        now = {k: value for k, value in now.items() if k in saved or k not in _MAY_LACK}
     found = _first_difference(saved, now, "")
     if found is not None:
         path, old, new = found
@@ -402,7 +408,8 @@ def _first_difference(old, new, path):
         if old.get("class_name") == new.get("class_name") == "__lambda__":
             return None  # its code tells the place of its source, which changes with other lines
         for key in dict.fromkeys([*new, *old]):
-            if path and key in _MAY_DIFFER:
+            numbers = not any(isinstance(one.get(key), dict) for one in (old, new))
+            if path and key in _MAY_DIFFER and (numbers or key not in old):
                 continue
             found = _first_difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
             if found:
@@ -422,6 +429,12 @@ def _short(value):
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def _config_of(value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of functions without a name, which nobody loads from here
+        return value.get_config()
+
+
 def _described(value, depth=6):
     """Values of JSON that are the same for equal objects in each process."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -438,13 +451,13 @@ def _described(value, depth=6):
     kind = f"{type(value).__qualname__}"
     if isinstance(value, keras.Layer):
         try:
-            config = {} if isinstance(value, keras.Model) else value.get_config()
+            config = {} if isinstance(value, keras.Model) else _config_of(value)
         except Exception:  # a layer without a config of its own
             config = {}
         return {"class": kind, **_described(config, depth - 1)}
     if hasattr(value, "get_config"):
         try:
-            return {"class": kind, **_described(value.get_config(), depth - 1)}
+            return {"class": kind, **_described(_config_of(value), depth - 1)}
         except Exception:  # as above
             return kind
     if callable(value):

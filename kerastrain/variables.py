@@ -21,6 +21,9 @@ import tensorflow as tf
 
 from kerastrain import _keras
 
+# A list or dict of more is not of optimizers or variables.
+_LONGEST = 1000
+
 GROUPS = ("model", "metrics", "optimizer", "layers")
 
 
@@ -51,9 +54,17 @@ def variables_of(model: keras.Model) -> dict[str, Any]:
 def _held_by_layers(model):
     """``(optimizers, variables of TensorFlow's)`` that layers have as attributes of their own.
 
-    Also in lists and dicts; in other objects nobody looks.
+    First the attributes, then what is in lists and dicts of theirs; nobody looks into other objects.
     """
-    values = [v for layer in _keras.all_layers(model) for v in _values_in(vars(layer), depth=3)]
+    layers = _keras.all_layers(model)
+    values = [v for layer in layers for v in vars(layer).values()]
+    values += [
+        v
+        for layer in layers
+        for name, container in vars(layer).items()
+        if not name.startswith("_self_")  # TensorFlow's own lists of the attributes
+        for v in _values_in(container, depth=2)
+    ]
     optimizers = [
         v for v in values if isinstance(v, keras.optimizers.Optimizer) and v is not model.optimizer
     ]
@@ -61,11 +72,12 @@ def _held_by_layers(model):
 
 
 def _values_in(container, depth):
-    """The values of a dict, list or tuple, and of those in it."""
+    """The values of a dict, list or tuple, and of those in it; none of one that holds data."""
+    if not isinstance(container, dict | list | tuple) or len(container) > _LONGEST:
+        return
     for value in container.values() if isinstance(container, dict) else container:
-        if not isinstance(value, dict | list | tuple):
-            yield value
-        elif depth:
+        yield value
+        if depth:
             yield from _values_in(value, depth - 1)
 
 

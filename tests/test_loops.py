@@ -168,6 +168,24 @@ def test_a_step_that_reads_the_rows_in_python():
     assert not loop.takes(one_pass.take(9))
 
 
+def test_rows_that_are_read_for_one_shape_only():
+    """A block that was prepared with the rows left open is prepared anew without."""
+
+    class Reads(Notes):
+        def __call__(self, batch):
+            rows = batch["x"].shape[0] if batch["x"].shape[1] == 3 else None
+            x = tf.reshape(batch["x"], [int(rows), 3]) if batch["x"].shape[1] == 3 else batch["x"]
+            return super().__call__({"x": x})
+
+    notes = Reads()
+    loop = Loop(notes)
+    for width in (2, 3, 2):
+        made = Block.of_arrays({"x": tf.ones((8, width))}, None, 4)
+        loop.prepare(made)
+        loop(Pass(iter([made]), 0).take(2))
+    assert [(8.0, 4), (8.0, 4), (12.0, 4), (12.0, 4), (8.0, 4), (8.0, 4)] == notes.written()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_compiled_has_changed_nothing(kind):
     """An error while tracing is raised by `prepare`, each time, and no step has been run."""

@@ -28,6 +28,7 @@ from kerastrain.lock import Lock
 from kerastrain.run import Run
 from kerastrain.testing import NotResumed
 from kerastrain.testing import verify_resume
+from kerastrain.variables import variables_of
 from kerastrain.testing.fresh import FreshProcesses
 from tests import resuming
 from tests.resuming import BATCH
@@ -247,6 +248,10 @@ def test_without_resume(tmp_path):
         fit(tmp_path, resume=False)
 
 
+def decaying():
+    return keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 9, 0.5))
+
+
 def half_width():
     dense = keras.layers.Dense(1, dtype=keras.DTypePolicy("mixed_bfloat16"))
     model = network()
@@ -274,6 +279,7 @@ def half_width():
         ("seed was 3, and is now 4", {"make": trainer(seed=4)}),
         ("metrics.*class was 'MeanAbs.*is now 'MeanSquared", {"make": trainer(metrics=["mse"])}),
         ("loss_weights was None, and is now '2.0'", {"make": trainer(loss_weights=2.0)}),
+        ("optimizer.learning_rate was '0.0099.*is now {'class_name': 'Exp", {"make": trainer(optimizer=decaying)}),
         ("data.rows was 44, and is now 40", {"data": lambda: rows(count=40)}),
         ("x, y or sample_weight have other values", {"data": lambda: rows(seed=8)}),
         ("data.batches was 6, and is now 11", {"batch_size": 4}),
@@ -333,8 +339,9 @@ def test_another_learning_rate_is_said_not_to_count(tmp_path, model):
     fit(tmp_path, make(0.025))
     made = make(0.025)
     fit(tmp_path, made, epochs=3)
-    with pytest.warns(UserWarning, match="learning rate that it had, 0.025; .* passed has 0.05"):
-        fit(tmp_path, make(0.05), epochs=4)
+    for epochs in (4, 5):  # each time
+        with pytest.warns(UserWarning, match="rate that it had, 0.025; .* passed has 0.05"):
+            fit(tmp_path, make(0.05), epochs=epochs)
 
     def halved(epoch, rate):
         return rate / 2
@@ -379,6 +386,17 @@ def test_a_copy_of_the_directory_does_not_unlock_it(tmp_path):
             assert "RunError" in failed.stderr
 
     fit(tmp_path / "run", epochs=1, callbacks=[Copies()])
+
+
+def test_a_lock_that_cannot_be_renewed_is_a_save_that_failed(tmp_path, monkeypatch):
+    """The file system may be gone for a while."""
+
+    def gone(self):
+        raise OSError(37, os.strerror(37))
+
+    monkeypatch.setattr(Lock, "renew", gone)
+    with pytest.warns(UserWarning, match="could not be saved"):
+        assert [0, 1] == fit(tmp_path)[1].epoch
 
 
 def test_threads_do_not_share_the_directory(tmp_path):
@@ -759,6 +777,8 @@ def test_what_cannot_be_saved_is_named_and_left_out(tmp_path):
 
     with pytest.warns(UserWarning, match="get_state of .*Fails raised OSError: no such device"):
         fit(tmp_path / "c", callbacks=[Fails()])
+    with pytest.warns(UserWarning, match="Fails remembered was not saved: it begins anew"):
+        fit(tmp_path / "c", callbacks=[Fails()], epochs=3)
 
 
 def test_the_best_whose_checkpoint_failed(tmp_path, monkeypatch):
@@ -783,6 +803,11 @@ def test_the_best_whose_checkpoint_failed(tmp_path, monkeypatch):
         fit(tmp_path, made, epochs=4, monitor="min given", save_every=10**6, callbacks=[Judges()])
     none, worst, best, after = Judges.written
     assert none is None and worst < best == after
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = trainer(metrics=[Given([1.5])], execution=Execution(eager=True))
+        fit(tmp_path, made, epochs=6, monitor="min given", save_every=10**6)
+    assert best == (tmp_path / "best.keras").stat().st_mtime_ns  # neither after a resume
 
 
 class Given(keras.metrics.Metric):
@@ -843,6 +868,37 @@ def test_logs_of_a_step_that_is_taken_back_are_not_reported(tmp_path):
     expected, saved = run(None), run(tmp_path, save_every=5)
     assert np.isfinite(expected["size"]).all()
     assert expected == saved
+
+
+def test_a_loss_whose_sum_overflows_goes_on(tmp_path):
+    """A mean over an epoch that is infinite is no weight that is not finite."""
+    large = trainer(loss=lambda y, p: 1e37 + 0 * keras.ops.sum(p, axis=-1))
+    for epochs in (1, 1, 2):
+        made, _ = fit(tmp_path, large, epochs=epochs, save_every=6)
+    assert all(np.isfinite(w).all() for w in weights(made))
+
+
+def test_variables_in_containers_come_last():
+    """Runs of models without any go on: the others have the names that they had."""
+
+    class Holds(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.words = ["a"] * 10**6
+            self.listed = {"one": [tf.Variable(1.0)], "two": (tf.Variable(2.0),)}
+            self.first = None
+            self.second = tf.Variable(3.0)
+            self.first = tf.Variable(4.0)
+
+        def call(self, x):
+            return x
+
+    model = keras.Sequential([keras.Input((2,)), Holds(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    begun = time.monotonic()
+    found = [v.numpy() for n, v in variables_of(model).items() if n.startswith("layers/")]
+    assert time.monotonic() - begun < 5
+    assert [4.0, 3.0, 1.0, 2.0] == found
 
 
 @pytest.mark.multiprocess
@@ -1020,15 +1076,20 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch):
     assert [0, 1] == history.epoch
 
 
-def test_data_that_end_in_an_error_after_a_signal(tmp_path):
+@pytest.mark.parametrize("which", ["train", "validation"])
+def test_data_that_end_in_an_error_after_a_signal(tmp_path, which):
     """The signal has ended what draws them, say: what was trained is saved."""
 
     class Ends(keras.utils.PyDataset):
         num_batches = 6
         fails = True
 
+        def __init__(self, which):
+            super().__init__()
+            self.which = which
+
         def __getitem__(self, index):
-            if index == 3 and self.fails:
+            if index == 3 and self.fails and self.which == which:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.1)
                 raise RuntimeError("a worker exited unexpectedly")
@@ -1036,12 +1097,13 @@ def test_data_that_end_in_an_error_after_a_signal(tmp_path):
             return x[index : index + 8], y[index : index + 8]
 
     arguments = {"batch_size": None, "epochs": 1, "save_every": 10**6, "shuffle": False}
-    step = trainer(execution="step")
+    arguments |= {"make": trainer(execution="step"), "data": lambda: Ends("train")}
+    arguments["validation_data"] = Ends("validation")
     with pytest.raises(SystemExit):
-        fit(tmp_path / "run", step, data=Ends, **arguments)
+        fit(tmp_path / "run", **arguments)
     Ends.fails = False
-    resumed, _ = fit(tmp_path / "run", step, data=Ends, **arguments)
-    whole, _ = fit(tmp_path / "whole", step, data=Ends, **arguments)
+    resumed, _ = fit(tmp_path / "run", **arguments)
+    whole, _ = fit(tmp_path / "whole", **arguments)
     assert_same_weights(whole, resumed)
 
 
