@@ -4,7 +4,7 @@
 
     with Run("runs/a", resume=True, save_every=100, keep=2, monitor=None) as run:
         source = run.track(source)           # before a batch is looked at
-        run.find(model, sources, callbacks, runner, guard, seed, epochs)    # compares, changes nothing
+        run.find(model, sources, callbacks, runner, guard, seed, epochs)    # compares
         callbacks.on_train_begin()
         position = run.go_on(epoch=0)        # puts back what was saved
         for ...:

@@ -54,7 +54,7 @@ def variables_of(model: keras.Model) -> dict[str, Any]:
 def _held_by_layers(model):
     """``(optimizers, variables of TensorFlow's)`` that layers have as attributes of their own.
 
-    First the attributes, then what is in lists and dicts of theirs; nobody looks into other objects.
+    First the attributes, then what is in lists and dicts of theirs, and not in other objects.
     """
     layers = _keras.all_layers(model)
     values = [v for layer in layers for v in vars(layer).values()]
