@@ -18,7 +18,15 @@ TOLERANCE_64 = 1e-12
 COVERING = cells.covering()
 
 
-@pytest.mark.parametrize("cell", COVERING, ids=lambda c: "-".join(map(str, c)).replace(" ", "_"))
+def parameters(cells):
+    """The cells; of those with four replicas, which take long, three of four are slow tests."""
+    for number, cell in enumerate(cells):
+        slow = cell.replicas == 4 and number % 4
+        name = "-".join(map(str, cell)).replace(" ", "_")
+        yield pytest.param(cell, id=name, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize("cell", parameters(COVERING))
 def test_covering_sample(cell):
     """`Trainer` with the cell's cut equals one device with whole batches."""
     found = cell.difference()
@@ -36,9 +44,7 @@ def test_the_sample_covers():
     assert set(cells.combinations(2)) == occurring
 
 
-@pytest.mark.parametrize(
-    "cell", COVERING[::2], ids=lambda c: "-".join(map(str, c)).replace(" ", "_")
-)
+@pytest.mark.parametrize("cell", parameters(COVERING[::2]))
 def test_under_plain_fit(cell):
     """A `TrainableModel` made in a scope, under Keras's ``fit``, is exact too."""
     found = cell.difference("fit")

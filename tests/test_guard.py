@@ -350,7 +350,7 @@ class WithoutMetrics(Own):
 
 class TestSkip:
     @pytest.mark.parametrize(
-        "setup", sampled([name for name in SETUPS if name != "auto"], ("loop", "two replicas"))
+        "setup", sampled([name for name in SETUPS if name != "auto"], ("loop",))
     )
     def test_is_the_training_without_the_batch(self, setup, checked):
         """To the bit, and the history too."""

@@ -406,7 +406,6 @@ class Listener(keras.callbacks.Callback):
     ("name", "strategy"),
     [
         ("loss scale", None),
-        ("two outputs", None),
         ("own train_step", None),
         ("tf.data, unequal", None),
         ("sample weights", "mirrored:2"),

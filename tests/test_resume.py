@@ -47,6 +47,14 @@ def processes():
         yield fresh
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """As in a terminal: a shell starts what runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # To the bit -------------------------------------------------------------------
 
 
@@ -1047,7 +1055,7 @@ def test_a_signal_to_all_processes(tmp_path, number):
     program = (
         "import sys; from tests.test_resume import *\n"
         "keras.utils.set_random_seed(1)\n"
-        "trainer()().fit(Slow(), epochs=3, verbose=2, run_dir=sys.argv[1], save_every=10**6)\n"
+        "trainer()().fit(Slow(), epochs=99, verbose=2, run_dir=sys.argv[1], save_every=10**6)\n"
     )
     begun = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path], start_new_session=True, cwd=ROOT
@@ -1143,6 +1151,8 @@ def test_a_second_signal_ends_at_once(processes, tmp_path):
     """It leaves the last checkpoint valid."""
 
     def stuck(place):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
         class Sticks(Sends):
             def send(self, *_, **__):
                 super().send()
