@@ -95,7 +95,7 @@ class Best:
         """What is known, for a checkpoint."""
         if self._exported is None:
             return self.known
-        return self.known | {"monitor": self._monitor, "exported": self._exported}
+        return {"monitor": self._monitor} | self.known | {"exported": self._exported}
 
     def candidate(self, checkpoint: str) -> dict[str, Any]:
         """What is known if the checkpoint of this name gets written."""

@@ -173,13 +173,15 @@ class CallbackStates:
 
     def _entry(self, index, callback):
         name = _name(callback)
-        try:
-            state = callback.get_state() if _has_state(callback) else None
-        except Exception as error:  # whatever one of the user's own may raise
-            self._warn_once(index, f"get_state of {name} raised {type(error).__name__}: {error}.")
-            return {"class": name, "state": None, "failed": True}
         if not _has_state(callback):
-            state = self._state_of_kerass(index, callback)
+            state = self._known_state(index, callback)
+        else:
+            try:
+                state = callback.get_state()
+            except Exception as error:  # whatever one of the user's own may raise
+                told = f"get_state of {name} raised {type(error).__name__}: {error}."
+                self._warn_once(index, told)
+                return {"class": name, "state": None, "failed": True}
         return {"class": name, "state": self._savable(index, callback, state)}
 
     def _savable(self, index, callback, state):
@@ -199,7 +201,7 @@ class CallbackStates:
             self._warned.add(index)
             notices.warn(message)
 
-    def _state_of_kerass(self, index, callback):
+    def _known_state(self, index, callback):
         if isinstance(callback, keras.callbacks.CSVLogger):
             return _of_csv_logger(callback)
         self._warn_of_changes(index, callback)
