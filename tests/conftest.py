@@ -1,4 +1,4 @@
-"""Four logical CPU devices for the replicas, and one seed for every test."""
+"""Four logical CPU devices for the replicas, one seed for every test, and fresh processes."""
 
 import os
 import re
@@ -10,6 +10,8 @@ import hypothesis
 import keras
 import pytest
 import tensorflow as tf
+
+from kerastrain.testing.fresh import FreshProcesses
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -24,6 +26,13 @@ def seeded():
     """Every test starts from the same random state, whatever ran before it."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Fresh processes that run functions and are killed on the way."""
+    with FreshProcesses() as fresh:
+        yield fresh
 
 
 def pytest_make_parametrize_id(val):

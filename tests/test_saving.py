@@ -1,0 +1,384 @@
+"""What is saved, when, and what a save that fails leaves: a training that goes on."""
+
+import json
+import os
+import subprocess
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastrain import ArgumentError
+from kerastrain import Execution
+from kerastrain import NonFiniteError
+from kerastrain.checkpoint import Checkpoints
+from kerastrain.checkpoint import read
+from kerastrain.run import Run
+from kerastrain.variables import variables_of
+from tests import resuming
+from tests.resuming import rows
+from tests.resuming import trainer
+from tests.runs import assert_same_weights
+from tests.runs import fit
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning:(kerastrain|tests)")
+
+
+def test_saving_changes_nothing(tmp_path):
+    """With and without a directory the bits are the same."""
+    saved, history = fit(tmp_path)
+    plain, expected = fit(None, save_every=None)
+    assert expected.history == history.history
+    assert_same_weights(plain, saved)
+
+
+@pytest.mark.parametrize("plan", ["loop", "xla_loop", "step"])
+def test_a_snapshot_is_of_its_moment(tmp_path, monkeypatch, plan):
+    """What is written in the background is not what later steps have made of it."""
+    write = Checkpoints.write
+
+    def slow(self, tensors, info):
+        time.sleep(0.05)  # some steps run meanwhile
+        return write(self, tensors, info)
+
+    class Waits(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            time.sleep(0.02)
+
+    monkeypatch.setattr(Checkpoints, "write", slow)
+    fit(tmp_path / "run", trainer(execution=plan), keep=100, epochs=40, callbacks=[Waits()])
+    paths = Checkpoints(tmp_path / "run" / "checkpoints").paths()
+    assert 2 < len(paths) < 200  # while one was written, others were not due
+    for path in paths:
+        found = read(path)
+        (count,) = [a for a in found.tensors.values() if a.dtype == np.int64 and a.size == 1]
+        assert found.info["state"]["position"]["steps"] == int(count)
+    one = read(paths[len(paths) // 2])
+    epoch = one.info["state"]["position"]["epoch"]
+    left = one.info["state"]["position"]["step"]
+    until, _ = fit(tmp_path / "until", trainer(execution=plan), epochs=epoch + (left > 0))
+    resumed = tmp_path / "resumed"
+    Checkpoints(resumed / "checkpoints").write(one.tensors, one.info)
+    again, _ = fit(resumed, trainer(execution=plan), epochs=epoch + (left > 0))
+    assert_same_weights(until, again)
+
+
+def test_overdue_saves_leave_calls_long(tmp_path, monkeypatch):
+    """While one is written, as many steps run in a call as ever."""
+    monkeypatch.setattr(Checkpoints, "write", lambda *_: time.sleep(0.3))
+    calls = []
+    room = Run.room
+    monkeypatch.setattr(Run, "room", lambda *a: calls.append(room(*a)) or calls[-1])
+    fit(tmp_path, epochs=20, save_every=7)
+    assert {1, 2**31 - 1} <= {*calls, 1}
+    assert calls.count(2**31 - 1) > len(calls) / 2
+
+
+def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
+    """Neither what is due nor which is the newest depends on it."""
+    monkeypatch.setattr(time, "time", iter(range(10**9, 0, -1)).__next__)
+    fit(tmp_path, epochs=1)
+    _, history = fit(tmp_path, epochs=2)
+    assert [0, 1] == history.epoch
+
+
+# What is saved ---------------------------------------------------------------
+
+
+def test_a_callback_that_cannot_be_saved(tmp_path):
+    """It is named, once, with what to do; one that changes nothing is not."""
+
+    class Counts(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.count, self.label = 0, "a"
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.count += 1
+
+    class Keeps(keras.callbacks.Callback):
+        label = "b"
+
+    with pytest.warns(UserWarning, match="Counts changes `count`, which is not saved") as caught:
+        fit(tmp_path, callbacks=[Counts(), Keeps()])
+    assert 1 == len([w for w in caught if "not saved" in str(w.message)])
+
+
+class Logs(keras.callbacks.Callback):
+    """Puts a value into the results."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.name, self.value = name, value
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs[self.name] = self.value
+
+
+def test_what_cannot_be_saved_is_named_and_left_out(tmp_path):
+    """Neither a callback's state nor a result of its own ends the training."""
+
+    class Collects(resuming.Remembers):
+        def get_state(self):
+            return {"names": {1, 2}, "seen": self.seen}
+
+    with pytest.warns(UserWarning, match="Collects remembers is not all saved: .* is of set"):
+        fit(tmp_path / "a", callbacks=[Collects()])
+    with pytest.warns(UserWarning, match="History remembers is not all saved: .* is of object"):
+        _, history = fit(tmp_path / "b", callbacks=[Logs("when", object())])
+    assert 2 == len(history.history["when"])
+
+    class Fails(resuming.Remembers):
+        def get_state(self):
+            raise OSError("no such device")
+
+    with pytest.warns(UserWarning, match="get_state of .*Fails raised OSError: no such device"):
+        fit(tmp_path / "c", callbacks=[Fails()])
+    with pytest.warns(UserWarning, match="Fails remembered was not saved: it begins anew"):
+        fit(tmp_path / "c", callbacks=[Fails()], epochs=3)
+
+
+def test_what_a_callback_made_of_the_weights_is_not_saved(tmp_path):
+    """A weight that is not finite is not saved, whoever has left it so."""
+
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                weight = self.model.weights[0]
+                weight.assign(keras.ops.full(weight.shape, np.nan))
+
+    with pytest.raises(NonFiniteError, match="a callback has"):
+        fit(tmp_path, epochs=3, callbacks=[Breaks()], monitor="loss")
+    found = Checkpoints(tmp_path / "checkpoints").newest()
+    assert all(np.isfinite(a).all() for n, a in found.tensors.items() if n.startswith("model"))
+
+
+def test_variables_in_containers_come_last():
+    """Runs of models without any go on: the others have the names that they had."""
+
+    class Holds(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.words = ["a"] * 10**6
+            self.listed = {"one": [tf.Variable(1.0)], "two": (tf.Variable(2.0),)}
+            self.first = None
+            self.second = tf.Variable(3.0)
+            self.first = tf.Variable(4.0)
+
+        def call(self, x):
+            return x
+
+    model = keras.Sequential([keras.Input((2,)), Holds(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    begun = time.monotonic()
+    found = [v.numpy() for n, v in variables_of(model).items() if n.startswith("layers/")]
+    assert time.monotonic() - begun < 5
+    assert [4.0, 3.0, 1.0, 2.0] == found
+
+
+# The best --------------------------------------------------------------------
+
+
+class Given(keras.metrics.Metric):
+    """Gives values, one an epoch."""
+
+    def __init__(self, values):
+        super().__init__(name="given")
+        self.values, self.epochs = values, -1
+
+    def update_state(self, *_, **__):
+        """Nothing is counted."""
+
+    def reset_state(self):
+        self.epochs += 1
+
+    def result(self):
+        return self.values[min(self.epochs, len(self.values) - 1)]
+
+
+def test_the_best_is_kept(tmp_path):
+    """Its checkpoint outlives the last ones, and best.keras is that model."""
+
+    class Worse(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:  # from here on the loss goes up
+                self.model.optimizer.learning_rate.assign(0.5)
+
+    _, history = fit(tmp_path, epochs=5, monitor="loss", keep=1, callbacks=[Worse()])
+    losses = history.history["loss"]
+    best = int(np.argmin(losses))
+    assert best < 4
+    paths = Checkpoints(tmp_path / "checkpoints").paths()
+    assert 2 == len(paths)
+    ended, _ = fit(tmp_path / "until", epochs=best + 1, callbacks=[Worse()])
+    exported = keras.saving.load_model(tmp_path / "best.keras")
+    for a, b in zip(ended.model.weights, exported.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert json.loads((paths[0] / "manifest.json").read_text())["info"]["best"]["epoch"] == best
+
+
+def size(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_pred))
+
+
+def test_a_result_that_cannot_be_monitored_is_a_warning(tmp_path):
+    """The training goes on without the best."""
+    with pytest.warns(UserWarning, match="There is no such result. There are: loss, mae"):
+        _, history = fit(tmp_path, monitor="val_accuracy_of_mine", validation_data=rows(1, 12))
+    assert [0, 1] == history.epoch
+    with pytest.warns(UserWarning, match='Pass monitor="min size"'):
+        fit(tmp_path / "other", trainer(metrics=[size]), monitor="size")
+    with pytest.warns(UserWarning, match="It is not one number"):
+        each = keras.metrics.F1Score(name="each")
+        fit(tmp_path / "each", trainer(metrics=[each]), monitor="max each")
+
+
+def test_the_best_whose_checkpoint_failed(tmp_path, monkeypatch):
+    """A worse result does not take the place of its model."""
+    write, values = Checkpoints.write, [3.0, 1.0, 2.0]
+
+    def full(self, tensors, info):
+        if info["best"].get("value") == 1.0:
+            raise OSError(28, os.strerror(28))
+        return write(self, tensors, info)
+
+    class Judges(keras.callbacks.Callback):
+        written = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            path = tmp_path / "best.keras"
+            self.written.append(path.stat().st_mtime_ns if path.exists() else None)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    made = trainer(metrics=[Given(values)], execution=Execution(eager=True))
+    with pytest.warns(UserWarning, match="could not be saved"):
+        fit(tmp_path, made, epochs=4, monitor="min given", save_every=10**6, callbacks=[Judges()])
+    none, worst, best, after = Judges.written
+    assert none is None and worst < best == after
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = trainer(metrics=[Given([1.5])], execution=Execution(eager=True))
+        fit(tmp_path, made, epochs=6, monitor="min given", save_every=10**6)
+    assert best == (tmp_path / "best.keras").stat().st_mtime_ns  # neither after a resume
+
+
+# Saves that fail -------------------------------------------------------------
+
+
+def test_a_full_disk_is_a_warning(tmp_path, monkeypatch):
+    """The training goes on, and is saved when there is room again."""
+    write, failures = Checkpoints.write, []
+
+    def full(self, tensors, info):
+        if len(failures) < 3:
+            failures.append(1)
+            raise OSError(28, os.strerror(28))
+        return write(self, tensors, info)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    with pytest.warns(UserWarning, match="could not be saved in .*No space left") as caught:
+        made, history = fit(tmp_path)
+    assert 3 == len([w for w in caught if "No space" in str(w.message)])
+    plain, expected = fit(None, save_every=None)
+    assert expected.history == history.history
+    assert_same_weights(plain, made)
+    assert 12 == read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"][
+        "position"]["steps"]  # fmt: skip
+
+
+def test_a_failed_last_save_is_tried_again(tmp_path, monkeypatch):
+    """The end is worth a second attempt."""
+    write, calls = Checkpoints.write, []
+
+    def full(self, tensors, info):
+        calls.append(info["state"]["position"]["steps"])
+        if calls.count(12) == 1:
+            raise OSError(28, os.strerror(28))
+        return write(self, tensors, info)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    with pytest.warns(UserWarning, match="could not be saved"):
+        fit(tmp_path, save_every=12)
+    assert 12 == read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"][
+        "position"]["steps"]  # fmt: skip
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, where the system lets the tests have one."""
+    if os.name != "posix" or subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True
+    ).returncode:  # fmt: skip
+        pytest.skip("no file system can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+class During(keras.callbacks.Callback):
+    """Does something at the begin of the second epoch, and something before the third."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.acts = {1: before, 2: after}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.acts.get(epoch, lambda: None)()
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+
+def check_goes_on_without(disk, fails, works, message):
+    """Epochs of which nothing can be saved are a warning; what was saved before is whole."""
+    saved = []
+
+    def then_works():
+        time.sleep(0.2)  # the save that is under way fails before
+        works()
+        saved.append(Checkpoints(disk / "run" / "checkpoints").newest())
+
+    with pytest.warns(UserWarning, match=message):
+        made, history = fit(disk / "run", epochs=3, callbacks=[During(fails, then_works)])
+    plain, expected = fit(None, epochs=3, save_every=None)
+    assert expected.history == history.history
+    assert_same_weights(plain, made)
+    assert 0 < saved[0].info["state"]["position"]["steps"] <= 12
+    last = Checkpoints(disk / "run" / "checkpoints").newest()
+    assert 18 == last.info["state"]["position"]["steps"]
+
+
+def test_disk_that_is_full(disk):
+    """Until somebody makes room."""
+    filler = disk / "filler"
+
+    def fill():
+        with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+
+    check_goes_on_without(disk, fill, filler.unlink, "could not be saved in .*No space left")
+
+
+def test_disk_that_turns_read_only(disk):
+    """As one does that fails; here another one lies over it for a while."""
+    place = disk / "run" / "checkpoints"
+    cover = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place]
+    check_goes_on_without(
+        disk,
+        lambda: subprocess.run(cover, check=True),
+        lambda: subprocess.run(["umount", place], check=True),
+        "could not be saved in .*Read-only",
+    )
+
+
+def test_directory_that_is_read_only(disk):
+    """Nothing can be begun in it, which is said before a step has run."""
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(ArgumentError, match="`run_dir` cannot be written: Read-only"):
+        fit(disk / "run")
