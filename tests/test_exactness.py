@@ -20,10 +20,13 @@ COVERING = cells.covering()
 
 def parameters(cells):
     """The cells; of those with four replicas, which take long, three of four are slow tests."""
-    for number, cell in enumerate(cells):
+
+    def parameter(number, cell):
         slow = cell.replicas == 4 and number % 4
         name = "-".join(map(str, cell)).replace(" ", "_")
-        yield pytest.param(cell, id=name, marks=pytest.mark.slow if slow else ())
+        return pytest.param(cell, id=name, marks=pytest.mark.slow if slow else ())
+
+    return [parameter(number, cell) for number, cell in enumerate(cells)]
 
 
 @pytest.mark.parametrize("cell", parameters(COVERING))
