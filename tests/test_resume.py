@@ -360,6 +360,9 @@ def unnamed():
     return keras.Model(inputs, dense(dropped))
 
 
+unnamed.made = 0
+
+
 def test_what_differs_from_process_to_process_is_no_difference(tmp_path):
     """The place of a function without a name, and a seed that was drawn."""
     fit(tmp_path, trainer(unnamed))
