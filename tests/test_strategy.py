@@ -33,6 +33,8 @@ OPTIMIZERS = {
     "Muon": lambda o: o.Muon(0.05),
     "Adafactor": lambda o: o.Adafactor(0.05),
 }
+# What others have beside something else, or is much like another.
+SLOW = {"accumulation", "EMA", "loss scale", "Adafactor"}
 
 
 def net(make, normalized=False):
@@ -89,7 +91,10 @@ def test_each_strategy(whole, where, door):
     assert_equal_runs(whole, trained(where, door))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OPTIMIZERS],
+)
 def test_each_optimizer(name):
     """What an optimizer does once, or at every other step, it does once for all replicas."""
     one = trained(None, "trainer", optimizer=OPTIMIZERS[name])
