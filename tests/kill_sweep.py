@@ -1,6 +1,6 @@
 """Kills trainings after every step and at random moments, and compares what they end with.
 
-    python -m tests.kill_sweep                     # all of `tests.resuming`: about an hour
+    python -m tests.kill_sweep                     # all of `tests.resuming`: hours
     python -m tests.kill_sweep --only most --steps 12 --moments 5
 
 For each training: one chain of processes, each killed one step further than the one before, and
