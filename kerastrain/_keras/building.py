@@ -1,0 +1,60 @@
+"""Models that Keras builds from shapes alone."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src import backend as keras_backend
+from keras.src import tree
+
+from kerastrain._keras.replicated_layers import let_replicas_update
+
+
+class BuildsFromShapes:
+    """Mixed into a model: under a strategy, Keras's ``fit`` builds it from shapes.
+
+    Keras 3.15.1 draws a first batch and averages it over the replicas, which
+    fails where the batch does not divide and for strings, and loses the batch
+    of a generator (backend/tensorflow/trainer.py, `_maybe_symbolic_build`).
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if self._distribute_strategy is None:
+            return
+        if data_batch is None:
+            spec = iterator._distributed_dataset.element_spec
+            data_batch = tree.map_structure(_symbol_of_spec, spec)
+        self.__dict__["_built_from"] = data_batch
+        with self._distribute_strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+            let_replicas_update(self)
+
+
+def _symbol_of_spec(spec):
+    while hasattr(spec, "_value_specs"):  # one for each replica
+        spec = spec._value_specs[0]
+    if isinstance(spec, tf.OptionalSpec):
+        return None
+    shape = [None, *spec.shape[1:]] if spec.shape.rank else spec.shape
+    return keras.KerasTensor(shape, keras_backend.standardize_dtype(spec.dtype))
+
+
+def random_batch(model: keras.Model) -> Any:
+    """A batch of the shapes that the model was built from: numbers from 0 to 1.
+
+    None where there are no such shapes, or where it would need other than numbers.
+    """
+    symbols = model.__dict__.get("_built_from")
+    leaves = [leaf for leaf in tree.flatten(symbols) if leaf is not None]
+    if not leaves or any(leaf.dtype == "string" for leaf in leaves):
+        return None
+    random = np.random.default_rng(0)
+
+    def numbers(symbol):
+        shape = [8 if length is None else length for length in symbol.shape]
+        values = random.uniform(size=shape)
+        whole = not keras_backend.is_float_dtype(symbol.dtype)
+        return tf.constant((values > 0.5) if whole else values, tf.as_dtype(symbol.dtype))
+
+    return tree.map_structure(lambda s: None if s is None else numbers(s), symbols)

@@ -1,0 +1,98 @@
+"""Keras's data adapters and the iterators of ``tf.data``."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras.src import tree
+from keras.src.trainers.data_adapters import array_data_adapter
+from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters import is_grain_dataset
+from keras.src.trainers.data_adapters import is_torch_dataloader
+from keras.src.trainers.data_adapters import tf_dataset_adapter
+
+
+def data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight):
+    """Keras's adapter for any of its data sources."""
+    return get_data_adapter(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        shuffle=shuffle,
+        class_weight=class_weight,
+    )
+
+
+def are_arrays(structure: Any) -> bool:
+    """Whether every leaf can be sliced by rows (NumPy, tensors, pandas, ...)."""
+    return array_data_adapter.can_convert_arrays(structure)
+
+
+def dense_arrays(adapter) -> tuple | None:
+    """The rows of an array adapter as NumPy arrays, or None.
+
+    None where the adapter holds no arrays, or arrays that NumPy cannot hold
+    (ragged, sparse).
+    """
+    if not isinstance(adapter, array_data_adapter.ArrayDataAdapter):
+        return None
+    sliceables = array_slicing.convert_to_sliceable(
+        adapter._inputs, target_backend="numpy"
+    )
+    try:
+        arrays = tree.map_structure(
+            lambda s: None if s is None else s.convert_to_numpy(s[:]),
+            sliceables,
+        )
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
+    dense = all(
+        isinstance(a, np.ndarray) and a.dtype != object
+        for a in tree.flatten(arrays)
+        if a is not None
+    )
+    return arrays if dense else None
+
+
+def yields_tensors(adapter) -> bool:
+    """Whether the adapter's own form is a ``tf.data`` pipeline."""
+    return isinstance(
+        adapter, tf_dataset_adapter.TFDatasetAdapter | array_data_adapter.ArrayDataAdapter
+    )
+
+
+def iterator_state(iterator: tf.data.Iterator) -> np.ndarray | None:
+    """The state of an iterator as bytes; None where TensorFlow 2.21 finds it stateful."""
+    resource, fail = iterator._iterator_resource, 2
+    try:
+        state = tf.raw_ops.SerializeIterator(resource_handle=resource, external_state_policy=fail)
+    except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
+        return None
+    return np.frombuffer(tf.io.serialize_tensor(state).numpy(), np.uint8)
+
+
+def set_iterator_state(iterator: tf.data.Iterator, state: np.ndarray) -> None:
+    """Gives the iterator of an equal pipeline the state of `iterator_state`."""
+    tf.raw_ops.DeserializeIterator(
+        resource_handle=iterator._iterator_resource,
+        serialized=tf.io.parse_tensor(state.tobytes(), tf.variant),
+    )
+
+
+def split_rows(arrays: tuple, validation_split: float) -> tuple[tuple, tuple]:
+    """``(train, validation)``: the last share of the rows is for validation."""
+    return array_slicing.train_validation_split(arrays, validation_split)
+
+
+def is_stream(data: Any) -> bool:
+    """Whether the object itself yields batches (a loader, a grain data set)."""
+    return is_torch_dataloader(data) or is_grain_dataset(data)
+
+
+def list_to_tuple(batch: Any) -> Any:
+    """A batch's outer list as a tuple, which is what Keras unpacks."""
+    return data_adapter_utils.list_to_tuple(batch)

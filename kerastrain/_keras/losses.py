@@ -1,0 +1,186 @@
+"""Compiled losses, their values, and masks."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras.src import backend as keras_backend
+from keras.src import tree
+from keras.src.losses import loss as keras_loss
+
+from kerastrain._keras.compiling import as_symbolic
+
+
+class OutputLoss(NamedTuple):
+    """One compiled loss with the tensors of its own output.
+
+    Attributes:
+        loss: a ``keras.losses.Loss``.
+        weight: the entry of ``loss_weights``, or None.
+        y_true, y_pred, sample_weight: this output's, unreduced.
+    """
+
+    loss: Any
+    weight: Any
+    y_true: Any
+    y_pred: Any
+    sample_weight: Any
+
+
+def output_loss_trackers(model: keras.Model) -> list[keras.metrics.Mean]:
+    """The metrics that log each output's loss; empty for a single output."""
+    compiled = model._compile_loss
+    if compiled is None:
+        return []
+    return list(getattr(compiled._metrics, "trackers", compiled._metrics))
+
+
+def output_losses(model, y, y_pred, sample_weight) -> list[OutputLoss]:
+    """Pairs each compiled loss with its output, as ``CompileLoss`` would.
+
+    Runs Keras's own matching of nested structures with losses that only note
+    what they were given.
+    """
+    compiled = model._compile_loss
+    if compiled is None:
+        return []
+    build_output_losses(model, y, y_pred, sample_weight)
+    found: list[OutputLoss] = []
+
+    def note(entry):
+        def noting_loss(y_true, y_pred, sample_weight=None):
+            found.append(
+                OutputLoss(
+                    entry.loss, entry.loss_weights, y_true, y_pred, sample_weight
+                )
+            )
+            return tf.zeros((), tf.float32)
+
+        return entry._replace(loss=noting_loss)
+
+    with output_trackers_held_back(model):
+        flat, compiled._flat_losses = (
+            compiled._flat_losses,
+            [note(entry) for entry in compiled._flat_losses],
+        )
+        try:
+            compiled(y, y_pred, sample_weight)
+        finally:
+            compiled._flat_losses = flat
+    return found
+
+
+def build_output_losses(model, y, y_pred, sample_weight) -> None:
+    """Resolves the names of the compiled losses, once, without computing any."""
+    compiled = model._compile_loss
+    if compiled is None or compiled.built:
+        return
+    keras_backend.compute_output_spec(
+        compiled, *as_symbolic((y, y_pred)), as_symbolic(sample_weight)
+    )
+
+
+class _HeldBack:
+    """Stands in for the metric of one output's loss and keeps what it is given, by thread."""
+
+    def __init__(self):
+        self._values = {}
+
+    @property
+    def values(self) -> list:
+        return self._values.setdefault(threading.get_ident(), [])
+
+    def update_state(self, value, sample_weight=None):
+        del sample_weight
+        self.values.append(value)
+
+
+class _StandIns(list):
+    """Stand-ins for ``trackers``, in use by ``entered`` replicas at the moment."""
+
+    def __init__(self, trackers):
+        super().__init__(_HeldBack() for _ in trackers)
+        self.trackers, self.entered = trackers, 0
+
+
+@contextlib.contextmanager
+def output_trackers_held_back(model) -> Iterator[list[_HeldBack]]:
+    """Keeps ``CompileLoss`` from updating the metrics of the single outputs.
+
+    It weighs a batch by its *static* size, which is None in a graph: the logged
+    ``<output>_loss`` is a mean of batch means (compile_utils.py, 3.15.1). Replicas
+    take turns, so one may come in while another is inside.
+    """
+    compiled = model._compile_loss
+    if compiled is None:
+        yield []
+        return
+    if not isinstance(compiled._metrics, _StandIns):
+        compiled._metrics = _StandIns(compiled._metrics)
+    stand_ins = compiled._metrics
+    stand_ins.entered += 1
+    for one in stand_ins:
+        one.values.clear()
+    try:
+        yield stand_ins
+    finally:
+        stand_ins.entered -= 1
+        if not stand_ins.entered:
+            compiled._metrics = stand_ins.trackers
+
+
+@contextlib.contextmanager
+def losses_not_scaled() -> Iterator[None]:
+    """Keeps Keras from dividing losses by the number of replicas, and from undoing it."""
+    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+    before = [getattr(keras_loss, name) for name in names]
+    for name in names:
+        setattr(keras_loss, name, lambda value: value)
+    try:
+        yield
+    finally:
+        for name, function in zip(names, before, strict=True):
+            setattr(keras_loss, name, function)
+
+
+def unreduced_loss(loss, y_true, y_pred) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """``loss.call`` and the Keras mask that goes with its values, if any.
+
+    Follows ``keras.losses.Loss.__call__`` up to its reduction.
+    """
+    in_mask = keras_backend.get_keras_mask(y_pred)
+    y_pred = tree.map_structure(
+        lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_pred
+    )
+    y_true = tree.map_structure(
+        lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_true
+    )
+    values = loss.call(y_true, y_pred)
+    out_mask = keras_backend.get_keras_mask(values)
+    masks = [mask for mask in (in_mask, out_mask) if mask is not None]
+    if len(masks) == 2:
+        return values, masks[0] & masks[1]
+    return values, masks[0] if masks else None
+
+
+def loss_function_arguments(loss) -> dict[str, Any]:
+    """The keyword arguments that a loss object passes to its function."""
+    return getattr(loss, "_fn_kwargs", {})
+
+
+def same_rank(values, weights):
+    """Squeezes or expands the last axis where two ranks differ by one."""
+    return keras_loss.squeeze_or_expand_to_same_rank(values, weights)
+
+
+def get_mask(tensor):
+    """The Keras mask of a tensor, or None."""
+    return keras_backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor, mask) -> None:
+    """Attaches a Keras mask to a tensor."""
+    keras_backend.set_keras_mask(tensor, mask)

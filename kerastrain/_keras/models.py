@@ -1,0 +1,192 @@
+"""Models and their layers."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.models import functional as keras_functional
+from keras.src.models.model import functional_init_arguments
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.saving import object_registration
+
+
+def forward(model: keras.Model, x: Any, training: bool) -> Any:
+    """Calls the model, with ``training`` only where its ``call`` takes it."""
+    if model._call_has_training_arg:
+        return model(x, training=training)
+    return model(x)
+
+
+def overrides(model: keras.Model, method: str) -> bool:
+    """Whether the model defines ``method`` itself: it is neither Keras's nor kerastrain's."""
+    if method in model.__dict__:
+        return True
+    defined = getattr(type(model), method)
+    return defined is not getattr(keras.Model, method) and not getattr(
+        defined, "is_kerastrains", False
+    )
+
+
+def has_kerastrains_step(model: keras.Model) -> bool:
+    """Whether the model's ``train_step`` is that of ``TrainableModel``."""
+    return getattr(type(model).train_step, "is_kerastrains", False) and not overrides(
+        model, "train_step"
+    )
+
+
+def compute_loss(model, x, y, y_pred, sample_weight, training):
+    """Calls ``model.compute_loss``, with ``training`` where its signature has it."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=training)
+
+
+def regularization_losses(model: keras.Model) -> list:
+    """The losses of the weight regularisers: functions of the weights alone."""
+    return model._get_regularization_losses()
+
+
+def added_losses(model: keras.Model) -> list:
+    """The values of ``add_loss`` and of activity regularisers in the last call."""
+    losses = []
+    for layer in model._flatten_layers():
+        losses.extend(layer._get_own_losses())
+    return losses
+
+
+class _LossesByReplica:
+    """Stands in for a layer's list of added losses: each replica's thread has its own."""
+
+    def __init__(self):
+        self._lists = {}
+
+    def _own(self):
+        return self._lists.setdefault(threading.get_ident(), [])
+
+    def extend(self, losses):
+        self._own().extend(losses)
+
+    def clear(self):
+        self._own().clear()
+
+    def __getitem__(self, index):
+        return self._own()[index]
+
+
+@contextlib.contextmanager
+def losses_by_replica(model: keras.Model) -> Iterator[None]:
+    """Inside, what a layer adds as a loss on one replica is not seen on another.
+
+    Keras 3.15.1 keeps one list a layer (layers/layer.py, `add_loss`), and the replicas'
+    threads take turns wherever a layer looks at the others. Must surround
+    ``strategy.run``.
+    """
+    before = [(layer, layer._losses) for layer in model._flatten_layers()]
+    for layer, _ in before:
+        layer.__dict__["_losses"] = _LossesByReplica()
+    try:
+        yield
+    finally:
+        for layer, losses in before:
+            layer.__dict__["_losses"] = losses
+
+
+def defines_losses(layer) -> bool:
+    """Whether the layer's code may call ``add_loss``: it is not one of Keras's own."""
+    return not type(layer).__module__.startswith("keras.")
+
+
+@contextlib.contextmanager
+def without_results(model: keras.Model) -> Iterator[None]:
+    """Inside, ``model.compute_metrics`` updates metrics and computes no result."""
+    model.__dict__["get_metrics_result"] = dict
+    try:
+        yield
+    finally:
+        del model.__dict__["get_metrics_result"]
+
+
+def has_one_loss(model: keras.Model) -> bool:
+    """Whether it is certain that the loss has a single term beside weight regularisers."""
+    if overrides(model, "compute_loss"):
+        return True
+    compiled = model._compile_loss
+    if compiled is None or not compiled.built or len(compiled._flat_losses) != 1:
+        return False
+    return not any(
+        layer.activity_regularizer is not None
+        or (defines_losses(layer) and not type(layer).__module__.startswith("kerastrain."))
+        for layer in all_layers(model)
+    )
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
+    """The metric that is logged as ``"loss"``."""
+    return model._loss_tracker
+
+
+def all_layers(model: keras.Model) -> list:
+    """The model itself and every layer below it."""
+    return list(model._flatten_layers())
+
+
+def random_states(model: keras.Model) -> list[keras.Variable]:
+    """The states of the random generators of the model's layers."""
+    return [g.state for layer in model._flatten_layers() for g in layer._seed_generators]
+
+
+def global_random_state() -> keras.Variable | None:
+    """The state of Keras's global random generator; None before it is first used."""
+    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return None if generator is None else generator.state
+
+
+def is_functional_call(args: tuple, kwargs: dict) -> bool:
+    """Whether these are the arguments ``(inputs, outputs)`` of a functional model."""
+    return functional_init_arguments(args, kwargs)
+
+
+def functional_class(cls: type) -> type:
+    """A class of the same name that is ``cls`` and a functional model.
+
+    Keras inserts ``Functional`` into the bases of the *named* class, for all
+    later instances too; a class beside it leaves ``cls`` as it was.
+    """
+    if issubclass(cls, keras_functional.Functional):
+        return cls
+    made = cls.__dict__.get("_kerastrain_functional_class")
+    if made is None:
+        made = type(cls.__name__, (cls, keras_functional.Functional), {})
+        made.__module__ = cls.__module__
+        made.__qualname__ = cls.__qualname__
+        made.__doc__ = cls.__doc__
+        registered = object_registration.GLOBAL_CUSTOM_NAMES.get(cls)
+        if registered is not None:
+            object_registration.GLOBAL_CUSTOM_NAMES[made] = registered
+        cls._kerastrain_functional_class = made
+    return made
+
+
+def functional_init(model: keras.Model, args: tuple, kwargs: dict) -> None:
+    """Initialises an instance of `functional_class`."""
+    keras_functional.Functional.__init__(model, *args, **kwargs)
+
+
+def reduce_model(model: keras.Model) -> tuple:
+    """How to pickle a model: as its ``.keras`` archive, by no name of its class."""
+    _, arguments = keras.Model.__reduce__(model)
+    return keras.Model._unpickle_model, arguments
+
+
+def take_initial_epoch(model: keras.Model) -> int | None:
+    """The first epoch, where a callback such as ``BackupAndRestore`` has set it."""
+    epoch, model._initial_epoch = model._initial_epoch, None
+    return epoch
+
+
+def set_step_options(model: keras.Model, options: Any) -> Any:
+    """Sets what ``TrainableModel.compile`` keeps, and returns what it was."""
+    before = model.__dict__.get("_step_options")
+    model.__dict__["_step_options"] = options
+    return before

@@ -1,0 +1,81 @@
+"""Optimizers and their gradients."""
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+
+def _inner(optimizer):
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@contextlib.contextmanager
+def gradients_already_summed(optimizer) -> Iterator[None]:
+    """Inside, ``optimizer.apply`` takes gradients that are summed over replicas."""
+    inner = _inner(optimizer)
+    if inner is None or not hasattr(inner, "_all_reduce_sum_gradients"):
+        yield
+        return
+    inner.__dict__["_all_reduce_sum_gradients"] = list
+    try:
+        yield
+    finally:
+        inner.__dict__.pop("_all_reduce_sum_gradients", None)
+
+
+def expects_summed_gradients(optimizer) -> bool:
+    """Whether `gradients_already_summed` is in force for the optimizer."""
+    return "_all_reduce_sum_gradients" in _inner(optimizer).__dict__
+
+
+def updates_in_replicas(optimizer) -> bool:
+    """Whether each replica can run ``optimizer.apply`` itself.
+
+    It cannot where something is updated at every n-th step only: Keras 3.15.1 does
+    that in a ``tf.cond`` (optimizers/base_optimizer.py), inside of which replicas
+    cannot meet. Nor where they share their variables.
+    """
+    inner = _inner(optimizer)
+    conditional = getattr(inner, "gradient_accumulation_steps", None) or getattr(
+        inner, "ema_overwrite_frequency", None
+    )
+    strategy = tf.distribute.get_strategy()
+    return not conditional and not isinstance(
+        strategy, tf.distribute.experimental.CentralStorageStrategy
+    )
+
+
+def apply_for_all_replicas(optimizer, gradients: list, variables: list) -> None:
+    """``optimizer.apply`` outside the replicas, on the variables of all of them.
+
+    Args:
+        gradients: one tensor, or None, for each of ``variables``.
+    """
+    interim = tf.__internal__.distribute.interim
+    meet = interim.maybe_merge_call
+    interim.maybe_merge_call = lambda function, strategy, *args: function(strategy, *args)
+    try:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            if not optimizer.built:
+                optimizer.build(variables)
+            optimizer._common_apply(gradients, variables)
+        else:
+            optimizer.apply(gradients, variables)
+    finally:
+        interim.maybe_merge_call = meet
+
+
+def unknown_to_optimizer(optimizer, variables) -> list[str]:
+    """The paths of variables that a built optimizer was not built with."""
+    inner = _inner(optimizer)
+    if not getattr(inner, "built", False) or not hasattr(inner, "_trainable_variables_indices"):
+        return []
+    known = inner._trainable_variables_indices
+    return [v.path for v in variables if inner._var_key(v) not in known]
+
+
+def optimizer_strategy(optimizer):
+    """The strategy in whose scope the optimizer was made."""
+    return getattr(_inner(optimizer), "_distribution_strategy", None)
