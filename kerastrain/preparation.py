@@ -24,6 +24,7 @@ from kerastrain import data_checks
 from kerastrain import data as data_lib
 from kerastrain import lint
 from kerastrain import merging
+from kerastrain import target_checks
 from kerastrain.metrics import states as metrics_lib
 from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
@@ -82,7 +83,7 @@ class Preparation:
         for kind, part in kinds:
             if not own[kind]:
                 self._check_targets(part, eager)
-                checks.check_labels(model, part.arrays, part.name)
+                target_checks.check_labels(model, part.arrays, part.name)
             else:  # only to build the metrics, where its batch is what Keras takes it for
                 with contextlib.suppress(KerastrainError):
                     self._check_targets(part, eager)
@@ -93,7 +94,7 @@ class Preparation:
             checks.build_optimizer(model)
         if self._strategy is not None:
             _keras.let_replicas_update(model)
-        checks.check_names(model)
+        target_checks.check_names(model)
         merging.check_model(model)
         if train:
             self._compiled.take_over_optimizer()
@@ -104,7 +105,7 @@ class Preparation:
         batch = source.peek()
         signature = (source.name, data_lib.signature(batch))
         if not data_lib.holds_composites(batch) and signature not in self._checked:
-            checks.check_targets(self._model, batch, source.name, eager)
+            target_checks.check_targets(self._model, batch, source.name, eager)
             self._checked.add(signature)
 
     def reports_own_logs(self, kind: str, *methods: str) -> bool:

@@ -41,6 +41,8 @@ from kerastrain.errors import DataError
 from kerastrain.errors import KerastrainError
 from kerastrain.errors import RunError
 from kerastrain.guard import GuardedSteps
+from kerastrain.identity import check_identity
+from kerastrain.identity import identity_of
 from kerastrain.lock import Lock
 from kerastrain.runner import Runner
 from kerastrain.runner import Work
@@ -48,8 +50,6 @@ from kerastrain.saving import Saver
 from kerastrain.signals import Signals
 from kerastrain.training_state import Position
 from kerastrain.training_state import TrainingState
-from kerastrain.training_state import check_identity
-from kerastrain.training_state import identity_of
 
 
 class Interrupted(Exception):

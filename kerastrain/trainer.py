@@ -51,8 +51,10 @@ from kerastrain import data_checks
 from kerastrain import named_data
 from kerastrain.metrics import states as metrics_lib
 from kerastrain import strategy as strategy_lib
+from kerastrain import target_checks
 from kerastrain.compiled import CompiledModel
 from kerastrain.evaluation import Evaluation
+from kerastrain.fit_loop import FitLoop
 from kerastrain.guard import GuardedSteps
 from kerastrain.options import Execution
 from kerastrain.options import Guard
@@ -62,9 +64,6 @@ from kerastrain.preparation import Preparation
 from kerastrain.progress import Progress
 from kerastrain.run import make_run
 from kerastrain.runner import Runner
-from kerastrain.runner import run_and_tell
-from kerastrain.schedule import is_due
-from kerastrain.schedule import left_of
 from kerastrain.timing import Times
 
 
@@ -298,90 +297,15 @@ class Trainer:
                 self._seed,
                 epochs,
             )
-            numbers = range(initial_epoch, epochs)
-            self._run_epochs(
-                run, guard, source, validation, callback_list, progress, numbers, validation_freq
+            loop = FitLoop(
+                *(model, run, guard, source, validation, validation_freq, callback_list, progress),
+                *(self._states, lambda kind: self._runner(kind, callback_list)),
             )
+            self.times = loop.times
+            loop.run(range(initial_epoch, epochs))
         if profile:
             print(f"Time: {self.times}")
         return _keras.history_of(callback_list)
-
-    def _run_epochs(
-        self, run, guard, source, validation, callbacks, progress, epochs, validation_freq
-    ):
-        """The loop; see the order in the module's docstring."""
-        model, runner = self._model, self._runner("train", callbacks)
-        callbacks.on_train_begin()
-        at = run.go_on(_keras.take_initial_epoch(model) or epochs.start)
-        progress.say(run.told)
-        numbers = range(at.epoch, at.epoch if at.stopped and not at.step else epochs.stop)
-        runner.begin(left_of(source, len(numbers), at.step))
-        if validation:
-            times = sum(is_due(epoch, validation_freq) for epoch in numbers)
-            self._runner("test", callbacks).begin(left_of(validation.values(), times))
-        self.times = times = Times()
-        for epoch in numbers:
-            if at.step == 0:  # else the epoch goes on where it was interrupted
-                self._states.reset()
-                times.lap("metrics")
-                callbacks.on_epoch_begin(epoch)
-                times.lap("callbacks")
-            progress.begin_epoch(epoch, source.num_batches)
-            saves = callbacks_lib.save_between_steps(callbacks.callbacks)
-            guard.begin(epoch, at.step, at.steps, runner.acts, saves)
-            times.lap("step")
-            is_over = at.is_trained or at.stopped
-            works = runner.epoch(
-                source, epoch, lambda: min(run.room(at.steps), guard.room()), guard.run
-            )
-            for work in () if is_over else run.works(works, at):
-                times.lap("data")
-                at.logs = run_and_tell(work, callbacks, "train", times)
-                at.step, at.steps = at.step + work.steps, at.steps + work.steps
-                progress.update(at.step, self._evaluation.results)
-                times.lap("progress")
-                at.stopped = model.stop_training
-                run.after_steps(at)
-                times.lap("saving")
-                if at.stopped:
-                    break
-            times.lap("data")
-            if at.step == 0:
-                break  # the data have ended; `source` has warned of it
-            at.is_trained = True
-            at.logs = (guard.end() or [at.logs])[-1]
-            times.lap("step")
-            at.epoch_logs = self._evaluation.epoch_logs(at.logs)
-            times.lap("metrics")
-            if validation and is_due(epoch, validation_freq):
-                at.epoch_logs.update(self._validate(validation, callbacks, run, at))
-                times.lap("validation")
-            progress.end_epoch(at.epoch_logs, runner.choice)
-            times.lap("progress")
-            callbacks.on_epoch_end(epoch, at.epoch_logs)
-            times.lap("callbacks")
-            at = at.after_epoch(model.stop_training)
-            run.after_epoch(at)
-            times.lap("saving")
-            if at.stopped:
-                break
-        times.move(guard.seconds, "step", "checks")
-        run.after_training(at)
-        model.optimizer.finalize_variable_values(model.trainable_weights)
-        callbacks.on_train_end(at.epoch_logs)
-
-    def _validate(self, validation, callbacks, run, at):
-        logs = {}
-        with run.validation(at):
-            for name, source in validation.items():
-                source.restart()
-                with self._states.set_aside():
-                    results = self._evaluation.run(
-                        self._runner("test", callbacks), source, callbacks, None, run.in_validation
-                    )
-                prefix = f"val_{name}_" if name else "val_"
-                logs.update({prefix + key: value for key, value in results.items()})
-        return logs
 
     # Evaluate and predict -----------------------------------------------------
 
@@ -468,7 +392,7 @@ class Trainer:
                 inputs, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
                 self._compiled.build_users(_keras.as_symbolic(inputs))
             if source is not None and source.arrays is not None and not eager:
-                checks.check_call(model, source.peek(), "x")
+                target_checks.check_call(model, source.peek(), "x")
                 if in_loops:
                     return predict(self._preparation.predictor(), source, verbose)
             return model.predict(

@@ -24,6 +24,7 @@ from kerastrain import checks
 from kerastrain import dry
 from kerastrain import lint
 from kerastrain import strategy
+from kerastrain import target_checks
 from kerastrain.metrics import EpochMetric
 
 ops = keras.ops
@@ -59,9 +60,9 @@ def made(make, *, optimizer="adam", loss="mse", metrics=None, batch=(X, Y), repl
         if loss is not None:
             optimizer = optimizer() if callable(optimizer) else optimizer
             model.compile(optimizer, loss, metrics=metrics() if callable(metrics) else metrics)
-            checks.check_call(model, batch, "x")
+            target_checks.check_call(model, batch, "x")
             if metrics:
-                checks.check_targets(model, batch, "x")
+                target_checks.check_targets(model, batch, "x")
     return scope, model
 
 
@@ -979,7 +980,7 @@ def test_several_outputs():
             "sgd", {"p": "mse", "q": "mae"}, metrics={"p": [Largest()]},
             weighted_metrics={"q": ["mae"]},
         )  # fmt: skip
-        checks.check_targets(model, batch, "x")
+        target_checks.check_targets(model, batch, "x")
         checks.build_optimizer(model)
     findings = found(scope, model, batch)
     assert [lint.METRIC] == list(findings)

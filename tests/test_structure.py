@@ -24,8 +24,9 @@ LAYERS = (
     ("guard", "evaluation"),
     ("fit_loops",),
     ("model",),
-    ("checks",),
-    ("training_state", "run"),
+    ("checks", "target_checks"),
+    ("identity", "training_state", "run"),
+    ("fit_loop",),
     ("compiled",),
     ("preparation", "prediction"),
     ("trainer",),
@@ -34,7 +35,7 @@ LAYERS = (
     ("demo", "examples", "__main__"),
 )
 # Within a row, these may be imported by the others of the row.
-FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "rows", "gradients", "replicas", "merging", "step", "data", "state_trees", "checkpoint", "training_state", "demo", "datasets", "examples")
+FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "rows", "gradients", "replicas", "merging", "step", "data", "state_trees", "checkpoint", "identity", "training_state", "demo", "datasets", "examples")
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
 
