@@ -697,22 +697,25 @@ def audit(row: Row, wanted: Sequence[str] = (), seconds: float = SECONDS_PER_ROW
 def _outcome(row, law, seconds):
     if seconds <= 0:
         return "not run", ""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        report = check_metric(
-            row.factory, inputs=row.inputs, reference=row.reference, bounds=row.bounds,
-            shift_invariant=row.shift_invariant, scale_power=row.scale_power,
-            laws=[law], seed=SEED, profile=PROFILE,
-        )  # fmt: skip
+        try:
+            # Again each second: an error that is raised in a callback of C code is lost.
+            signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+            report = check_metric(
+                row.factory, inputs=row.inputs, reference=row.reference, bounds=row.bounds,
+                shift_invariant=row.shift_invariant, scale_power=row.scale_power,
+                laws=[law], seed=SEED, profile=PROFILE,
+            )  # fmt: skip
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except MetricLawError as error:
         example = str(error).split("\nReplay: ")[0].replace("factory()", f"{_code(row)}")
         return "broken", example
     except _OutOfTime:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # it may have come before the line above
         return "not run", ""
     except Exception as error:  # Of the law itself: the other laws run all the same.
         return "crashed", f"{type(error).__name__}: {error}"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
     return report.outcomes[0].status, report.outcomes[0].reason
 
 

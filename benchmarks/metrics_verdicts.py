@@ -53,7 +53,8 @@ IOU = ("BinaryIoU", "IoU", "MeanIoU", "OneHotIoU", "OneHotMeanIoU")
 MASKS = ("mask_leaves_out", "masked_row_is_absence", "mask_with_weights")
 WEIGHTS = (
     "weight_one", "integer_weight_is_repetition", "zero_weight_is_absence", "all_zero_batch",
-    "weight_factor", "weight_forms", "weighted_split_invariance", "scalar_weight",
+    "weight_factor", "weight_forms", "weighted_split_invariance",
+    "weight_columns_agree", "scalar_weight",
 )  # fmt: skip
 REFERENCES = ("equals_reference", "equals_weighted_reference")
 # What metrics break whose variables are made by the first batch.

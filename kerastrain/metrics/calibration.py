@@ -88,8 +88,11 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         scores = keras.ops.cast(scores, "float64")
         if len(scores.shape) > 1 and scores.shape[-1] == classes:
             scores = keras.ops.softmax(scores) if self.from_logits else scores
-            # With `initial` keras.ops.max takes no rows too.
+            # With `initial` keras.ops.max takes no rows too. Processors differ in whether the
+            # largest of some numbers and NaN is NaN.
             confidence = keras.ops.max(scores, axis=-1, initial=-np.inf)
+            strange = keras.ops.any(keras.ops.isnan(scores), axis=-1)
+            confidence = keras.ops.where(strange, np.nan, confidence)
             top = keras.ops.argmax(scores, axis=-1)
         else:
             confidence = keras.ops.sigmoid(scores) if self.from_logits else scores
@@ -111,7 +114,9 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             confidence,
             confidence,
         )
-        places = keras.ops.cast(keras.ops.ceil(confidence * self.bins), "int32") - 1
+        # Not of NaN: which integer that becomes depends on the processor.
+        bins = keras.ops.where(keras.ops.isnan(confidence), 0.0, confidence * self.bins)
+        places = keras.ops.cast(keras.ops.ceil(bins), "int32") - 1
         places = keras.ops.clip(places, 0, self.bins - 1)
         rows = keras.ops.stack([weight, weight * confidence, weight * correct], axis=-1)
         self.sums.assign_add(keras.ops.segment_sum(rows, places, self.bins))

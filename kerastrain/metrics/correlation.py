@@ -24,7 +24,9 @@ def _correlation(moments):
     """The correlation from ``[n, means (2), co-moments (4)]``; 0 where a quantity is constant."""
     square_true, product, _, square_pred = keras.ops.unstack(moments[3:], 4)
     size = keras.ops.sqrt(square_true) * keras.ops.sqrt(square_pred)
-    return keras.ops.clip(keras.ops.divide_no_nan(product, size), -1.0, 1.0)
+    correlation = keras.ops.divide_no_nan(product, size)
+    # Processors differ in what minimum and maximum make of NaN, so NaN is not clipped.
+    return ranks.nan_where_any(correlation, keras.ops.clip(correlation, -1.0, 1.0))
 
 
 @keras.saving.register_keras_serializable(package="kerastrain")

@@ -19,6 +19,7 @@ import hypothesis
 import keras
 import numpy as np
 
+from kerastrain.errors import ArgumentError
 from kerastrain.errors import MetricError
 from kerastrain.testing import inputs as inputs_lib
 from kerastrain.testing.examples import RichDraws
@@ -47,6 +48,27 @@ class Trial:
     shift_invariant: bool = False
     scale_power: float | None = None
     tolerance: float = 1e-5
+
+    def check_declarations(self) -> None:
+        """Refuses declarations that every metric fulfils, or none.
+
+        Raises:
+            ArgumentError: with the value.
+        """
+        low, high = self.bounds if self.bounds is not None else (0.0, 1.0)
+        if not low <= high or (np.isinf(low) and np.isinf(high)):
+            raise ArgumentError(
+                "`bounds` must be (lowest, highest), one of them finite. Received: "
+                f"bounds={self.bounds!r}."
+            )
+        if not 0 <= self.tolerance < np.inf:
+            raise ArgumentError(
+                f"`tolerance` must be 0 or more. Received: tolerance={self.tolerance!r}."
+            )
+        if self.scale_power is not None and not np.isfinite(self.scale_power):
+            raise ArgumentError(
+                f"`scale_power` must be a number. Received: scale_power={self.scale_power!r}."
+            )
 
     def make(self) -> keras.metrics.Metric:
         """A new metric.

@@ -27,6 +27,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 from hypothesis.errors import Unsatisfiable
+from hypothesis.errors import UnsatisfiedAssumption
 
 from kerastrain.errors import ArgumentError
 from kerastrain.testing import replica_runs
@@ -131,6 +132,7 @@ def check_metric(
         bounds: ``(lowest, highest)`` result.
         shift_invariant: adding one amount to all values leaves the result.
         scale_power: all values times ``c`` multiply the result by ``c ** scale_power``.
+            Values are the arguments of that kind (`Column`), and floats of `arguments`.
         tolerance: the largest difference that counts as equal, relative above 1.
         profile: ``"dev"`` (30 examples a law, other ones each time), ``"ci"`` (30, the same
             ones each time, and two rich ones for a law that compiles) or ``"thorough"`` (200
@@ -145,7 +147,8 @@ def check_metric(
 
     Raises:
         MetricLawError: laws are broken; the message shows each. All laws have run then.
-        ArgumentError: an unknown law or profile, or a skipped law without a reason.
+        ArgumentError: an unknown law or profile, a skipped law without a reason, or
+            something that is declared and that no law can check.
         MetricError: ``factory`` gives no metric.
 
     Example:
@@ -162,6 +165,7 @@ def check_metric(
         skip, expected_failures, profile, seed,
     )  # fmt: skip
     chosen = choose(laws)
+    plan.check_declarations()
     prepare_devices(chosen)
     name = type(plan.trial.make()).__name__
     outcomes = tuple(plan.outcomes(chosen))
@@ -224,10 +228,12 @@ def metric_laws(
     @pytest.mark.parametrize("law", [parameter(law) for law in chosen])
     def test_metric(law: Law) -> None:
         __tracebackhide__ = True
+        plan.check_declarations()
         prepare_devices(chosen)
         try:
             plan.run(law)
         except NotApplicable as reason:
+            plan.refuse_expected(law, reason)
             pytest.skip(str(reason))
 
     return test_metric
@@ -265,6 +271,8 @@ def choose(laws: str | Iterable[str] | None) -> list[Law]:
     if laws == "all":
         return list(LAWS.values())
     names = [laws] if isinstance(laws, str) else list(laws)
+    if not names:
+        raise ArgumentError(f"`laws` names no law. Received: laws={laws!r}. None stands for all.")
     groups = {law.group for law in LAWS.values()}
     _check_names("laws", [name for name in names if name not in groups])
     return [
@@ -318,6 +326,44 @@ class _Plan:
             )
         drawn = random.SystemRandom().randrange(2**32) if self.profile == "dev" else 0
         self.seed = drawn if seed is None else seed
+        self._declarations_checked = False
+
+    def check_declarations(self) -> None:
+        """Refuses what is declared and cannot be checked; asks the laws themselves, once.
+
+        Raises:
+            ArgumentError: it names the declaration, and why no law can use it.
+        """
+        if self._declarations_checked:
+            return
+        self.trial.check_declarations()
+        for name in self.skip.keys() & self.expected.keys():
+            raise ArgumentError(
+                f"`expected_failures` names {name!r}, which `skip` leaves out, so that nothing "
+                "checks whether it fails. Remove one of them."
+            )
+        for law in LAWS.values():
+            declared = law.declaration and getattr(self.trial, law.declaration)
+            if declared is None or declared is False or law.name in self.skip:
+                continue
+            try:
+                law.check(Case(self.trial, RichDraws(self.seed)))
+            except NotApplicable as why:
+                raise ArgumentError(
+                    f"`{law.declaration}={declared!r}` is declared, and no law can check it: "
+                    f"{why}. Say which argument it is about, for example "
+                    'arguments(x=Column(strategy, kind="value")), or leave the declaration out.'
+                ) from None
+            except (Exception, UnsatisfiedAssumption):  # the law itself reports it
+                continue
+        self._declarations_checked = True
+
+    def refuse_expected(self, law: Law, why: NotApplicable) -> None:
+        """Raises ArgumentError for a law that is declared to break, and does not apply."""
+        if law.name in self.expected:
+            raise ArgumentError(
+                f"`expected_failures` names {law.name!r}, which does not apply: {why}. Remove it."
+            ) from None
 
     def outcomes(self, laws: list[Law]) -> Iterator[Outcome]:
         """Runs laws; none after one that shows that the metric does not take the rows at all."""
@@ -337,6 +383,7 @@ class _Plan:
         try:
             self.run(law)
         except NotApplicable as why:
+            self.refuse_expected(law, why)
             return Outcome(law.name, "not applicable", str(why))
         except MetricLawError as error:
             return Outcome(law.name, "expected" if reason else "broken", reason, error)

@@ -15,6 +15,7 @@ Weights, masks, the cuts into batches and the shares of replicas are drawn by
 the laws themselves (`sample_weights`, `partitions`, `masks`).
 """
 
+import concurrent.futures
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -24,6 +25,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from kerastrain.errors import ArgumentError
+from kerastrain.testing.examples import run_examples
 from kerastrain.testing.streams import KINDS
 from kerastrain.testing.streams import LABEL
 from kerastrain.testing.streams import OTHER
@@ -31,6 +33,8 @@ from kerastrain.testing.streams import SCORE
 from kerastrain.testing.streams import VALUE
 from kerastrain.testing.streams import Stream
 
+# Rows that are drawn to see what a strategy draws.
+_SAMPLE = 10
 # Rows of a stream where nothing else is asked for.
 MAX_ROWS = 8
 
@@ -189,7 +193,10 @@ def arguments(*, max_rows: int = MAX_ROWS, **columns: Any) -> st.SearchStrategy[
         max_rows: the most rows of a stream.
         **columns: for each argument a strategy of *one row* (a number, or nested
             lists of one shape), or a `Column` that says the type and the
-            meaning too; or a dict or list of these.
+            meaning too; or a dict or list of these. What a strategy draws as
+            floats are values, which laws may shift and scale, and try in half
+            precision; say ``Column(strategy, kind="other")`` where that makes no
+            sense, or ``"score"`` for predictions.
 
     Example:
         >>> from hypothesis import find
@@ -306,7 +313,7 @@ def _as_columns(name, value):
             )
         return value
     if isinstance(value, st.SearchStrategy):
-        return Column(value)
+        return Column(value, kind=VALUE if _draws_floats(value) else OTHER)
     if isinstance(value, dict):
         return {key: _as_columns(f"{name}[{key!r}]", inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -315,6 +322,16 @@ def _as_columns(name, value):
         f"The argument {name!r} needs a Hypothesis strategy of one row. Received: {value!r}. "
         f"Pass for example {name}=hypothesis.strategies.integers(0, 1)."
     )
+
+
+def _draws_floats(strategy):
+    """Whether some of the numbers that a strategy draws are Python's or NumPy's floats."""
+    drawn: list[Any] = []
+    # In a thread of its own: inputs may be made in a test of Hypothesis, which allows no other.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(run_examples, lambda draw: drawn.append(draw(strategy)), _SAMPLE, 0).result()
+    leaves = keras.tree.flatten([getattr(v, "tolist", lambda v=v: v)() for v in drawn])
+    return any(isinstance(leaf, float | np.floating) for leaf in leaves)
 
 
 def _lists(element, *shape):

@@ -29,6 +29,8 @@ OTHER = "other"
 KINDS = (LABEL, SCORE, VALUE, OTHER)
 # So many times is a row repeated where many are wanted.
 MANY = 24
+# Fewer rows than this are written one by one.
+_FEWEST_SHOWN = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,14 +171,22 @@ def joined(streams: Sequence[Stream]) -> Stream:
     return first.changed(arguments=arguments, **extra)
 
 
+def _copies(array: np.ndarray) -> int:
+    """How often each row stands one after the other; 1 for a few rows, which can be read."""
+    if len(array) < _FEWEST_SHOWN:
+        return 1
+    changes = (array[1:] != array[:-1]).reshape(len(array) - 1, -1).any(axis=1)
+    return int(np.gcd.reduce([len(array), *(np.flatnonzero(changes) + 1)]))
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k!r}: {_shown(v)}" for k, v in value.items()) + "}"
     if isinstance(value, np.ndarray):
         if not value.size:
             return f"np.zeros({value.shape}, {value.dtype.name!r})"
-        if len(value) >= MANY and np.array_equal(value, np.repeat(value[::MANY], MANY, axis=0)):
-            return f"np.repeat({_shown(value[::MANY])}, {MANY}, axis=0)"
+        if (copies := _copies(value)) > 1:
+            return f"np.repeat({_shown(value[::copies])}, {copies}, axis=0)"
         return f"np.array({value.tolist()}, {value.dtype.name!r})"
     if isinstance(value, list | tuple):
         inner = ", ".join(map(_shown, value))

@@ -95,6 +95,16 @@ def test_no_probabilities(compiled):
     assert np.isnan(float(metric.result()))
 
 
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_nan_on_another_processor(from_logits, drops_nan):
+    """It does not depend on what the kernel of the maximum makes of NaN in some classes."""
+    metric = ExpectedCalibrationError(from_logits=from_logits)
+    metric.update_state([0, 1], [[0.75, 0.25], [0.25, np.nan]], [1.0, 0.0])
+    assert np.isfinite(float(metric.result()))
+    metric.update_state([1], [[0.25, np.nan]])
+    assert np.isnan(float(metric.result()))
+
+
 def test_errors():
     """Bad arguments and labels are named with their values."""
     with pytest.raises(ArgumentError, match="`bins`.*0"):

@@ -86,6 +86,12 @@ class TestCorrelation:
         metric.update_state([np.nan], [1.0])
         assert np.isnan(float(metric.result()))
 
+    def test_nan_on_another_processor(self, make, drops_nan):
+        """It does not depend on what the kernels of minimum and maximum make of NaN."""
+        metric = make()
+        metric.update_state([1.0, 2.0, np.nan], [1.0, 2.0, 3.0])
+        assert np.isnan(float(metric.result()))
+
     def test_several_outputs(self, make):
         """Several values for a row are refused with their shape."""
         with pytest.raises(ShapeError, match=r"`y_pred`.*\(3, 2\)"):

@@ -11,10 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from hypothesis import strategies as st
 from keras import ops
 from sklearn import metrics as sk
 
 from kerastrain import _keras
+from kerastrain.testing import Column
+from kerastrain.testing import arguments
 from kerastrain.testing import binary_classification
 from kerastrain.testing import multiclass_classification
 from kerastrain.testing import regression
@@ -46,6 +49,15 @@ class Mutant:
 
 MUTANTS: dict[str, Mutant] = {}
 BINARY, REGRESSION = binary_classification(), regression()
+# One of two of 300 classes, and one of 400 equal numbers: long rows that are drawn quickly.
+FEW_OF_MANY_CLASSES = arguments(
+    y_true=Column(st.integers(0, 1), "int32", "label"),
+    y_pred=Column(st.integers(0, 1).map(lambda k: np.eye(300)[k].tolist()), kind="score"),
+)
+LONG_ROWS = arguments(
+    y_true=Column(st.integers(0, 1).map(lambda k: [k] * 400), "int32", "label"),
+    y_pred=Column(st.integers(0, 1).map(lambda k: [float(k)] * 400), kind="score"),
+)
 
 
 def mutant(law, inputs=REGRESSION, needs_reference=False, **declared):
@@ -560,6 +572,41 @@ class ColumnsBroadcast(Sums):
         self.add(ops.sum(error), ops.sum(weight))
 
 
+@mutant("weight_columns_agree", regression(2))
+class WeightColumnsBroadcast(Sums):
+    """Values (rows,) of two outputs, times weights (rows, 1)."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        error = ops.mean(ops.abs(y_true - y_pred), axis=-1)
+        weight = ops.ones_like(error) if sample_weight is None else sample_weight
+        weight = ops.cast(weight, "float32")
+        self.add(ops.sum(error * weight), ops.sum(weight))
+
+
+@mutant("weight_columns_agree", multiclass_classification())
+class WeightColumnsOfClasses(Sums):
+    """Hits (rows,) of numbers of classes (rows,), times weights (rows, 1)."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        hit = ops.cast(
+            ops.equal(ops.cast(y_true, "int32"), ops.cast(ops.argmax(y_pred, -1), "int32")),
+            "float32",
+        )
+        weight = ops.ones_like(hit) if sample_weight is None else sample_weight
+        weight = ops.cast(weight, "float32")
+        self.add(ops.sum(hit * weight), ops.sum(weight))
+
+
+@mutant("prediction_dtypes", FEW_OF_MANY_CLASSES)
+class ClassesInHalfPrecision(Sums):
+    """Numbers of classes in the type of the scores: 257 is 256 in bfloat16."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        true = ops.cast(ops.cast(y_true, y_pred.dtype), "int32")
+        hit = ops.cast(ops.equal(true, ops.cast(ops.argmax(y_pred, -1), "int32")), "float32")
+        self.add(ops.sum(hit), ops.cast(ops.size(hit), "float32"))
+
+
 @mutant("flat_rows_agree")
 class LastAxisIsRows(keras.metrics.Mean):
     """A mean over the last axis, which is the rows where there are no columns."""
@@ -970,6 +1017,25 @@ class ThresholdsLost(MeanAbsolute):
     def __init__(self, thresholds=(0.5,), name="metric", **kwargs):
         super().__init__(name=name, **kwargs)
         self.thresholds = thresholds
+
+
+@mutant("prediction_dtypes", FEW_OF_MANY_CLASSES)
+class FoundInHalfPrecision(Sums):
+    """Both are rounded: the class 257 is taken for 256."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        found = ops.cast(ops.argmax(y_pred, axis=-1), y_pred.dtype)
+        hit = ops.cast(ops.equal(ops.cast(y_true, y_pred.dtype), found), "float32")
+        self.add(ops.sum(hit), ops.cast(ops.size(hit), "float32"))
+
+
+@mutant("many_rows", LONG_ROWS)
+class ShortBufferOfLongRows(Sums):
+    """The hits of the first sixteen rows of each batch, however many labels they have."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        hit = ops.cast(ops.equal(ops.cast(y_true, "float32"), ops.round(y_pred)), "float32")[:16]
+        self.add(ops.sum(hit), ops.cast(ops.size(hit), "float32"))
 
 
 @mutant("many_rows")

@@ -23,6 +23,7 @@ from kerastrain.testing import check_metric
 from kerastrain.testing import metric_laws
 from kerastrain.testing import multiclass_classification
 from kerastrain.testing import regression
+from tests.testing.mutants import LONG_ROWS
 from tests.testing.mutants import MUTANTS
 from tests.testing.mutants import LastBatch
 from tests.testing.mutants import MeanOfBatchMeans
@@ -48,11 +49,79 @@ def run_python(code, **env):
     import os
 
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=240,
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=900,
         env={**os.environ, **env},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+class TestDeclarations:
+    """What is declared is checked, or refused."""
+
+    @pytest.mark.parametrize("inputs, declared, reason", (
+        (arguments(x=st.integers(0, 9)), {"shift_invariant": True}, "no argument is a value"),
+        (binary_classification(), {"shift_invariant": True}, "no argument is a value"),
+        (arguments(x=st.integers(0, 9)), {"scale_power": 1.0}, "no argument is a value"),
+        (binary_classification(), {"scale_power": 0}, "no argument is a value"),
+    ))  # fmt: skip
+    @pytest.mark.parametrize("laws", (None, "numbers", "split_invariance"))
+    def test_no_law_can_use_it(self, inputs, declared, reason, laws):
+        """Whichever laws are asked for: the message names the declaration and the reason."""
+        ((name, value),) = declared.items()
+        with pytest.raises(ArgumentError, match=f"`{name}={value}`.*{reason}"):
+            check_metric(keras.metrics.Mean, inputs=inputs, laws=laws, seed=0, **declared)
+
+    @pytest.mark.parametrize("declared, message", (
+        ({"bounds": (1, 0)}, "`bounds`.*\\(1, 0\\)"),
+        ({"bounds": (-np.inf, np.inf)}, "`bounds`.*finite"),
+        ({"bounds": (np.nan, 1)}, "`bounds`.*nan"),
+        ({"tolerance": np.nan}, "`tolerance`.*nan"),
+        ({"tolerance": np.inf}, "`tolerance`.*inf"),
+        ({"tolerance": -1.0}, "`tolerance`.*-1.0"),
+        ({"scale_power": np.nan}, "`scale_power`.*nan"),
+        ({"laws": []}, "`laws` names no law"),
+        ({"expected_failures": {"mask_with_weights": "why"}}, "does not apply.*no time steps"),
+        ({"expected_failures": {"empty_batch": "why"}, "skip": {"empty_batch": "why"}},
+         "`expected_failures` names 'empty_batch', which `skip` leaves out"),
+    ))  # fmt: skip
+    def test_nothing_can_break_it(self, declared, message):
+        """Nor is anything declared that every metric fulfils, or that is not looked at."""
+        given = {"laws": ["within_bounds", "mask_with_weights"], **declared}
+        with pytest.raises(ArgumentError, match=message):
+            check_metric(MeanAbsolute, inputs=regression(), seed=0, **given)
+
+    def test_a_test_file_is_told_too(self):
+        """`metric_laws` refuses it in each of its tests."""
+        test = metric_laws(keras.metrics.Mean, inputs=arguments(x=st.booleans()), scale_power=1)
+        with pytest.raises(ArgumentError, match="`scale_power=1`.*no argument is a value"):
+            test(LAWS["split_invariance"])
+
+    def test_what_can_be_checked_is(self):
+        """A mean is no shift-invariant metric, and is found; floats are values."""
+        inputs = arguments(values=st.integers(-32, 32).map(lambda k: k / 8))
+        with pytest.raises(MetricLawError) as caught:
+            check_metric(keras.metrics.Mean, inputs=inputs, shift_invariant=True, seed=0,
+                         laws="shift_behaviour")  # fmt: skip
+        assert "shift_behaviour" == caught.value.law
+        check_metric(keras.metrics.Mean, inputs=inputs, scale_power=1, seed=0,
+                     laws="scale_behaviour")  # fmt: skip
+
+
+def test_many_rows_are_bounded():
+    """However long a row is, a batch of many rows holds so many numbers at most."""
+    sizes = []
+
+    class Watched(keras.metrics.Mean):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            sizes.append(int(np.size(y_true)) + int(np.size(y_pred)))
+            super().update_state(keras.ops.cast(y_true, "float32") - y_pred)
+
+    check_metric(Watched, inputs=LONG_ROWS, laws="many_rows", seed=0, profile="ci")
+    assert max(sizes) <= 2 * 12 * 800
+    sizes.clear()
+    check_metric(Watched, inputs=regression(2), laws="many_rows", seed=0, profile="ci")
+    assert 4 * 24 * 4 <= max(sizes) <= 8 * 24 * 4
 
 
 class TestMessage:
@@ -251,7 +320,7 @@ class TestPytest:
         (pytester_like / "pytest.ini").write_text("[pytest]\nmarkers = fast: quick\n")
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rs", str(path), *options],
-            capture_output=True, text=True, timeout=240, cwd=pytester_like,
+            capture_output=True, text=True, timeout=900, cwd=pytester_like,
             env={**__import__("os").environ, "PYTHONPATH": __file__.split("/tests/")[0]},
         )  # fmt: skip
         return done.stdout

@@ -108,6 +108,31 @@ def test_arguments_of_any_nesting():
     assert {"y": stream.arguments["y"]} == stream.call(lambda **given: given, as_it_is)
 
 
+@pytest.mark.parametrize("strategy, kind", (
+    (st.floats(0, 1), "value"),
+    (st.integers(-32, 32).map(lambda k: k / 8), "value"),
+    (st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2), "value"),
+    (st.just(np.float32(0.5)), "value"),
+    (st.floats(0, 1).map(lambda v: np.array([v, v])), "value"),
+    (st.integers(0, 3), "other"),
+    (st.booleans(), "other"),
+    (Column(st.floats(0, 1), kind="other"), "other"),
+    (Column(st.floats(0, 1), kind="score"), "score"),
+))  # fmt: skip
+def test_floats_are_values(strategy, kind):
+    """What is drawn as floats is a value unless a `Column` says otherwise; in a dict too."""
+    for rows, name in ((arguments(x=strategy), "x"), (arguments(y={"a": strategy}), "y")):
+        assert kind == find(rows, lambda stream: True).kind(name)
+
+
+@given(data=st.data())
+@settings(max_examples=3, deadline=None)
+def test_floats_are_values_inside_a_property(data):
+    """Inputs may be made while Hypothesis draws others."""
+    low = data.draw(st.integers(0, 3))
+    assert "value" == data.draw(arguments(x=st.floats(low, 9))).kind("x")
+
+
 @given(rows=st.integers(1, 8), data=st.data())
 @settings(max_examples=100)
 def test_cuts_lose_nothing(rows, data):

@@ -25,6 +25,8 @@ class Law(NamedTuple):
         strict: whether it runs on request only: sound metrics of Keras break it,
             in ways that its own ``fit`` never meets.
         fixed: whether it draws nothing, so that one run is enough.
+        declaration: what the user declares for this law to check, a field of
+            `kerastrain.testing.case.Trial`; None for a law that needs no such word.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Law(NamedTuple):
     traced: bool = False
     strict: bool = False
     fixed: bool = False
+    declaration: str | None = None
 
     @property
     def statement(self) -> str:
@@ -41,11 +44,12 @@ class Law(NamedTuple):
 
 
 def law(
-    group: str, *, traced: bool = False, strict: bool = False, fixed: bool = False
-) -> Callable[[Callable], Law]:
+    group: str, *, traced: bool = False, strict: bool = False, fixed: bool = False,
+    declaration: str | None = None,
+) -> Callable[[Callable], Law]:  # fmt: skip
     """Makes a `Law` of a function of a case."""
 
     def make(check):
-        return Law(check.__name__, group, check, traced, strict, fixed)
+        return Law(check.__name__, group, check, traced, strict, fixed, declaration)
 
     return make

@@ -18,6 +18,8 @@ from kerastrain.testing.subject import differ
 from kerastrain.testing.subject import load
 
 _CAST = "Begin with `y_pred = keras.ops.cast(y_pred, self.dtype)`, and the same for `y_true`."
+# The first whole number that is rounded to another one.
+_FIRST_INEXACT = {"bfloat16": 257, "float16": 2049}
 # Half precision computes with 8 or 11 bits.
 _HALF_TOLERANCE = 3e-2
 # Added to values with eight fractional steps: exact in float32.
@@ -28,11 +30,15 @@ _OFFSET = 4096.0
 def prediction_dtypes(case: Case) -> None:
     """Predictions in float16, bfloat16 and float64 give the result of float32.
 
-    In 16 bits up to their precision.
+    In 16 bits up to their precision. Where there are so many classes, labels are tried
+    too whose numbers half precision does not hold: from 257 in bfloat16, from 2049 in float16.
     """
     stream = case.stream()
     case.needs(stream.has(SCORE) or stream.has(VALUE), "no argument is a score or a value")
     dtype = case.draw(st.sampled_from(("float16", "bfloat16", "float64")))
+    first = _FIRST_INEXACT.get(dtype, 1)
+    # The one before it too, which it becomes.
+    stream = _renumbered(stream, case.draw(st.sampled_from((0, first - 1, first))))
     usual, other = case.updated(stream), case.metric()
     other.program += stream.code("b.update_state", lambda name, text: (
         f"tf.cast({text}, {dtype!r})" if stream.kind(name) in (SCORE, VALUE) else text))  # fmt: skip
@@ -44,6 +50,27 @@ def prediction_dtypes(case: Case) -> None:
         lambda: ("the numbers are used in the type that they come in.", _CAST),
         tolerance=case.trial.tolerance if dtype == "float64" else _HALF_TOLERANCE,
     )  # fmt: skip
+
+
+def _renumbered(stream, first):
+    """The same rows, with the classes numbered on from ``first``, if there are so many."""
+    scores = [a for n, a in stream.arguments.items() if stream.kind(n) == SCORE]
+    labels = [a for n, a in stream.arguments.items() if stream.kind(n) == LABEL]
+    alone = len(scores) == len(labels) == 1
+    if not alone or not all(isinstance(a, np.ndarray) for a in (*scores, *labels)):
+        return stream
+    classes = scores[0].shape[-1]
+    if scores[0].shape[:-1] not in (labels[0].shape, labels[0].shape[:-1]) or classes <= first:
+        return stream
+    if labels[0].shape == scores[0].shape:  # a column for each class: no number to round
+        return stream
+
+    def renumber(kind, array):
+        if kind == LABEL:
+            return ((array + first) % classes).astype(array.dtype)
+        return np.roll(array, first, axis=-1) if kind == SCORE else array
+
+    return stream.mapped(renumber)
 
 
 @law("numbers")
@@ -143,7 +170,7 @@ def _finite(case, subject, where, cause):
                   "`keras.ops.divide_no_nan`.")  # fmt: skip
 
 
-@law("numbers")
+@law("numbers", declaration="bounds")
 def within_bounds(case: Case) -> None:
     """The result is within the declared bounds."""
     case.needs(case.trial.bounds is not None, "no `bounds` are declared")
@@ -240,7 +267,7 @@ def no_cancellation(case: Case) -> None:
         tolerance=1e-3)  # fmt: skip
 
 
-@law("numbers")
+@law("numbers", declaration="shift_invariant")
 def shift_behaviour(case: Case) -> None:
     """The same amount added to all values leaves the result, as declared by `shift_invariant`."""
     case.needs(case.trial.shift_invariant, "`shift_invariant` is not declared")
@@ -251,7 +278,7 @@ def shift_behaviour(case: Case) -> None:
               ("values as drawn", "values + 2"))  # fmt: skip
 
 
-@law("numbers")
+@law("numbers", declaration="scale_power")
 def scale_behaviour(case: Case) -> None:
     """All values times 2 multiply the result by `2 ** scale_power`, as declared."""
     power = case.trial.scale_power

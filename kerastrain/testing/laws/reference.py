@@ -78,7 +78,7 @@ def _compare(case, stream):
               lambda: ("the metric computes something else than the reference.", None))  # fmt: skip
 
 
-@law("reference")
+@law("reference", declaration="reference")
 def equals_reference(case: Case) -> None:
     """The result is that of the reference."""
     case.needs(case.trial.reference, "no `reference` is given")

@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 from hypothesis import strategies as st
 
@@ -15,6 +16,13 @@ from kerastrain.testing.streams import joined
 from kerastrain.testing.subject import Subject
 from kerastrain.testing.subject import as_result
 from kerastrain.testing.subject import load
+
+
+# Numbers in the arguments of a batch of many rows: what metrics make of them takes time and
+# memory, a multiple for each class or threshold.
+_MOST_NUMBERS = 8192
+# So many copies of a row there are at least, however long it is.
+_FEWEST_COPIES = 12
 
 
 @law("stream")
@@ -80,8 +88,11 @@ def many_rows(case: Case) -> None:
     A buffer of a fixed length, or a product over the rows, holds a few rows only.
     """
     stream = case.stream(least=2)
-    many = stream.take(np.repeat(np.arange(stream.rows), MANY))
-    batches = many.cut([MANY * k for k in range(1, stream.rows)])
+    size = sum(a[0].size for a in keras.tree.flatten(stream.arguments))
+    stream = stream.take(slice(0, max(2, _MOST_NUMBERS // (MANY * size))))
+    copies = min(MANY, max(_FEWEST_COPIES, _MOST_NUMBERS // (stream.rows * size)))
+    many = stream.take(np.repeat(np.arange(stream.rows), copies))
+    batches = many.cut([copies * k for k in range(1, stream.rows)])
     whole, parts = case.updated(many), case.updated(*batches)
     case.same(
         whole.result(), parts.result(), ("all rows at once", rows_of(batches)),

@@ -18,6 +18,10 @@ _ONE_SHAPE = (
     "Bring all to one shape first: `keras.ops.reshape(y_true, keras.ops.shape(y_pred))`, or "
     "`keras.ops.reshape(x, (-1,))` of each."
 )
+_FLAT_WEIGHTS = (
+    "Bring the weights to the shape of the values: `keras.ops.reshape(sample_weight, (-1,))` "
+    "where there is one value for each row."
+)
 _BOTH = "Multiply by the weights above and below the fraction: sum(w * value) / sum(w)."
 
 
@@ -154,7 +158,7 @@ def scalar_weight(case: Case) -> None:
 
 @law("weights")
 def columns_agree(case: Case) -> None:
-    """Targets, and weights, of shape `(rows,)` give the result of `(rows, 1)`.
+    """Targets of shape `(rows,)` give the result of `(rows, 1)`.
 
     ``model.fit`` passes targets ``(rows,)`` beside outputs ``(rows, 1)``, and numbers of
     classes in both shapes. Applies where the first argument is of one of them.
@@ -167,12 +171,18 @@ def columns_agree(case: Case) -> None:
     changed = stream.changed(arguments={**stream.arguments, name: other})
     _agree(case, stream, changed, f"{name} of shape {'(rows, 1)' if is_flat else '(rows,)'}",
            "shapes (rows,) and (rows, 1) broadcast to (rows, rows).")  # fmt: skip
-    if case.trial.weighted and not is_flat:
-        weights = case.weights(stream, "positive")
-        usual = case.updated(stream.weighted(weights))
-        found = case.updated(stream.weighted(weights[:, None]))
-        case.same(usual.result(), found.result(), ("weights (rows,)", "weights (rows, 1)"),
-                  lambda: (_broadcast(case, stream), _ONE_SHAPE))  # fmt: skip
+
+
+@law("weights")
+def weight_columns_agree(case: Case) -> None:
+    """Weights of shape `(rows, 1)` give the result of `(rows,)`, whatever the arguments' shapes."""
+    case.needs_weights()
+    stream = case.stream(least=2)
+    weights = case.weights(stream, "positive")
+    usual, found = case.updated(stream.weighted(weights)), case.metric()
+    found.update(stream.weighted(weights[:, None]))
+    case.same(usual.result(), found.result(), ("weights (rows,)", "weights (rows, 1)"),
+              lambda: (_broadcast(case, stream), _FLAT_WEIGHTS))  # fmt: skip
 
 
 @law("weights", strict=True)
