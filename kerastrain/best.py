@@ -8,8 +8,10 @@
         best.accept(candidate)                # once its checkpoint is written
 """
 
+import contextlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +113,16 @@ class Best:
         )
         self._monitor = None
 
-    def export(self, model: keras.Model) -> None:
-        """Writes the model to ``best.keras``, whole or not at all."""
+    def export(self, model: keras.Model, ready: Callable[[], None] = lambda: None) -> None:
+        """Writes the model to ``best.keras``, whole or not at all.
+
+        Args:
+            model: it.
+            ready: called first; what it raises is a reason not to write.
+        """
         path, unfinished = self._directory / "best.keras", self._directory / ".unfinished.keras"
         try:
+            ready()
             unfinished.unlink(missing_ok=True)
             model.save(unfinished)
             with open(unfinished, "rb") as file:
@@ -122,9 +130,10 @@ class Best:
             os.replace(unfinished, path)
             self._exported = self._beaten_by["value"]
         except Exception as error:  # a model of one's own may not be saved, or the disk is full
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             self._exported = None
             notices.warn(
-                f"The best model could not be written to {path}: {error}. Its weights are in its "
+                f"The best model could not be written to {path}: {str(error).rstrip('.')}. Its weights are in its "
                 "checkpoint."
             )

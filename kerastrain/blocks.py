@@ -28,6 +28,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastrain import memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -75,7 +77,8 @@ class Block:
         """Batches whose rows lie one after another.
 
         Args:
-            arrays: a structure of arrays or tensors with the rows first.
+            arrays: a structure of arrays or tensors with the rows first. Nothing else may
+                change the arrays: their memory is taken over where it is long enough.
             sizes: the rows of each batch.
             rows: of a full batch.
             number: how many full batches there is to be room for, so that blocks of one
@@ -175,10 +178,11 @@ class Pass:
     Attributes:
         number: as passed.
         taken: the batches taken so far.
+        is_over: whether one more was asked for, and there was none.
     """
 
     def __init__(self, blocks: Iterator[Block], number: int, taken: int = 0, skipped: int = 0):
-        self.number, self.taken = number, taken
+        self.number, self.taken, self.is_over = number, taken, False
         self._blocks, self._skipped = blocks, skipped
         self._block: Block | None = None
         self._index = 0
@@ -189,6 +193,7 @@ class Pass:
             self._block, self._index = next(self._blocks, None), self._skipped
             self._skipped = 0
             if self._block is None:
+                self.is_over = True
                 return None
         return self._block
 
@@ -221,12 +226,14 @@ def rows_of(arrays: Any) -> int:
 def _lengthened(leaf, count):
     """An array or tensor as a tensor of so many rows, with zeros at its end."""
     missing = count - leaf.shape[0]
-    if not missing:
-        return tf.convert_to_tensor(leaf)
     if isinstance(leaf, tf.Tensor):
-        return tf.pad(leaf, [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1))
-    zeros = np.full((missing, *leaf.shape[1:]), b"" if leaf.dtype == object else 0, leaf.dtype)
-    return tf.convert_to_tensor(np.concatenate([leaf, zeros]))
+        return tf.pad(leaf, [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1)) if missing else leaf
+    if missing:
+        longer = memory.empty((count, *leaf.shape[1:]), leaf.dtype)
+        longer[: leaf.shape[0]] = leaf
+        memory.clear(longer[leaf.shape[0] :])
+        leaf = longer
+    return memory.as_tensor(leaf)
 
 
 def bytes_of(batch: Any) -> int:

@@ -172,16 +172,13 @@ class CallbackStates:
                 yield callback, left.pop(names.index(_name(callback)))
 
     def _entry(self, index, callback):
-        name = _name(callback)
-        if not _has_state(callback):
-            state = self._known_state(index, callback)
-        else:
-            try:
-                state = callback.get_state()
-            except Exception as error:  # whatever one of the user's own may raise
-                told = f"get_state of {name} raised {type(error).__name__}: {error}."
-                self._warn_once(index, told)
-                return {"class": name, "state": None, "failed": True}
+        name, has_state = _name(callback), _has_state(callback)
+        try:
+            state = callback.get_state() if has_state else self._known_state(index, callback)
+        except Exception as error:  # whatever one of the user's own may raise, or a log's file
+            where = "get_state" if has_state else "The state"
+            self._warn_once(index, f"{where} of {name} raised {type(error).__name__}: {error}.")
+            return {"class": name, "state": None, "failed": True}
         return {"class": name, "state": self._savable(index, callback, state)}
 
     def _savable(self, index, callback, state):
@@ -249,7 +246,8 @@ def _of_csv_logger(callback):
     if file is None or file.closed:
         return None
     file.flush()
-    return {"bytes": os.path.getsize(callback.filename), "keys": callback.keys}
+    # Of the file that is open: another one, or none, may have its name by now.
+    return {"bytes": os.fstat(file.fileno()).st_size, "keys": callback.keys}
 
 
 def _fingerprints(callback):

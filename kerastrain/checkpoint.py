@@ -26,6 +26,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,9 @@ FORMAT, VERSION = "kerastrain-checkpoint", 1
 _TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
 # A manifest is read whole: one that is larger is none.
 _LARGEST_MANIFEST = 64 * 2**20
-_NAME = re.compile(r"\d{8}")
+_NAME = re.compile(r"[0-9]{8,18}")
+# An `info` that the manifest would be too large for is the last tensor, as text.
+_INFO = "manifest/info"
 # Of the names of numpy's own types; others, such as bfloat16, are stored as bytes.
 _PLAIN = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
@@ -66,16 +69,24 @@ class Checkpoints:
 
     Args:
         directory: where they are, made when the first is written.
+
+    Attributes:
+        ready: called when a checkpoint is complete, before it gets its name.
     """
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory)
+        self.ready: Callable[[], None] = lambda: None
 
     def paths(self) -> list[Path]:
-        """The directories of all, the oldest first; none of them has been verified."""
+        """The directories of all, the oldest first; none of them has been verified.
+
+        Raises:
+            OSError: the directory cannot be listed.
+        """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
-            return sorted(found, key=lambda path: path.name)
+            return sorted(found, key=lambda path: (int(path.name), path.name))
         return []
 
     def next_name(self) -> str:
@@ -103,6 +114,7 @@ class Checkpoints:
         try:
             unfinished.mkdir()
             write_files(unfinished, tensors, info)
+            self.ready()
             os.rename(unfinished, path)
             _flush(self.directory)
         except BaseException:
@@ -186,8 +198,10 @@ def write_files(directory: Path, tensors: dict[str, np.ndarray], info: dict[str,
     }
     manifest["sha256"] = _digest(manifest)
     text = json.dumps(manifest, indent=1, allow_nan=False)
-    if len(text) > _LARGEST_MANIFEST:
-        raise ValueError(f"the state has {len(text)} characters of numbers that are in no array")
+    if len(text) > _LARGEST_MANIFEST and _INFO not in tensors:
+        as_text = np.frombuffer(json.dumps(info, allow_nan=False).encode(), "uint8")
+        write_files(directory, tensors | {_INFO: as_text}, {})
+        return
     with open(directory / _MANIFEST, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -206,7 +220,11 @@ def read(path: Path) -> Checkpoint:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise CheckpointError("it is no directory")
         manifest = _read_manifest(path / _MANIFEST)
-        return Checkpoint(path, _read_tensors(path / _TENSORS, manifest), manifest["info"])
+        tensors = _read_tensors(path / _TENSORS, manifest)
+        info = manifest["info"]
+        if _INFO in tensors:
+            info = _read_info(tensors)
+        return Checkpoint(path, tensors, info)
     except NewerFormat as error:
         raise NewerFormat(f"The checkpoint {path} {error}") from None
     except CheckpointError as error:
@@ -255,6 +273,17 @@ def _read_tensors(path, manifest):
     if stored.keys() != manifest["tensors"].keys():
         raise CheckpointError(f"{_TENSORS} has other tensors than its manifest")
     return {name: _restored(name, stored[name], manifest["tensors"][name]) for name in stored}
+
+
+def _read_info(tensors):
+    """Takes what the manifest was too small for out of the tensors."""
+    try:
+        info = json.loads(tensors.pop(_INFO).tobytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the tensor {_INFO!r} is not what was written") from error
+    if not isinstance(info, dict):
+        raise CheckpointError(f"the tensor {_INFO!r} is not what was written")
+    return info
 
 
 def _restored(name, array, entry):
@@ -317,10 +346,10 @@ def _flush(directory):
 
 
 def _remove(path):
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain.errors import ArgumentError
+from kerastrain.errors import DataError
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
 from kerastrain.errors import UnsupportedTypeError
@@ -168,6 +169,66 @@ def check_own_step(model: keras.Model, step: Any, strategy: Any) -> None:
             "each replica, and that its loss is scaled for "
             f"{strategy.num_replicas_in_sync} replicas is up to it. Override the hooks of "
             "TrainableModel to leave that to kerastrain."
+        )
+
+
+def check_own_function(model: keras.Model, kind: str) -> None:
+    """Refuses a model that makes what runs its steps itself, where `Trainer` would not ask it.
+
+    Args:
+        model: the model.
+        kind: ``"train"`` or ``"test"``.
+
+    Raises:
+        ModelError: as said.
+    """
+    if _keras.overrides(model, f"make_{kind}_function"):
+        raise ModelError(
+            f"{type(model).__name__} has a `make_{kind}_function` of its own, which Trainer does not "
+            f"call: it compiles the step itself. Override `{kind}_step`, or call model.fit."
+        )
+
+
+def check_whole_batches(model: keras.Model, parts: int, replicas: int) -> None:
+    """Refuses to cut a batch whose rows go on in the next one.
+
+    Args:
+        model: the model.
+        parts, replicas: into how many each batch is cut.
+
+    Raises:
+        ModelError: a layer keeps a state for each row.
+    """
+    layers = [layer.name for layer in _keras.stateful_layers(model)]
+    if layers and parts * replicas > 1:
+        cut = f"micro_batches={parts}" if parts > 1 else f"{replicas} replicas"
+        raise ModelError(
+            f"The layers {layers} of {type(model).__name__} are stateful: they go on with each row of a "
+            f"batch in the next batch, and cannot with {cut}, which see parts of it. Use "
+            "stateful=False, or one replica and micro_batches=1."
+        )
+
+
+def check_rows(model: keras.Model, rows: list[int], name: str, wanted: int | None) -> None:
+    """Refuses a batch of other rows than a stateful layer has states for.
+
+    Args:
+        model: the model.
+        rows: of the batches.
+        name: what messages call the data.
+        wanted: the rows of the first batch; None where this is it.
+
+    Raises:
+        DataError: as said.
+    """
+    layers = [layer.name for layer in _keras.stateful_layers(model)]
+    wanted = _keras.fixed_rows(model) or wanted
+    odd = [count for count in rows if count not in (None, wanted)]
+    if layers and wanted and odd:
+        raise DataError(
+            f"A batch of `{name}` has {odd[0]} rows, and the stateful layers {layers} of "
+            f"{type(model).__name__} have states for {wanted}. Pass batch_size={wanted} and a multiple of "
+            f"that as rows, x[:n * {wanted}]; with tf.data, call `.batch({wanted}, drop_remainder=True)`."
         )
 
 

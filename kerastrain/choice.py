@@ -167,11 +167,44 @@ class Choice:
             self.plan = self._exploring = None
 
     def drop(self, plan: Plan, error: Exception) -> None:
-        """Leaves a plan out for good, because of an error."""
+        """Leaves a plan out for good, because of an error, if it is one of the candidates."""
+        if plan not in self._candidates:
+            return
         first_line = next(iter(str(error).strip().splitlines()), "")
         self.dropped[plan.name] = f"{type(error).__name__}: {first_line[:200]}"
         if plan is self.plan:
             self.plan, self._exploring = None, None
+
+    def simpler(self, plan: Plan) -> list[Plan]:
+        """The plans that may take the place of one whose first run fails.
+
+        None of those that are less simple: XLA, say, trains on without a word where the graph
+        finds a label out of range.
+        """
+        return [
+            other
+            for other in self._candidates
+            if (other.loops, other.xla) < (plan.loops, plan.xla) and other.name not in self.dropped
+        ]
+
+    def give_way(self, plan: Plan, error: Exception) -> list[str]:
+        """Leaves out a plan whose first run has failed, and all that are not simpler.
+
+        Returns:
+            The names of those left out, for `readmit`.
+        """
+        simpler = self.simpler(plan)
+        failed = [p for p in self._candidates if p not in simpler and p.name not in self.dropped]
+        for other in failed:
+            self.drop(other, error)
+        self.plan = self._exploring = None
+        return [other.name for other in failed]
+
+    def readmit(self, names: Sequence[str]) -> None:
+        """Lets plans run again that were left out: the error was not theirs."""
+        for name in names:
+            del self.dropped[name]
+        self.plan = self._exploring = None
 
     def __str__(self) -> str:
         """The plan and its timings on one line.

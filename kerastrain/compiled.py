@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import checks
+from kerastrain import scope_copy
 from kerastrain import strategy as strategy_lib
 from kerastrain.errors import ModelError
 from kerastrain.errors import UnsupportedTypeError
@@ -46,6 +47,8 @@ class CompiledModel:
         execution, options: the ones in force.
         users: the user's model.
         model: the model that trains: ``users``, or its copy in the scope.
+        trainable: which layers the optimizer has been built for (``_keras.trainable_flags``), as
+            who builds it says; None for those that train now.
 
     Raises:
         ModelError, MetricError, ArgumentError, UnsupportedTypeError: as
@@ -64,10 +67,12 @@ class CompiledModel:
         self._strategy = strategy
         self._users_optimizer: Any = None  # where another one trains in its stead
         self._handed_back: list | None = None
-        self._is_in_charge = False
+        self._is_in_charge = self._is_compared = False
+        self._flags: tuple[list, list] = [], []  # of both models, when they were alike
+        self.trainable: list[str] | None = None
         self.users = self.model = self._built(model)
         if strategy is not None and not strategy_lib.is_built_under(self.users, strategy):
-            self.model = strategy_lib.rebuild(self.users, strategy)
+            self.model = scope_copy.rebuild(self.users, strategy)
         self.execution = execution or self._users_execution()
         self.options = options or getattr(self.users, "step_options", StepOptions())
         if strict:
@@ -82,7 +87,7 @@ class CompiledModel:
 
     def scope(self) -> contextlib.AbstractContextManager:
         """The strategy's scope, or nothing."""
-        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+        return strategy_lib.scope(self._strategy)
 
     def _users_execution(self):
         model = self.users
@@ -141,7 +146,7 @@ class CompiledModel:
             _keras.set_compile_state(self.model, before)
 
     def _own_optimizer(self, optimizer):
-        made = strategy_lib.optimizer_for(optimizer, self._strategy)
+        made = scope_copy.optimizer_for(optimizer, self._strategy)
         if self._strategy is not None and made is not optimizer:
             self._users_optimizer = optimizer
         return made
@@ -157,13 +162,13 @@ class CompiledModel:
         if self._is_in_charge:  # asked for by a callback of `fit`: all is in place
             yield self.model
             return
-        self._copy_weights_in()
+        self._copy_state_in()
         users = _keras.compile_state(self.model)
         options = _keras.set_step_options(self.model, self.options)
         _keras.set_compile_state(self.model, self._state)
         self._is_in_charge = True
         try:
-            with self.scope():
+            with self.scope(), _keras.base_method_replaced(self.model, "compile", self._refuse):
                 yield self.model
         finally:
             self._is_in_charge = False
@@ -173,41 +178,71 @@ class CompiledModel:
             if trains and self.users.built and self.model.built:
                 self._hand_back()
 
+    def _refuse(self, *args, **kwargs):
+        """Stands in for ``compile`` of a model in charge."""
+        raise ModelError(
+            f"`compile` of {type(self.users).__name__} was called while a Trainer runs, by a callback "
+            "or by the model's own code. The training has compiled the model already: to change the "
+            "loss or the optimizer, end it, compile the model and make a new Trainer; a learning "
+            "rate may be assigned at any time."
+        )
+
     def build_users(self, x: Any) -> None:
-        """Before a copy in the scope trains: both have the same initial weights.
+        """Before a copy in the scope is used: both have the same initial state, and outputs.
 
         Args:
-            x: the shapes of an input batch.
+            x: an input batch.
+
+        Raises:
+            ModelError: the copy is another model.
         """
-        if self.users is self.model:
+        if self.users is self.model or self._is_compared:
             return
         unbuilt = [model for model in (self.users, self.model) if not model.built]
+        shapes = _keras.as_symbolic(x)
         for model in unbuilt:
-            _keras.output_spec(lambda x, m=model: _keras.forward(m, x, training=False), x)
+            _keras.output_spec(lambda x, m=model: _keras.forward(m, x, training=False), shapes)
         if unbuilt:
-            self._copy_weights_in()
+            self._copy_state_in()
+        scope_copy.check_same_outputs(self.users, self.model, x)
+        self._is_compared = True
 
-    def _copy_weights_in(self):
-        """Gives the copy the weights of the user's model, which may have changed."""
+    def _copy_state_in(self):
+        """Gives the copy the state of the user's model, which may have changed."""
         if self.users is self.model:
             return
-        strategy_lib.copy_trainable(self.users, self.model)
+        scope_copy.copy_trainable(self.users, self.model)
+        self._note_flags()
         if self.users.built and self.model.built:
-            strategy_lib.copy_weights(self.users, self.model)
+            scope_copy.copy_state(self.users, self.model)
+
+    def _note_flags(self):
+        self._flags = _keras.trainable_flags(self.users), _keras.trainable_flags(self.model)
+
+    def copy_flags(self) -> None:
+        """Lets both models train the same layers, where callbacks have changed them in one."""
+        if self.users is self.model:
+            return
+        if _keras.trainable_flags(self.model) != self._flags[1]:
+            scope_copy.copy_trainable(self.model, self.users)
+        elif _keras.trainable_flags(self.users) != self._flags[0]:
+            scope_copy.copy_trainable(self.users, self.model)
+        self._note_flags()
 
     def take_over_optimizer(self) -> None:
         """Copies the state of the user's optimizer, if it was changed since it was handed back."""
         if self._handed_back is None or self._handed_back != self._numbers():
-            strategy_lib.copy_optimizer(self._users_optimizer, self.model.optimizer)
+            scope_copy.copy_optimizer(self._users_optimizer, self.model.optimizer)
 
     def _numbers(self):
         """The user's optimizer's single numbers, such as its learning rate and iterations."""
-        return strategy_lib.optimizer_numbers(self._users_optimizer)
+        return scope_copy.optimizer_numbers(self._users_optimizer)
 
     def _hand_back(self):
         if self.users is not self.model:
-            strategy_lib.copy_weights(self.model, self.users)
-        strategy_lib.copy_optimizer(
-            self.optimizer, self._users_optimizer, self.users.trainable_variables
-        )
+            self.copy_flags()
+            scope_copy.copy_state(self.model, self.users)
+        with _keras.trainable_as(self.users, self.trainable):
+            variables = self.users.trainable_variables
+        scope_copy.copy_optimizer(self.optimizer, self._users_optimizer, variables)
         self._handed_back = self._numbers()

@@ -16,6 +16,7 @@ With ``steps_per_epoch`` an epoch takes that many batches and the next goes on
 where it stopped, as in Keras; otherwise an epoch is one pass.
 """
 
+import inspect
 import math
 import os
 import random
@@ -32,13 +33,16 @@ from kerastrain import _keras
 from kerastrain import data_checks
 from kerastrain import notices
 from kerastrain.blocks import Chunk
-from kerastrain.blocks import Pass
 from kerastrain.blocks import map_leaves
 from kerastrain.blocks import rows_of
+from kerastrain.cursor import Cursor
+from kerastrain.digests import digest_of
 from kerastrain.errors import DataError
-from kerastrain.passes import AdapterPasses
+from kerastrain.indexed import IndexedBatches
+from kerastrain.memory import PeekedAt
 from kerastrain.passes import ArrayPasses
-from kerastrain.passes import Indexed
+from kerastrain.passes import PipelinePasses
+from kerastrain.passes import PythonPasses
 
 # The share of the free memory that arrays may take once more, to be resident.
 _RESIDENT_SHARE = 0.25
@@ -59,6 +63,8 @@ class Source:
 
     Attributes:
         num_batches: batches per epoch, or None where unknown or endless.
+        missing: what of ``y`` and ``sample_weight`` is NaN throughout, as far as it has been
+            looked at; None for nothing.
 
     Raises:
         DataError: no rows, unequal lengths, or nothing but NaN.
@@ -84,32 +90,31 @@ class Source:
         data_checks.check_options(shuffle, class_weight)
         self.name, self.steps = name, None if steps is None else int(steps)
         data_checks.check_type(name, x, y, sample_weight)
+        # Whether the first batch is the same in each process, of what is no array.
+        self._begins_alike = isinstance(x, tf.data.Dataset) and _keras.begins_alike(x)
+        if isinstance(x, keras.utils.PyDataset):
+            self._begins_alike = not shuffle or (seed is not None and not first_pass)
         if seed is None:  # not drawn where it is not used: users draw there too
             seed = random.randrange(2**31) if shuffle else 0
+        self.missing: str | None = None
+        self._class_weight = class_weight
+        if not data_checks.is_streamed(x):
+            data_checks.check_class_weight(name, y, class_weight)
         self.is_one_shot = isinstance(x, Iterator)
-        shuffles = None
+        if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
+            shuffle = False
+        options = batch_size, steps, shuffle, class_weight
+        self._passes, self.arrays = _passes_of(name, (x, y, sample_weight), options, seed)
         if isinstance(x, keras.utils.PyDataset):
-            shuffles = bool(shuffle) and x.num_batches is not None
-            x, shuffle = Indexed(x, seed if shuffles else None), shuffle and not shuffles
-        adapter, arrays = _adapted(
-            name, (x, y, sample_weight), batch_size, steps, shuffle, class_weight
-        )
-        if arrays is None:
-            self._passes = AdapterPasses(adapter, x, steps)
-            self.arrays = None
-        else:
-            size = batch_size or (math.ceil(rows_of(arrays) / steps) if steps else 32)
-            self._passes = ArrayPasses(arrays, size, shuffle, seed)
-            self.arrays = arrays
-            data_checks.check_not_all_nan(name, arrays)
+            self._begins_alike = self._begins_alike and self._passes.seeks
+        if self.arrays is not None:
+            self.missing = data_checks.check_not_all_nan(name, self.arrays)
         count = steps or self._passes.num_batches
         self.num_batches = None if count is None else int(count)  # may be of NumPy's integers
         if self._passes.num_batches == 0:
             raise DataError(f"`{name}` has no batches. Pass at least one row.")
-        shuffle = shuffle if shuffles is None else shuffles
         self.seed, self._shuffle = int(seed), shuffle if shuffle == "batch" else bool(shuffle)
-        self._pass: Pass | None = None
-        self._next_pass = first_pass
+        self._cursor = Cursor(name, self._passes, first_pass, self.steps)
         self._count = 0  # batches drawn of the current epoch
         self._resumed: int | None = None  # the same, where an epoch is to go on
         self._looked_at = False
@@ -139,14 +144,20 @@ class Source:
         Raises:
             DataError: there is none.
         """
-        batch = self._opened().peek()
+        try:
+            batch = self._cursor.look()
+        except tf.errors.InvalidArgumentError as error:
+            data_checks.check_class_weight_of_stream(self.name, self._class_weight, error)
+            raise
         if batch is None:
             raise DataError(
                 f"`{self.name}` has no batches: it ended before the first one. "
                 "Pass at least one row, or a new generator."
             )
         if self.arrays is None and not self._looked_at:  # of arrays, all rows have been looked at
-            data_checks.check_not_all_nan(self.name, map_leaves(_as_numpy, batch))
+            self.missing = data_checks.check_not_all_nan(self.name, map_leaves(_as_numpy, batch))
+            if self._class_weight is not None:
+                data_checks.check_class_weight(self.name, batch[1], self._class_weight)
             self._looked_at = True
         return batch
 
@@ -169,18 +180,17 @@ class Source:
         """
         resumed, self._resumed = self._resumed, None
         self._count = resumed or 0
+        cursor = self._cursor
         if self.steps is None and resumed is None:
-            if self._pass is not None and self._pass.taken:
-                self.close()
+            self.restart()
             if number is not None and self._passes.follow_seed:
-                if self._pass is not None and self._pass.number != number:
+                if cursor.current is not None and cursor.current.number != number:
                     self.close()
-                if self._pass is None:
-                    self._next_pass = number
-        current = self._opened()
+                if cursor.current is None:
+                    cursor.next_pass = number
         while self.steps is None or self._count < self.steps:
             room = most() if self.steps is None else min(most(), self.steps - self._count)
-            chunk = current.take(room)
+            chunk = cursor.take(room)
             if chunk is None:
                 break
             self._count += chunk.steps
@@ -200,7 +210,7 @@ class Source:
 
     def restart(self) -> None:
         """Lets the next epoch begin with a new pass, as each validation does."""
-        if self._pass is not None and self._pass.taken:
+        if self._cursor.current is not None and self._cursor.current.taken:
             self.close()
 
     # Where an epoch is, to go on there in another process -----------------------
@@ -215,8 +225,11 @@ class Source:
 
         Returns:
             Itself.
+
+        Raises:
+            DataError: another process is known to draw other batches.
         """
-        self._passes.track()
+        self._cursor.track()
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -233,83 +246,87 @@ class Source:
         known["shuffle"] = self._shuffle
         if not holds_composites(batch):
             known["first_batch"] = signature(batch)[0]
+        if self.arrays is not None:  # as they are before they are shuffled
+            count = rows_of(batch)
+            known["@digest"] = digest_of(map_leaves(lambda a: a[:count], self.arrays))
+        elif self._begins_alike:
+            known["@digest"] = digest_of(batch)
         return known
 
     def state(self) -> dict[str, Any]:
         """All that decides which batches come next."""
-        current = self._pass
-        return {
-            "seed": self.seed,
-            "next_pass": self._next_pass,
-            "pass": None if current is None else current.number,
-            "taken": 0 if current is None else current.taken,
-            "of_epoch": self._count,
-            "passes": self._passes.state(None if current is None else current.taken),
-        }
+        return {"seed": self.seed, "of_epoch": self._count, **self._cursor.state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Lets the batches come next that came after `state` was asked for.
 
         In a source that was made like that one and of which nothing but the first batch
-        has been looked at. What needs the batches before is drawn from the first on.
+        has been looked at. Arrays and a ``PyDataset`` begin at the batch; of other data, what
+        was drawn of the pass is drawn again, and of ``tf.data``, of all passes before it too.
+        What is drawn again is compared with what was drawn then.
+
+        Raises:
+            DataError: these are other batches.
         """
-        number, taken, passes = state["pass"], state["taken"], self._passes
         self.seed = state["seed"]
-        passes.set_seed(self.seed)
-        if passes.begins_anywhere(state["passes"]):
-            self.close()
-            passes.set_state(state["passes"])
-            if number is not None:
-                self._pass = passes.begin(number, taken)
-                self._pass.peek()  # begins it, also if it is closed before a batch is drawn
-            self._next_pass = state["next_pass"]
-        else:
-            self._draw_again(state["next_pass"] if number is None else number, taken)
-        self._resumed = None if number is None else state["of_epoch"]
-
-    def _draw_again(self, number, taken):
-        current = self._opened()
-        while current.number < number:
-            current.peek()  # so that it is begun
-            while self._passes.is_drawn_whole and current.take(2**31 - 1):
-                pass
-            self.close()
-            current = self._opened()
-        while current.taken < taken and current.take(taken - current.taken):
-            pass
-
-    # Passes ---------------------------------------------------------------------
-
-    def _opened(self) -> Pass:
-        if self._pass is None:
-            self._pass = self._passes.begin(self._next_pass)
-            self._next_pass += 1
-        return self._pass
+        self._passes.set_seed(self.seed)
+        self._cursor.set_state(state)
+        self._resumed = None if state["pass"] is None else state["of_epoch"]
 
     def _finish_pass(self):
         """Starts the next pass with the next epoch if this one is used up."""
-        total = self._passes.num_batches
-        if total is not None and self._pass.taken >= total:
+        total, current = self._passes.num_batches, self._cursor.current
+        if total is not None and current is not None and current.taken >= total:
             self.close()
 
     def close(self) -> None:
         """Ends the current pass and what runs in the background for it."""
-        if self._pass is not None:
-            self._pass.close()
-            self._pass = None
+        self._cursor.close()
+
+
+def _passes_of(name, data, options, seed):
+    """``(the passes over data, their rows as NumPy arrays or None)``."""
+    batch_size, steps, shuffle, class_weight = options
+    x, y, sample_weight = data
+    if isinstance(x, keras.utils.PyDataset):
+
+        def adapted(view):
+            return _adapted(name, (view, y, sample_weight), None, steps, False, class_weight)
+
+        batches = IndexedBatches(x, adapted, seed if shuffle else None)
+        return PythonPasses(adapted(x), batches, steps), None
+    peeked = PeekedAt(x) if inspect.isgenerator(x) else None
+    adapter = _adapted(name, (peeked.batches if peeked else x, y, sample_weight), *options)
+    if peeked:
+        peeked.copies = False
+    arrays = _arrays_of(name, adapter)
+    if arrays is not None:
+        size = batch_size or (math.ceil(rows_of(arrays) / steps) if steps else 32)
+        return ArrayPasses(arrays, size, shuffle, seed), arrays
+    if _keras.yields_tensors(adapter):
+        return PipelinePasses(adapter, seed, steps), None
+    return PythonPasses(adapter, x, steps), None
 
 
 def _adapted(name, data, batch_size, steps, shuffle, class_weight):
-    """``(Keras's adapter, its rows as NumPy arrays or None)``."""
-    in_keras = _keras.are_arrays(data[0]) or isinstance(data[0], keras.utils.PyDataset)
+    """Keras's adapter."""
+    in_keras = _keras.are_arrays(data[0])
     try:
-        adapter = _keras.data_adapter(
+        return _keras.data_adapter(
             *data, batch_size, steps, shuffle if in_keras else False, class_weight
         )
-    except ValueError as error:
+    except (AttributeError, ValueError) as error:
+        if class_weight is not None and isinstance(error, AttributeError):  # it has no y
+            data_checks.check_class_weight(name, None, class_weight)
+        if isinstance(error, AttributeError):
+            raise
         raise DataError(f"`{name}` cannot be used as data: {error}") from error
+
+
+def _arrays_of(name, adapter):
+    """The rows of Keras's adapter as NumPy arrays, or None."""
     try:
-        return adapter, _keras.dense_arrays(adapter)
+        return _keras.dense_arrays(adapter)
     except ValueError as error:
         raise DataError(
             f"x, y or sample_weight of `{name}` is not of numbers: {error}. Use arrays "

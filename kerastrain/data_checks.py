@@ -36,12 +36,18 @@ def part_of(part: str, name: str) -> str:
 
 
 def check_batch(name: str, batch: Any) -> None:
-    """Refuses a first batch whose rows do not fit.
+    """Refuses a first batch whose parts or rows do not fit.
 
     Raises:
         DataError: as said.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    try:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    except ValueError as error:
+        raise DataError(
+            f"A batch of `{name}` is a {type(batch).__name__} of {len(batch)} parts. Batches are x, "
+            "(x, y) or (x, y, sample_weight); a model takes others in a step of its own."
+        ) from error
     leaves = [t for t in tf.nest.flatten((x, y, sample_weight)) if isinstance(t, tf.Tensor)]
     if any(t.shape.rank == 0 for t in leaves):
         raise DataError(
@@ -59,24 +65,39 @@ def check_batch(name: str, batch: Any) -> None:
         raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
 
 
-def check_not_all_nan(name: str, batch: Any) -> None:
-    """Refuses arrays that are NaN throughout.
+def check_not_all_nan(name: str, batch: Any) -> str | None:
+    """Refuses ``x`` of which an array is NaN throughout.
+
+    Labels and weights may be missing where the loss knows what to do: `target_checks.check_missing`.
+
+    Returns:
+        What ``y`` or ``sample_weight`` has that is NaN throughout, for a message; None for nothing.
 
     Raises:
         DataError: as said.
     """
-    parts = keras.utils.unpack_x_y_sample_weight(batch)
+    try:
+        parts = keras.utils.unpack_x_y_sample_weight(batch)
+    except ValueError:  # more than three, for a step of the user's own
+        return None
     for part, arrays in zip(("x", "y", "sample_weight"), parts, strict=True):
         for array in keras.tree.flatten(arrays):
-            if array is None or not array.shape or not array.size:
-                continue
-            if not np.issubdtype(array.dtype, np.floating):
-                continue
-            if np.isnan(array[:_NAN_ROWS]).all() and np.isnan(array).all():
-                raise DataError(
-                    f"{part_of(part, name)} holds an array of shape {array.shape} that is "
-                    "NaN throughout. Check how the data were read."
-                )
+            if is_all_nan(array):
+                found = f"{part_of(part, name)} holds an array of shape {array.shape} that is NaN "
+                found += "throughout"
+                if part == "x":
+                    raise DataError(f"{found}. Check how the data were read.")
+                return found
+    return None
+
+
+def is_all_nan(array: Any) -> bool:
+    """Whether an array has elements, of floating point, and all are NaN."""
+    if array is None or not array.shape or not array.size:
+        return False
+    if not np.issubdtype(array.dtype, np.floating):
+        return False
+    return bool(np.isnan(array[:_NAN_ROWS]).all() and np.isnan(array).all())
 
 
 def check_type(name: str, x: Any, y: Any, sample_weight: Any) -> None:
@@ -91,6 +112,8 @@ def check_type(name: str, x: Any, y: Any, sample_weight: Any) -> None:
             "global batches: each replica is given its own rows of them."
         )
     check_lengths(name, x, y, sample_weight)
+    if not is_streamed(x):
+        check_weight_structure(name, y, sample_weight)
     if not is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
         raise UnsupportedTypeError(
             f"`{name}` is of type {type(x).__name__}, or holds one that cannot be "
@@ -151,6 +174,97 @@ def check_options(shuffle: Any, class_weight: Any) -> None:
             "`class_weight` must be a dict {class index: weight}. "
             f"Received: class_weight={class_weight!r}."
         )
+
+
+def check_class_weight(name: str, y: Any, class_weight: dict | None) -> None:
+    """Refuses targets and weights of which Keras would weigh rows by something else than their class.
+
+    Args:
+        name: what messages call the data.
+        y: the targets, or those of a batch, as arrays or tensors.
+        class_weight: ``{class index: weight}``, or None.
+
+    Raises:
+        ArgumentError: as said.
+    """
+    if class_weight is None:
+        return
+    whole = {k for k in class_weight if isinstance(k, numbers.Real) and k >= 0 and k == int(k)}
+    wrong = [key for key in class_weight if key not in whole] or [
+        weight for weight in class_weight.values() if not isinstance(weight, numbers.Real)
+    ]
+    what, fix = None, "Pass sample_weight, one for each row"
+    if wrong:
+        what = f"{wrong[0]!r} is no class index with a number as its weight"
+        fix = "Pass {0: 1.0, 1: 2.5}, say"
+    elif y is None:
+        what = "there is no y"
+    elif keras.tree.is_nested(y):
+        what = f"y has {len(keras.tree.flatten(y))} parts, of several outputs"
+        fix = "Pass sample_weight in the structure of y"
+    else:
+        what = _no_classes(np.asarray(y), max(whole, default=0))
+    if what:
+        raise ArgumentError(
+            f"`class_weight` weighs each row by its class, and in {part_of('y', name)} {what}. {fix}. "
+            f"Received: class_weight={class_weight!r}."
+        )
+
+
+def check_class_weight_of_stream(name: str, class_weight: dict | None, error: Exception) -> None:
+    """Tells of an error in a stream what it may mean for ``class_weight``.
+
+    Raises:
+        ArgumentError: there are such weights.
+    """
+    if class_weight is not None:
+        raise ArgumentError(
+            f"`class_weight` weighs each row by its class, and {part_of('y', name)} has a row of "
+            "another class, or of none. Of a stream each class needs a weight, from 0 up to the "
+            f"highest. Received: class_weight={class_weight!r}. TensorFlow says: {str(error)[:200]}"
+        ) from error
+
+
+def check_weight_structure(name: str, y: Any, sample_weight: Any) -> None:
+    """Refuses weights of several outputs in another structure than the targets.
+
+    Raises:
+        DataError: as said.
+    """
+    if y is None or not keras.tree.is_nested(sample_weight):
+        return
+    wanted, given = _structure_of(y), _structure_of(sample_weight)
+    if wanted != given:
+        raise DataError(
+            f"{part_of('sample_weight', name)} is {given}, and y is {wanted}. Pass one array of weights "
+            "for each array of y in the same structure, or one for all outputs."
+        )
+
+
+def _structure_of(arrays) -> str:
+    if isinstance(arrays, dict):
+        return f"a dict of {sorted(arrays)}"
+    if isinstance(arrays, list | tuple):
+        return f"a list of {len(arrays)}"
+    return "one array"
+
+
+def _no_classes(y, highest) -> str | None:
+    """Why targets are no classes, one for each row; None if they are."""
+    if y.dtype.kind not in "biuf":
+        return f"are values of type {y.dtype}"
+    if y.ndim > 1 and y.shape[-1] == 1:
+        y = y[..., 0]
+    if y.ndim > 2:
+        return f"a row has shape {y.shape[1:]}"
+    if y.ndim == 2:
+        if not np.allclose(y.sum(-1), 1, atol=1e-3) or (y < 0).any():
+            return f"rows of {y.shape[-1]} numbers are not one-hot"
+        if highest >= y.shape[-1]:
+            return f"there are the classes 0 to {y.shape[-1] - 1}, and {int(highest)} is none"
+    elif not np.array_equal(y, np.round(y)):
+        return f"are numbers such as {y[y != np.round(y)][0]:g}, which are no class index"
+    return None
 
 
 def check_positive(argument: str, value: Any) -> None:

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import rows as rows_lib
+from kerastrain.errors import NonFiniteError
 
 
 class Diagnosis(NamedTuple):
@@ -55,6 +56,28 @@ def diagnose(model: keras.Model, batch: Any) -> Diagnosis | None:
             if found is not None:
                 return found
     return None
+
+
+def check_left_out(left_out: list[int], steps: int, epoch: int) -> None:
+    """Refuses an epoch more than half of whose steps were left out.
+
+    Args:
+        left_out: the steps that were, counted from 0.
+        steps: how many the epoch had.
+        epoch: its number, from 0.
+
+    Raises:
+        NonFiniteError: then.
+    """
+    if 2 * len(left_out) > steps:
+        raise NonFiniteError(
+            f"{len(left_out)} of the {steps} steps of epoch {epoch + 1} were not finite and were "
+            f"left out, the first of them step {left_out[0] + 1}: more than half. The model has "
+            "the weights after the others. Repair what the warnings name, or lower the learning "
+            "rate.",
+            epoch,
+            left_out[0],
+        )
 
 
 def _searched(model, batch) -> Iterator[Diagnosis | None]:

@@ -41,16 +41,21 @@ def can_run(model: keras.Model, batch: Any, strategy: tf.distribute.Strategy) ->
 
     With several workers it would wait for the others, which may have failed.
     """
-    leaves = [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
-    dense = all(isinstance(leaf, tf.Tensor) and leaf.shape.rank for leaf in leaves)
     resolver = strategy.cluster_resolver
     cluster = resolver.cluster_spec().as_dict() if resolver is not None else {}
-    return (
-        bool(leaves)
-        and dense
-        and leaves[0].shape[0] > 0
-        and sum(len(tasks) for tasks in cluster.values()) <= 1
-    )
+    return has_rows(batch) and sum(len(tasks) for tasks in cluster.values()) <= 1
+
+
+def has_rows(batch: Any) -> bool:
+    """Whether rows can be picked from a batch, and there are any."""
+    leaves = [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
+    dense = all(isinstance(leaf, tf.Tensor) and leaf.shape.rank for leaf in leaves)
+    return bool(leaves) and dense and rows_of(batch) > 0
+
+
+def rows_of(batch: Any) -> int:
+    """The number of rows of a batch that has some."""
+    return next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None).shape[0]
 
 
 @contextlib.contextmanager
@@ -75,7 +80,7 @@ def nothing_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _nothing_built(model) -> Iterator[None]:
+def nothing_built(model: keras.Model) -> Iterator[None]:
     """Inside, a layer that is not built fails where it is called, and losses have stand-ins."""
 
     def refuse(*args, **kwargs):
@@ -86,14 +91,14 @@ def _nothing_built(model) -> Iterator[None]:
     for layer in unbuilt:
         vars(layer)["build"] = refuse
     try:
-        with _keras.unbuilt_held_back(model):
+        with _keras.unbuilt_held_back(model), _keras.none_to_be_initialized():
             yield
     finally:
         for layer, build in unbuilt.items():
             vars(layer)["build"] = build
 
 
-def _computed(function: Callable) -> Any:
+def computed(function: Callable) -> Any:
     """What a function without arguments computes in a graph, and nothing beside it."""
 
     def seeded():
@@ -129,12 +134,12 @@ def gradient_norms(
         global norm. None without such a call, or where all are zero or one is not
         finite.
     """
-    count = tf.nest.flatten(batch)[0].shape[0]
+    count = rows_of(batch)
     failed = []
 
     def rows_of_replica(context):
         first = _ROWS * context.replica_id_in_sync_group
-        return _picked(batch, [(first + i) % count for i in range(_ROWS)] * copies)
+        return picked(batch, [(first + i) % count for i in range(_ROWS)] * copies)
 
     def on_replica(data):
         captured.sets, replicas.number = [], told
@@ -155,15 +160,16 @@ def gradient_norms(
     data = strategy.experimental_distribute_values_from_function(rows_of_replica)
     try:
         with _captured_gradients() as captured, _told_replicas(strategy) as replicas:
-            with _nothing_built(model):
-                norms = _computed(summed).numpy()
+            with nothing_built(model):
+                norms = computed(summed).numpy()
     except Exception:  # also where the replicas did not do the same
         return None
     useful = not failed and np.isfinite(norms).all() and (norms > 0).any()
     return norms if useful else None
 
 
-def _picked(batch, rows):
+def picked(batch: Any, rows: list[int]) -> Any:
+    """These rows of a batch."""
     return tf.nest.map_structure(lambda t: None if t is None else tf.gather(t, rows), batch)
 
 
@@ -174,7 +180,7 @@ def _norm(gradients):
 
 def _updates_dropped(model) -> keras.StatelessScope:
     """A scope that keeps assignments to itself and lets gradients through."""
-    scope = keras.StatelessScope(collect_losses=True)
+    scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
     for weight in model.trainable_weights:
         # A regulariser asks the scope for its weight, and finds the weight itself.
         scope.add_update((weight, weight.value))
@@ -257,7 +263,7 @@ def training_call(
         batch: a batch, or None for the inputs of a functional model.
         layers, variables: what to watch.
     """
-    training, scope = set(), keras.StatelessScope(collect_losses=True)
+    training, scope = set(), keras.StatelessScope(collect_losses=True, initialize_variables=False)
 
     def watch(layer):
         call = layer.call
@@ -281,7 +287,7 @@ def training_call(
             x = model.inputs[0] if len(model.inputs) == 1 else model.inputs
         else:
             x = _keras.as_symbolic(keras.utils.unpack_x_y_sample_weight(batch)[0])
-        with _nothing_built(model):
+        with nothing_built(model):
             _keras.output_spec(run, x)
     except Exception:  # a model without `call`, or whose inputs are not known
         return None
@@ -315,37 +321,37 @@ def whole_and_merged(
     Returns:
         For each metric the numbers of both results, flat; none of one that fails.
     """
-    count = min(tf.nest.flatten(batch)[0].shape[0], _METRIC_ROWS)
+    count = min(rows_of(batch), _METRIC_ROWS)
     if count < 2:
         return None
     rows = list(range(count))[:: -1 if reverse else 1]
     try:
-        with _nothing_built(model):
-            return _computed(lambda: _both_results(model, _picked(batch, rows), metrics, count))
+        with nothing_built(model):
+            return computed(lambda: _both_results(model, picked(batch, rows), metrics, count))
     except Exception:  # of any kind: the code is the user's
         return None
 
 
 def _both_results(model, batch, metrics, count):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    with keras.StatelessScope():
+    with keras.StatelessScope(initialize_variables=False):
         y_pred = _keras.forward(model, x, training=False)
     owned = [(m, v) for m in _keras.all_metrics(model) for v in _keras.own_variables(m)]
     variables = {id(v): v for _, v in owned}
     rules = {id(v): merging.rule_of(m, v) for m, v in owned if _keras.is_distributed(v)}
-    with keras.StatelessScope():
+    with keras.StatelessScope(initialize_variables=False):
         for metric in model.metrics:
             metric.reset_state()
         fresh = {key: tf.convert_to_tensor(v.value) for key, v in variables.items()}
 
     def holding(states):
-        scope = keras.StatelessScope()
+        scope = keras.StatelessScope(initialize_variables=False)
         for key, variable in variables.items():
             scope.add_update((variable, states[key]))
         return scope
 
     def after(first, last, states):
-        parts = [_rows(part, first, last) for part in (x, y, y_pred, sample_weight)]
+        parts = [cut_rows(part, first, last) for part in (x, y, y_pred, sample_weight)]
         with holding(states) as scope:
             model.compute_metrics(*parts[:3], sample_weight=parts[3])
         return {key: scope.get_current_value(v) for key, v in variables.items()}
@@ -363,7 +369,9 @@ def _both_results(model, batch, metrics, count):
     return list(zip(whole, results(other | merged), strict=True))
 
 
-def _rows(part, first, last):
+def cut_rows(part: Any, first: int, last: int) -> Any:
+    """The rows from ``first`` to ``last``, with their masks."""
+
     def cut(tensor):
         rows, mask = tensor[first:last], _keras.get_mask(tensor)
         if mask is not None:

@@ -69,6 +69,14 @@ class OtherRandomNumbers(KerastrainError, ValueError):
     """
 
 
+class UnsupportedByXla(KerastrainError, ValueError):
+    """XLA has no kernel for something in the model, the loss, a metric or the data.
+
+    Only seen where nothing but XLA is allowed: pass ``jit_compile=False``. Else the plan that
+    raised it is dropped, and its reason is shown.
+    """
+
+
 class RunError(KerastrainError, ValueError):
     """A run directory cannot be used: another process has it, or it is of another run.
 

@@ -5,6 +5,9 @@
     evaluation = Evaluation(model, states)
     with states.set_aside():
         logs = evaluation.run(runner, source, callbacks)
+
+A pass without a batch has no results: each is NaN, which no callback takes for the best. What
+fresh metrics say, 0 for most, is a number that nobody measured.
 """
 
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import keras
 
 from kerastrain import _keras
 from kerastrain import merging
+from kerastrain import notices
 from kerastrain.data import Source
 from kerastrain.metrics.states import MetricStates
 from kerastrain.progress import Progress
@@ -50,7 +54,7 @@ class Evaluation:
             between: called between the steps.
 
         Returns:
-            ``{name: result}``.
+            ``{name: result}``; all are NaN where there was no batch, of which the source warns.
         """
         model, logs, done, times = self._model, None, 0, Times()
         model.stop_evaluating = False
@@ -63,7 +67,10 @@ class Evaluation:
             if model.stop_evaluating:
                 break
             between()
-        results = _keras.python_logs(self.epoch_logs(logs))
+        if done:
+            results = _keras.python_logs(self.epoch_logs(logs, "test"))
+        else:
+            results = merging.no_results(self.results())
         callbacks.on_test_end(results)
         return results
 
@@ -71,12 +78,21 @@ class Evaluation:
         """What the metrics say now, of all replicas together."""
         return _keras.python_logs(self._states.results())
 
-    def epoch_logs(self, logs: dict | None) -> dict:
-        """What an epoch logs.
+    def epoch_logs(self, logs: dict | None, kind: str) -> dict:
+        """What an epoch logs; NaN for each result where its batches had no rows.
 
         Args:
             logs: what its last step returned, if steps return any.
+            kind: of its steps, ``"train"`` or ``"test"``.
         """
+        model = self._model
         if logs is None:
-            return dict(self._states.results())
-        return merging.results(self._model, lambda: _keras.metrics_or_logs(self._model, logs))
+            results = dict(self._states.results())
+        else:
+            results = merging.results(model, lambda: _keras.metrics_or_logs(model, logs))
+        # Only a loss of 0 can be that of no rows; a step of the user's own counts as it likes.
+        if results.get("loss", 0.0) == 0.0 and not _keras.overrides(model, f"{kind}_step"):
+            if not _keras.rows_measured(model):
+                notices.warn(f"No {kind} batch of this epoch had a row: its results are NaN.")
+                return merging.no_results(results)
+        return results

@@ -15,6 +15,7 @@ none; the usual step need not provide for that.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 
 import keras
@@ -25,7 +26,9 @@ from kerastrain import merging
 from kerastrain import replicas
 from kerastrain import rows as rows_lib
 from kerastrain import step
+from kerastrain import xla_support
 from kerastrain.loops import Loop
+from kerastrain.model_state import ModelState
 from kerastrain.open_rows import OpenRows
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
@@ -39,9 +42,14 @@ class Steps:
         strategy: the strategy that the model was built under, or None.
         options: the step's options.
         execution: how to compile.
+        state: is told of each trace before it runs; None for one of the steps' own.
+        observed: is given the kind and the function of a step, and returns what runs in its stead.
 
     Attributes:
+        state: the variables that steps change.
         traces: how often each step has been traced, ``{name: count}``.
+        trainable: which layers train, as ``_keras.trainable_flags`` returns it, in each trace
+            from now on; None for those that do when it is traced.
     """
 
     def __init__(
@@ -50,7 +58,10 @@ class Steps:
         strategy: tf.distribute.Strategy | None,
         options: StepOptions,
         execution: Execution,
+        state: ModelState | None = None,
+        observed: Callable[[str, Callable], Callable] = lambda kind, step: step,
     ):
+        self.state = state or ModelState(model)
         self._model, self._strategy, self._execution = model, strategy, execution
         self._ones: dict[tuple, Callable] = {}
         self._loops: dict[tuple, Loop] = {}
@@ -74,12 +85,13 @@ class Steps:
             return step.test_step(model, data, share)
 
         self.traces = {}
+        self.trainable: list[str] | None = None
         self._kinds = {
-            "train": (model.train_step if own_train else train, own_train),
-            "test": (model.test_step if own_test else test, own_test),
+            "train": (observed("train", model.train_step if own_train else train), own_train),
+            "test": (observed("test", model.test_step if own_test else test), own_test),
             "predict": (model.predict_step, True),
             # The forward and backward pass on each replica compiled by XLA.
-            "xla_train": (train_by_xla, False),
+            "xla_train": (observed("train", train_by_xla), False),
         }
 
     def take(self, options: StepOptions) -> None:
@@ -87,6 +99,10 @@ class Steps:
         self._options, self._parts = options, options.parts
         if self._strategy is not None:
             self._parts *= self._strategy.num_replicas_in_sync
+        self.trace_anew()
+
+    def trace_anew(self) -> None:
+        """What has been traced is not used any more."""
         self._ones.clear()
         self._loops.clear()
 
@@ -96,6 +112,11 @@ class Steps:
             return kind == "train" and not self._kinds[kind][1]
         # Outputs that are kept make XLA's loop three times as slow as the graph's.
         return self._strategy is None and kind != "predict"
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles each step: it is asked to, and the model's layers support it."""
+        return self._execution.jit_compile and xla_support.refusal_of_model(self._model) is None
 
     @property
     def number_of_traces(self) -> int:
@@ -125,11 +146,12 @@ class Steps:
         key = kind, keeps, xla
         if key not in self._loops:
             full = self._has_replicas() and not self._kinds[kind][1]
+            traced = functools.partial(self.state.note, kind)
             if xla and self._has_replicas():
                 kind, xla = f"xla_{kind}", False
             run = self._run(kind, bool(keeps), full)
             fixed = kind == "predict"  # outputs of one shape are kept
-            self._loops[key] = Loop(run, xla, keeps, self._parts if full else 1, fixed)
+            self._loops[key] = Loop(run, xla, keeps, self._parts if full else 1, fixed, traced)
         return self._loops[key]
 
     def _run(self, kind, report, full):
@@ -139,7 +161,8 @@ class Steps:
         def run(batch):
             name = kind.removeprefix("xla_")
             self.traces[name] = self.traces.get(name, 0) + 1
-            return self._on_replicas(function, is_users, batch, report, full)
+            with _keras.trainable_as(self._model, self.trainable):
+                return self._on_replicas(function, is_users, batch, report, full)
 
         return run
 
@@ -147,11 +170,12 @@ class Steps:
         run_any = self._run(kind, report, full=False)
         if self._execution.eager:
             return run_any
-        run_any = OpenRows(run_any, self._execution.jit_compile)
+        by_xla, traced = self.jit_compile, functools.partial(self.state.note, kind)
+        run_any = OpenRows(run_any, by_xla, traced)
         if self._kinds[kind][1] or not self._has_replicas():
             return run_any
         # Nearly every batch has rows for all, and needs no row that stands in for none.
-        run_full = OpenRows(self._run(kind, report, full=True), self._execution.jit_compile)
+        run_full = OpenRows(self._run(kind, report, full=True), by_xla, traced)
 
         def run_either(batch):
             known = rows_lib.known_rows(batch)
@@ -198,6 +222,20 @@ class Steps:
 
 
 def trainable_state(model: keras.Model) -> tuple:
-    """What a traced step depends on: the trainable flags and the weights they leave."""
-    flags = tuple(layer.trainable for layer in _keras.all_layers(model))
-    return flags, tuple(id(w) for w in model.trainable_weights)
+    """What a traced step depends on: which weights are trainable, and the constants of layers."""
+    layers = _keras.all_layers(model)
+    flags = tuple(layer.trainable for layer in layers)
+    return flags, tuple(id(w) for w in model.trainable_weights), _Constants(layers)
+
+
+class _Constants:
+    """Tensors and tables that layers hold, and make anew when they are adapted; to compare."""
+
+    def __init__(self, layers):
+        values = (value for layer in layers for value in vars(layer).values())
+        self._held = [v for v in values if isinstance(v, tf.Tensor) or hasattr(v, "resource_handle")]
+
+    def __eq__(self, other):
+        if not isinstance(other, _Constants) or len(self._held) != len(other._held):
+            return False
+        return all(a is b for a, b in zip(self._held, other._held, strict=True))

@@ -2,11 +2,12 @@
 
 ::
 
-    watch = Watch(model, variables_of(model))
+    watch = Watch(model, state.changed_by_steps().values())
     watch.all_are_finite()
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -17,28 +18,22 @@ from kerastrain import _keras
 
 
 class Watch:
-    """The numbers that are to be finite: weights, what optimizers keep of them, and the loss.
+    """The numbers that are to be finite: all that steps change but metrics, and the loss.
 
     Variables with values that are not finite from the start are left alone.
 
     Args:
         model: built and compiled.
-        variables: all that a step may change, by name (`kerastrain.variables`).
+        variables: those that steps change (`kerastrain.model_state`).
 
     Attributes:
         left_alone: of the trainable weights, by their paths; empty if all are watched.
         is_whole: whether all are watched.
     """
 
-    def __init__(self, model: keras.Model, variables: dict[str, Any]):
-        weights = {id(w) for w in model.weights}
+    def __init__(self, model: keras.Model, variables: Iterable[Any]):
         trained = {id(w) for w in model.trainable_weights}
-        found = [
-            v
-            for name, v in variables.items()
-            if tf.as_dtype(v.dtype).is_floating
-            and (id(v) in weights or name.startswith("optimizer/"))
-        ]
+        found = [v for v in variables if tf.as_dtype(v.dtype).is_floating]
         self._variables = [v for v in found if _is_finite(v)]
         watched = {id(v) for v in self._variables}
         self.left_alone = [v.path for v in found if id(v) in trained - watched]
@@ -49,6 +44,12 @@ class Watch:
             for v in _keras.loss_tracker(model).variables
             for local in _keras.local_variables(v)
         ]
+        self._sums = _sums_of(self._variables, self._losses)
+
+    def add(self, variables: Iterable[Any]) -> None:
+        """Watches more variables, which no step has changed so far."""
+        found = [v for v in variables if tf.as_dtype(v.dtype).is_floating]
+        self._variables += [v for v in found if _is_finite(v)]
         self._sums = _sums_of(self._variables, self._losses)
 
     def all_are_finite(self, losses: bool = True) -> bool:

@@ -44,6 +44,9 @@ class FitLoop:
         progress: where it is shown.
         states: of its metrics.
         runner: gives what runs the steps of a kind, ``"train"`` or ``"test"``.
+        begin: called right before the first step, when callbacks have had their say.
+        validate: runs an evaluation of the set of a name, which it is given as a function of
+            the source; with it whose callbacks are told.
         times: where the time of the epochs went.
     """
 
@@ -57,6 +60,8 @@ class FitLoop:
     progress: Progress
     states: MetricStates
     runner: Callable[[str], Runner]
+    begin: Callable[[], None]
+    validate: Callable[[str, Callable, Source, keras.callbacks.CallbackList], dict]
     times: Times = dataclasses.field(default_factory=Times)
 
     def __post_init__(self):
@@ -81,6 +86,7 @@ class FitLoop:
                 times.lap("metrics")
                 callbacks.on_epoch_begin(epoch)
                 times.lap("callbacks")
+            self.begin()
             self.progress.begin_epoch(epoch, self.source.num_batches)
             self._run_steps(epoch, at)
             if at.step == 0:
@@ -129,7 +135,7 @@ class FitLoop:
         at.is_trained = True
         at.logs = (self.guard.end() or [at.logs])[-1]
         times.lap("step")
-        at.epoch_logs = self._evaluation.epoch_logs(at.logs)
+        at.epoch_logs = self._evaluation.epoch_logs(at.logs, "train")
         times.lap("metrics")
         if self.validation and is_due(epoch, self.validation_freq):
             at.epoch_logs.update(self._validate(at))
@@ -137,14 +143,16 @@ class FitLoop:
 
     def _validate(self, at: Position) -> dict[str, float]:
         """Validates on each data set, in metric states of its own."""
-        logs, runner = {}, self.runner("test")
+        logs = {}
         with self.saved.validation(at):
             for name, source in self.validation.items():
                 source.restart()
                 with self.states.set_aside():
-                    results = self._evaluation.run(
-                        runner, source, self.callbacks, None, self.saved.in_validation
-                    )
+                    results = self.validate(name, self._evaluate, source, self.callbacks)
                 prefix = f"val_{name}_" if name else "val_"
                 logs.update({prefix + key: value for key, value in results.items()})
         return logs
+
+    def _evaluate(self, source: Source) -> dict[str, float]:
+        runner, between = self.runner("test"), self.saved.in_validation
+        return self._evaluation.run(runner, source, self.callbacks, None, between)

@@ -2,7 +2,7 @@
 
 ::
 
-    with GuardedSteps(model).training(Guard("skip")) as steps:
+    with GuardedSteps(model, ModelState(model)).training(Guard("skip")) as steps:
         steps.begin(epoch=0, step=0, steps=0)
         logs = steps.run(run, chunk)       # `run(chunk)`, in a transaction
         steps.verify()                     # before anybody looks at the model
@@ -18,9 +18,8 @@ bit those before it, on every replica, unless plans are still being compared. Ch
 take a quarter of a percent of the time each, but there is one of each in an epoch; a copy is in the
 host's memory.
 
-What is not part of the transaction: variables that no layer, optimizer or metric of the model
-holds, TensorFlow's own random operations, and what callbacks that listen to batches do to a model
-between two steps other than to set the learning rate.
+What is not part of the transaction: TensorFlow's own random operations, and what callbacks that
+listen to batches do to a model between two steps other than to set the learning rate.
 
 A step that memory is too small for (``ResourceExhaustedError``) is taken back in the same way,
 and repeated in twice as many micro-batches, with ``StepOptions(micro_batches="auto")``.
@@ -43,15 +42,15 @@ from kerastrain import rows as rows_lib
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import bytes_of
 from kerastrain.diagnosis import UNKNOWN
+from kerastrain.diagnosis import check_left_out
 from kerastrain.diagnosis import diagnose
 from kerastrain.errors import NonFiniteError
 from kerastrain.finite import Watch
 from kerastrain.finite import is_finite_in
+from kerastrain.model_state import ModelState
 from kerastrain.options import Guard
 from kerastrain.rollback import Kept
 from kerastrain.variables import HostCopies
-from kerastrain.variables import initial_values
-from kerastrain.variables import variables_of
 
 # Of the time, the part that goes into checks, and into copies.
 _SHARE = 1 / 400
@@ -76,6 +75,7 @@ class GuardedSteps:
 
     Args:
         model: the model that trains, compiled.
+        state: its variables.
         cut: lets steps take a batch in so many micro-batches from now on.
 
     Attributes:
@@ -84,8 +84,13 @@ class GuardedSteps:
         seconds: what checks and copies have taken in the training.
     """
 
-    def __init__(self, model: keras.Model, cut: Callable[[int], None] | None = None):
-        self._model, self._cut = model, cut
+    def __init__(
+        self,
+        model: keras.Model,
+        state: ModelState,
+        cut: Callable[[int], None] | None = None,
+    ):
+        self._model, self._state, self._cut = model, state, cut
         self._micro_batches = 1
         self._copies = HostCopies([])
         self._watch: Watch | None = None
@@ -99,8 +104,8 @@ class GuardedSteps:
         self.skipped: list[tuple[int, int]] = []
         self.seconds = 0.0
         rolls_back = options.policy == "rollback"
-        self._kept = Kept(self._model, options.every) if rolls_back else None
-        self._begins, self._finds_more, self._saves = True, False, False
+        self._kept = Kept(self._state, options.every) if rolls_back else None
+        self._begins, self._saves = True, False
         self._rates: list[tf.Variable] = []
         self._epoch = 0
         self._now = self._copied = (0, 0)  # steps of the epoch, and of all, that have run
@@ -125,7 +130,8 @@ class GuardedSteps:
         """
         self._start(options, cuts)
         try:
-            yield self
+            with self._state.telling(self._meet):
+                yield self
         except BaseException:
             # What has run since the last check is in nobody's logs.
             if self._changed and not self._is_good():
@@ -152,15 +158,11 @@ class GuardedSteps:
         """
         if not (self._checks or self._cuts):
             return
-        optimizer, own = self._model.optimizer, _keras.overrides(self._model, "train_step")
-        # A step may make variables when it is first run, as the slots of its optimizer.
-        self._finds_more = self._begins and (own or not optimizer.built)
         if self._begins:
             self._find_variables()
-        self._random = _keras.global_random_state()
         self._begins = False
         self._epoch, self._now, self._saves = epoch, (step, steps), saves
-        self._rates = _learning_rate(optimizer) if acts else []
+        self._rates = _learning_rate(self._model.optimizer) if acts else []
         self._good_logs, self._tells_loss = None, True
         self._copy()
         self._checked_at = time.perf_counter()
@@ -169,8 +171,6 @@ class GuardedSteps:
 
     def room(self) -> int:
         """How many steps may run in one call."""
-        if self._finds_more:
-            return 1
         return 2**31 - 1 if self._kept is None else self._kept.room(self._now[1])
 
     def run(self, run: Run, chunk: Chunk) -> list | None:
@@ -201,8 +201,6 @@ class GuardedSteps:
             self._note(chunk, rates)  # it may follow from a step that was not finite
             return self._replay()
         self._note(chunk, rates)
-        if self._finds_more or _keras.global_random_state() is not self._random:
-            return self._with_more(logs)
         now = time.perf_counter()
         odd = self._checks and logs is not None and not is_finite_in(logs[-1])
         crowded = self._held_bytes > _MOST_BYTES
@@ -246,21 +244,32 @@ class GuardedSteps:
         return logs
 
     def end(self) -> list | None:
-        """The epoch has no more steps: `verify`, and lets go of its data."""
+        """The epoch has no more steps: `verify`, and lets go of its data.
+
+        Raises:
+            NonFiniteError: as `verify` does; or more than half of its steps were left out.
+        """
         logs = self.verify()
         self._reset()
+        check_left_out(self._left_out(), self._now[0], self._epoch)
         return logs
+
+    def _left_out(self):
+        """The steps of this epoch that were left out."""
+        return [step for epoch, step in self.skipped if epoch == self._epoch]
 
     # Copies and checks --------------------------------------------------------------
 
     def _find_variables(self):
-        named, state = variables_of(self._model), _keras.global_random_state()
-        variables = [*named.values(), *([] if state is None else [state])]
+        generator = _keras.global_random_state()
+        variables = [*self._state.variables().values()]
+        variables += [] if generator is None else [generator]
         known = [*map(id, variables)] == [*map(id, self._copies.variables)]
         # One with values that were not finite before is looked at again.
         if known and self._watch and self._watch.is_whole and self._watch.all_are_finite():
             return
-        self._watch, self._copies = Watch(self._model, named), HostCopies(variables)
+        self._watch = Watch(self._model, self._state.changed_by_steps().values())
+        self._copies = HostCopies(variables)
         if self._watch.left_alone and self._checks:
             notices.warn(
                 f"{', '.join(self._watch.left_alone[:3])} has values that are not finite before "
@@ -268,30 +277,15 @@ class GuardedSteps:
             )
         self._is_good()  # so that its time is known
 
-    def _with_more(self, logs):
-        """After a first step that has made variables, as an optimizer that builds itself."""
-        self._finds_more, self._random = False, _keras.global_random_state()
-        good = self._is_good()
-        if not good:
-            known = {id(v) for v in self._copies.variables}
-            self._copies.put_back()
-            if any(id(w) not in known for w in self._model.weights):
-                raise NonFiniteError(
-                    "The first step is not finite, and made the weights of the model, which has "
-                    "none from before it: build the model, by calling it on a batch.",
-                )
-            for variable, value in initial_values(self._model):
-                if id(variable) not in known:
-                    variable.assign(value)
-        self._find_variables()
-        if good:
-            self._copy()
-            if self._kept is not None and self._kept.steps + 1 == self._now[1]:
-                self._kept = Kept(self._model, self._options.every)  # of all, this time
-                self._kept.keep_if_due(self._now[1])
-            return logs
-        self._copies.take()
-        return self._replay()
+    def _meet(self, variables):
+        """A step is about to change variables that no step has changed so far."""
+        if self._begins or not (self._checks or self._cuts):
+            return
+        self._copies.add(variables)
+        if self._kept is not None:
+            self._kept.add(variables)
+        changed = {id(v) for v in self._state.changed_by_steps().values()}
+        self._watch.add(v for v in variables if id(v) in changed)
 
     def _note(self, chunk, rates):
         if self._since and self._since[-1][0].block is not chunk.block:
@@ -390,7 +384,7 @@ class GuardedSteps:
         advice = None
         if self._options.policy == "raise":
             advice = _ADVICE
-        elif sum(known == epoch for known, _ in self.skipped) >= self._options.most:
+        elif len(self._left_out()) >= self._options.most:
             advice = (
                 f"More than most={self._options.most} steps of the epoch were left out. Repair "
                 f"what is named, or pass Guard({self._options.policy!r}, most=...)."
@@ -406,7 +400,9 @@ class GuardedSteps:
         notices.warn(f"{told} {end}")
         if logs is None:
             return None
-        return self._good_logs or [_keras.python_logs(merging.results(self._model))]
+        results = self._good_logs or [_keras.python_logs(merging.results(self._model))]
+        # Where no step has been good, what fresh metrics say is no result.
+        return results if len(self._left_out()) <= step else [merging.no_results(results[0])]
 
     def _set_rates(self, rates):
         for variable, rate in zip(self._rates, rates, strict=True):

@@ -1,23 +1,46 @@
-"""What tells one training from another: model, loss, optimizer, data, seed.
+"""What tells one training from another: model, loss, optimizer, options, data, seed.
 
 ::
 
-    identity = identity_of(model, sources, seed)       # values of JSON, saved with a run
-    check_identity(saved, identity, "runs/a")
+    identity = identity_of(model, sources, seed, options)   # values of JSON, saved with a run
+    check_identity(saved, identity, "runs/a", model)
+
+What a training changes is state, and no difference (`changes_noted`).
 """
 
-import warnings
+import contextlib
+import re
+import weakref
+from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from kerastrain import _keras
+from kerastrain import notices
 from kerastrain.data import Source
+from kerastrain.descriptions import described
+from kerastrain.descriptions import described_layer
+from kerastrain.descriptions import shortened
 from kerastrain.errors import RunError
+
+# What may be other numbers: they are state, and go on as they were. A schedule is none.
+_MAY_DIFFER = ("learning_rate", "seed")
+# What earlier versions have not noted, besides what begins with "@".
+_MAY_LACK = ("loss_weights", "metrics")
+# Of functional models in the configs of layers: names that differ from process to process.
+_BY_NAME = ("inbound_nodes", "input_layers", "output_layers")
+# The paths in an identity that the trainings of a model have changed.
+_CHANGED: "weakref.WeakKeyDictionary[keras.Model, set[str]]" = weakref.WeakKeyDictionary()
+_NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()
 
 
 def identity_of(
-    model: keras.Model, sources: dict[str, Source], seed: int | None
+    model: keras.Model,
+    sources: dict[str, Source],
+    seed: int | None,
+    options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What must be equal for a run to go on, of JSON's types.
 
@@ -25,28 +48,41 @@ def identity_of(
         model: built and compiled.
         sources: the data sets by name, that to train on as ``"x"``.
         seed: as the user passed it.
+        options: other arguments that decide numbers, by name.
     """
     return {
-        "model": {
-            "class": type(model).__qualname__,
-            "layers": [described(layer) for layer in _keras.all_layers(model)[1:]],
-            "weights": [[str(v.dtype), list(v.shape)] for v in model.weights],
-        },
-        "loss": described(model.loss),
-        "loss_weights": described(_keras.compile_arguments(model)["loss_weights"]),
-        "metrics": [described(metric) for metric in _keras.leaf_metrics(model)],
-        "optimizer": described(model.optimizer),
+        **describer_of(model)(),
         "replicas": model.distribute_strategy.num_replicas_in_sync,
         "seed": None if seed is None else int(seed),
-        "data": sources["x"].identity(),
         "validation": sorted(sources.keys() - {"x"}),
+        "@options": described(options or {}),
+        "data": sources["x"].identity(),
+        "@sets": {name: one.identity() for name, one in sources.items() if name != "x"},
     }
 
 
-# What may be other numbers: they are state, and go on as they were. A schedule is none.
-_MAY_DIFFER = ("learning_rate", "seed")
-# What earlier versions have not noted.
-_MAY_LACK = ("loss_weights", "metrics")
+def describer_of(model: keras.Model) -> Callable[[], dict[str, Any]]:
+    """Gives the part of an identity that is the model's, as it is compiled now, whenever called."""
+    loss, metrics, optimizer = model.loss, _keras.leaf_metrics(model), model.optimizer
+    loss_weights = _keras.compile_arguments(model)["loss_weights"]
+
+    def describe():
+        layers = _keras.all_layers(model)
+        numbers = {id(layer): f"layer {number}" for number, layer in enumerate(layers)}
+        return {
+            "model": {
+                "class": type(model).__qualname__,
+                "layers": [described_layer(layer, numbers) for layer in layers[1:]],
+                "weights": [[str(v.dtype), list(v.shape)] for v in model.weights],
+                "@own": described_layer(model, numbers),
+            },
+            "loss": described(loss),
+            "loss_weights": described(loss_weights),
+            "metrics": [described(metric) for metric in metrics],
+            "optimizer": described(optimizer),
+        }
+
+    return describe
 
 
 def learning_rates(optimizer: Any) -> list:
@@ -57,45 +93,67 @@ def learning_rates(optimizer: Any) -> list:
     return [optimizer["learning_rate"], *inner] if "learning_rate" in optimizer else inner
 
 
-def check_identity(saved: Any, now: dict[str, Any], where: str) -> None:
-    """Refuses a run of another model, loss, optimizer, data set or seed.
+@contextlib.contextmanager
+def changes_noted(model: keras.Model, before: dict[str, Any]) -> Iterator[None]:
+    """What is changed of a model inside is state: another run of it does not differ by that.
+
+    Args:
+        model: compiled as it trains.
+        before: its identity.
+    """
+    describe = describer_of(model)
+    try:
+        yield
+    finally:
+        now = describe()
+        changed = {path for path, _, _ in _differences({k: before[k] for k in now}, now, "")}
+        _CHANGED.setdefault(model, set()).update(changed)
+
+
+def check_identity(saved: Any, now: dict[str, Any], where: str, model: keras.Model) -> None:
+    """Refuses a run of another model, loss, optimizer, data set, seed or option.
+
+    Warns where an attribute of the model has another value that no argument of its class's
+    constructor has set: it may as well be the time of day.
 
     Raises:
         RunError: names the first thing that differs.
     """
     if isinstance(saved, dict):
         now = {k: value for k, value in now.items() if k in saved or k not in _MAY_LACK}
-    found = _first_difference(saved, now, "")
-    if found is not None:
-        path, old, new = found
-        differs = f"{path or 'all'} was {_short(old)}, and is now {_short(new)}"
-        if path == "data.checksum":
-            differs = "x, y or sample_weight have other values"
+    changed, doubtful = _CHANGED.get(model, ()), []
+    for path, old, new in _differences(saved, now, ""):
+        if path in changed:
+            continue
+        differs = _told(path, old, new)
+        if ".@others" in path:
+            doubtful.append(differs)
+            continue
         raise RunError(
             f"The run in {where} is another one: {differs}. Pass what it was begun with, or "
             "another run_dir."
         )
+    if doubtful:
+        notices.warn(
+            f"The run in {where} goes on although {'; '.join(doubtful[:3])}. If that decides the "
+            "numbers of the training, they are not those of one run: pass another run_dir."
+        )
 
 
-def _first_difference(old, new, path):
-    if isinstance(old, dict) and isinstance(new, dict):
-        if old.get("class_name") == new.get("class_name") == "__lambda__":
-            return None  # its code tells the place of its source, which changes with other lines
-        for key in dict.fromkeys([*new, *old]):
-            numbers = not any(isinstance(one.get(key), dict) for one in (old, new))
-            if path and key in _MAY_DIFFER and (numbers or key not in old):
-                continue
-            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-            if found:
-                return found
-        return None
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, pair in enumerate(zip(old, new, strict=True)):
-            found = _first_difference(*pair, f"{path}[{index}]")
-            if found:
-                return found
-        return None
-    return None if old == new and type(old) is type(new) else (path, old, new)
+def _told(path, old, new):
+    """A difference in words."""
+    data, _, what = path.rpartition(".")
+    name = data.removeprefix("@sets.")
+    if what == "@digest":
+        return f"the first batch of {'x' if name == 'data' else name} has other values"
+    if what == "checksum":
+        where = "" if name == "data" else f" of {name}"
+        return f"x, y or sample_weight{where} have other values"
+    told = path.removeprefix("@sets.").replace("model.@own", "model")
+    if told.startswith("@options."):
+        told = re.sub(r"\w+", lambda name: f"`{name[0]}`", told.removeprefix("@options."), count=1)
+    told = re.sub(r"\.@(given|others|functions|config)\b|@", "", told)
+    return f"{told or 'all'} was {_short(old)}, and is now {_short(new)}"
 
 
 def _short(value):
@@ -103,37 +161,37 @@ def _short(value):
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _config_of(value):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of functions without a name, which nobody loads from here
-        return value.get_config()
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """The places where two identities differ, with what is there."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        if old.get("class_name") == new.get("class_name") == "__lambda__":
+            return  # its code tells the place of its source, which changes with other lines
+        for key in dict.fromkeys([*new, *old]):
+            if _is_compared(key, old, new, path):
+                inner = f"{path}.{key}".lstrip(".")
+                yield from _differences(old.get(key), new.get(key), inner)
+    elif isinstance(old, list) and isinstance(new, list):
+        for index in range(max(len(old), len(new))):
+            pair = [one[index] if index < len(one) else _NOTHING for one in (old, new)]
+            yield from _differences(*pair, f"{path}[{index}]")
+    elif isinstance(old, str) and isinstance(new, dict) and new.keys() & {"function", "class"}:
+        # Earlier versions noted no more.
+        yield from _differences(old, new.get("class", new.get("function")), path)
+    elif isinstance(old, list) and isinstance(new, str):  # they noted lists as they were
+        yield from _differences(shortened(old), new, path)
+    elif old != new or type(old) is not type(new):
+        yield path, old, new
 
 
-def described(value: Any, depth: int = 6) -> Any:
-    """Values of JSON that are the same for equal objects in each process."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value) if isinstance(value, float) else value
-    if depth == 0:
-        return type(value).__qualname__
-    if isinstance(value, dict):
-        # Layers are numbered by how many were made before them; a policy has nothing but a name.
-        left_out = ("build_config", "module", *(["name"] if len(value) > 1 else []))
-        kept = {k: v for k, v in value.items() if k not in left_out}
-        return {str(key): described(item, depth - 1) for key, item in kept.items()}
-    if isinstance(value, list | tuple):
-        return [described(item, depth - 1) for item in value]
-    kind = f"{type(value).__qualname__}"
-    if isinstance(value, keras.Layer):
-        try:
-            config = {} if isinstance(value, keras.Model) else _config_of(value)
-        except Exception:  # a layer without a config of its own
-            config = {}
-        return {"class": kind, **described(config, depth - 1)}
-    if hasattr(value, "get_config"):
-        try:
-            return {"class": kind, **described(_config_of(value), depth - 1)}
-        except Exception:  # as above
-            return kind
-    if callable(value):
-        return getattr(value, "__qualname__", kind)
-    return kind
+def _is_compared(key, old, new, path):
+    if key in _BY_NAME:
+        return False
+    if key in _MAY_DIFFER and path:
+        numbers = not any(isinstance(one.get(key), dict) for one in (old, new))
+        return not numbers and key in old
+    is_new = key.startswith("@") or path.rpartition(".")[2].startswith("@")
+    if is_new and not (key in old and key in new):
+        return False
+    if key == "@code":  # the code of another version of Python
+        return old[key].partition(":")[0] == new[key].partition(":")[0]
+    return True

@@ -1,10 +1,10 @@
-"""What goes wrong silently with replicas and micro-batches, found before the first step.
+"""What goes wrong silently, most of it where batches are cut, found before the first step.
 
 ::
 
     check(model, batch, StepOptions())     # warns, naming the line to change
 
-Four rules, each of which looks only where its mistake can happen:
+Seven rules, each of which looks only where its mistake can happen:
 
 ===================== =============================================================
 rule                  what it finds
@@ -15,19 +15,26 @@ rule                  what it finds
 ``outside the scope`` variables that training writes, made outside the strategy's
                       scope: one copy, which all replicas write
 ``batch statistics``  ``BatchNormalization`` that sees a part of the batch only
+``rows compared``     a layer, a loss, ``compute_loss`` or ``add_loss`` that computes
+                      something of a row from other rows, or of their number
+``assignment``        variables that a training call assigns: once for each
+                      micro-batch, or from the rows of one replica
 ``metric state``      a metric whose result over two parts of a batch, merged by the
                       rules of `kerastrain.merging`, is not that of the whole batch
+``from_logits``       a crossentropy that takes logits for probabilities, or
+                      probabilities for logits; on one device with whole batches too
 ===================== =============================================================
 
-Losses and metrics are judged by what they do on a few rows (`kerastrain.dry`), not by
-their names; nothing of the model changes. What cannot be judged is not reported: a
-model that is not built, a step that fails on the few rows, one that calls no
-optimizer, gradients that are zero or not finite, and losses and metrics where several
+Layers, losses and metrics are judged by what they do on a few rows (`kerastrain.dry`,
+`kerastrain.mixing`, `kerastrain.logits`), not by their names; nothing of the model changes.
+What cannot be judged is not reported: a model that is not built, a step that fails on the
+few rows, one that calls no optimizer, gradients that are zero or not finite, and losses and metrics where several
 workers train. Metrics that only a ``train_step`` of the user's own updates are not
 seen either.
 """
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,6 +44,8 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import dry
+from kerastrain import logits
+from kerastrain import mixing
 from kerastrain import notices
 from kerastrain import user_code
 from kerastrain.errors import MetricError
@@ -46,7 +55,10 @@ from kerastrain.options import StepOptions
 LOSS = "unscaled loss"
 SCOPE = "outside the scope"
 STATISTICS = "batch statistics"
+ROWS = "rows compared"
+ASSIGNMENT = "assignment"
 METRIC = "metric state"
+LOGITS = "from_logits"
 
 # How often rows are repeated to tell a sum over them, which grows as often, from a mean.
 _COPIES = 8
@@ -54,19 +66,24 @@ _COPIES = 8
 _TOLERANCE = 1e-4
 # How many variables or layers a message names.
 _NAMED = 5
+# How many rows are kept for a later look.
+_KEPT = 8
 
 
 class Finding(NamedTuple):
     """One mistake.
 
     Attributes:
-        rule: ``"unscaled loss"``, ``"outside the scope"``, ``"batch statistics"``
-            or ``"metric state"``.
+        rule: one of the names in the table above.
         message: what happens, the line to change, and the change.
     """
 
     rule: str
     message: str
+
+
+# Rows of models whose batches may be cut later, when there is too little memory.
+_FEW_ROWS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
@@ -79,6 +96,10 @@ def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
         MetricError: strict, and all findings are about the state of metrics.
         ModelError: strict, and there are others.
     """
+    if batch is None:
+        batch = _FEW_ROWS.get(model)
+    elif options.micro_batches == "auto" and dry.has_rows(batch):
+        _FEW_ROWS[model] = dry.picked(batch, list(range(min(dry.rows_of(batch), _KEPT))))
     found = findings(model, batch, options)
     if options.strict and found:
         error = MetricError if all(f.rule == METRIC for f in found) else ModelError
@@ -90,31 +111,40 @@ def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
 def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Finding]:
     """The mistakes in a model that is about to train, in the order of the rules.
 
-    With one replica and one micro-batch there are none, and nothing is done.
+    With one replica and one micro-batch only crossentropies are looked at.
 
     Args:
         model: built and compiled; its optimizer need not be built. To build it may
             fail where `SCOPE` would say why.
         batch: a global batch, ``x``, ``(x, y)`` or ``(x, y, sample_weight)`` of
-            tensors, or None: then losses and metrics are not judged.
+            tensors, or None: then only what needs no numbers is judged.
         options: the step's options.
     """
     strategy = tf.distribute.get_strategy()
     if strategy.num_replicas_in_sync == 1:
         strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
-    if replicas == 1 and options.parts == 1:
+    is_cut = replicas > 1 or options.parts > 1
+    reads = logits.may_be_misread(model)
+    if not is_cut and not reads:
         return []
     with strategy.scope() if replicas > 1 else contextlib.nullcontext(), dry.nothing_kept():
-        call = _training_call(model, batch, strategy)
-        if replicas == 1:
-            return _batch_statistics(model, options, call)
         can_run = dry.can_run(model, batch, strategy)
+        found = list(_misread(model, batch)) if reads and can_run else []
+        if not is_cut:
+            return found
+        call = _training_call(model, batch, strategy)
+        of_rows = list(_by_rows(model, batch, options, replicas)) if can_run else []
+        statistics = _batch_statistics(model, options, call)
+        if replicas == 1:
+            return [*statistics, *of_rows, *found]
         return [
             *(_unscaled_loss(model, batch, strategy) if can_run else ()),
             *_outside_the_scope(model, strategy, call),
-            *_batch_statistics(model, options, call),
+            *statistics,
+            *of_rows,
             *(_metric_states(model, batch) if can_run else ()),
+            *found,
         ]
 
 
@@ -267,6 +297,97 @@ def _batch_statistics(model, options, call) -> list[Finding]:
             "LayerNormalization or GroupNormalization, which take each row by itself.",
         )
     ]
+
+
+# Rows -------------------------------------------------------------------------
+
+
+def _by_rows(model, batch, options, replicas) -> Iterator[Finding]:
+    """Finds what a row has from others, and what is assigned by parts of the batch."""
+    own_step = _keras.overrides(model, "train_step")
+    if own_step and replicas == 1:  # which is given whole batches
+        return
+    by_turns = options.parts > 1
+    found = mixing.mixtures(model, batch, with_loss=not own_step, in_turn=by_turns)
+    if found is None:
+        return
+    part = "micro-batch" if by_turns else "replica"
+    fix = "Use micro_batches=1" if by_turns else "Train on one device"
+    what = [*(_layer(layer) for layer in found.layers), *(_loss(model, e) for e in found.losses)]
+    what += [_added(line) for line in found.added]
+    if what:
+        verb = "depends" if len(what) == 1 else "depend"
+        yield Finding(
+            ROWS,
+            f"{_listed(what)} of {type(model).__name__} {verb} on which rows, and how many, come "
+            f"together in a batch, and a {part} has a part of the rows: the result depends on how "
+            f"the batch is cut. {fix}, or compute each row by itself and take means over the rows.",
+        )
+    names = [_assigned(model, entry) for entry in found.assigned]
+    if names:
+        how = "once for each micro-batch" if by_turns else "by each replica from rows of its own"
+        yield Finding(
+            ASSIGNMENT,
+            f"{_listed(names)}: assigned in training mode, {how}, so the values depend on how "
+            f"the batch is cut. {fix}, or assign from a callback, after the step.",
+        )
+
+
+def _layer(layer):
+    function = getattr(layer, "function", None)  # of a Lambda
+    kind = type(layer)
+    if user_code.is_users(function):
+        return f"the layer {layer.name!r} ({user_code.place(function)})"
+    if not user_code.is_users(kind):
+        return f"the layer {layer.name!r}, {kind.__name__},"
+    call = user_code.plain(kind.call)
+    place = user_code.place(call if user_code.is_users(call) else kind)
+    return f"the layer {layer.name!r}, {kind.__name__} ({place}),"
+
+
+def _loss(model, loss):
+    if isinstance(loss, str):
+        method = user_code.plain(getattr(model, loss))
+        return f"the method {loss!r}" + (_place(method) if user_code.is_users(method) else "")
+    function = getattr(loss, "fn", None) or type(loss)
+    name = getattr(function, "__name__", loss.name)
+    return f"the loss {name!r}{_place(function)}"
+
+
+def _added(line):
+    return "an activity regulariser" if line is None else f"`add_loss` in {line[0]} ({line[1]})"
+
+
+def _assigned(model, entry):
+    owner, name = mixing.owner_and_name(model, entry.variable)
+    variable = f"{name!r} of {owner.name!r}, {type(owner).__name__}" if owner is not None else (
+        repr(getattr(entry.variable, "path", entry.variable.name))
+    )
+    if entry.line is not None:
+        return f"{variable} ({entry.line[1]})"
+    return variable + (_assignment(owner, name) if owner is not None else "")
+
+
+# From logits ------------------------------------------------------------------
+
+
+def _misread(model, batch) -> Iterator[Finding]:
+    """Finds crossentropies whose ``from_logits`` is not what the outputs are."""
+    for entry in logits.misread(model, batch):
+        values = f"outputs from {entry.lowest:.3g} to {entry.highest:.3g}"
+        if entry.from_logits:
+            message = (
+                f"takes logits (from_logits=True), and {type(model).__name__} gives it "
+                f"probabilities, {values}. Pass from_logits=False, or leave out the softmax or "
+                "sigmoid at the end of the model."
+            )
+        else:
+            message = (
+                f"takes probabilities (from_logits=False), and {type(model).__name__} gives it "
+                f"{values}; what is not in [0, 1] is clipped and has no gradient. Pass "
+                "from_logits=True, or end the model with a softmax or a sigmoid."
+            )
+        yield Finding(LOGITS, f"{entry.what} {message}")
 
 
 # Metric state -----------------------------------------------------------------

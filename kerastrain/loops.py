@@ -7,14 +7,18 @@
     loop(chunk)                        # runs the steps of the chunk
 
 The number of steps is an argument, so one compilation serves chunks of any length, and
-`prepare` runs none: a loop that cannot be compiled has changed nothing.
+`prepare` runs none: a loop that cannot be compiled has changed nothing. Calls that keep the
+results of one step have no loop and no other branch, in which replicas could not meet; their
+`prepare` only traces.
 """
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
+from kerastrain import xla_support
 from kerastrain.blocks import Block
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import batch_at
@@ -33,6 +37,7 @@ class Loop:
         keeps: for how many steps of a call to return what each of them returned; 0 for none.
         least: a batch needs so many rows.
         fixed: whether the number of rows is known in the trace, as it always is with ``xla``.
+        traced: called with each concrete function before it runs for the first time.
     """
 
     def __init__(
@@ -42,12 +47,16 @@ class Loop:
         keeps: int = 0,
         least: int = 1,
         fixed: bool = False,
+        traced: Callable[[Any], None] = lambda _: None,
     ):
+        self._tell = traced
         self._step, self._keeps, self._least = step, keeps, least
         self._xla, self._fixed = xla, fixed or xla
-        self._open = OpenRows(self._loop_over_any, jit_compile=False)
+        self._always_one = keeps == 1 and not xla
+        self._open = OpenRows(self._loop_over_any, False, traced)
         self._compiled: dict[tuple, Callable] = {}
-        self._prepared: set[tuple] = set()
+        # Of the blocks that nothing is left to compile for, whether steps have run.
+        self._prepared: dict[tuple, bool] = {}
 
     def takes(self, chunk: Chunk) -> bool:
         """Whether these batches can be run."""
@@ -57,24 +66,40 @@ class Loop:
         """Whether nothing is left to compile for such a block. An open trace takes any."""
         return not self._fixed or block.signature in self._prepared
 
-    def prepare(self, block: Block) -> None:
+    def prepare(self, block: Block) -> bool:
         """Traces and compiles for a block, unless that is done; no step is run.
+
+        Returns:
+            Whether steps of such a block have run (`note_run`).
 
         Raises:
             Exception: of many kinds; the loop cannot be compiled.
         """
-        if block.signature in self._prepared:
-            return
+        has_run = self._prepared.get(block.signature)
+        if has_run is not None:
+            return has_run
         if not self._fixed:
             try:
-                self._run(block, 0, 0)
+                self._compile(block)
             except (TypeError, ValueError):
                 self._fixed = True  # a model that reads the number of rows in Python needs it
                 self._prepared.clear()
         if self._fixed:
             self._compiled[block.signature] = self._traced(block)
+            self._compile(block)
+        self._prepared[block.signature] = False
+        return False
+
+    def note_run(self, block: Block) -> None:
+        """Steps of such a block have run, and no error came of it."""
+        self._prepared[block.signature] = True
+
+    def _compile(self, block):
+        """By a call without steps, where there can be one; else by tracing alone."""
+        if not self._always_one:
             self._run(block, 0, 0)
-        self._prepared.add(block.signature)
+        elif not self._fixed:
+            self._open.trace((block.data, tf.constant([0, 1, block.rows])))
 
     def __call__(self, chunk: Chunk) -> list | None:
         """Runs the steps; returns what each of them returned, where that is asked for.
@@ -101,6 +126,8 @@ class Loop:
             compiled = function.get_concrete_function(block.data, tf.constant([0, 0]))
         if self._xla:
             check_graph(compiled.graph)
+            xla_support.check_graph(compiled.graph)
+        self._tell(compiled)
         return compiled
 
     def _loop_over_any(self, arguments):
@@ -125,9 +152,12 @@ class Loop:
             tf.nest.map_structure(tf.type_spec_from_value, batch(start))
         )
         example = step.structured_outputs
-        if self._keeps == 1:  # a call has one step, or none; a loop would take a tenth more
-            none = tf.nest.map_structure(_zeros, example)
-            logs = tf.cond(start < stop, lambda: step(batch(start)), lambda: none)
+        if self._keeps == 1:  # a loop would take a tenth more
+            if self._always_one:
+                logs = step(batch(start))
+            else:
+                none = tf.nest.map_structure(_zeros, example)
+                logs = tf.cond(start < stop, lambda: step(batch(start)), lambda: none)
             return tf.nest.map_structure(lambda leaf: leaf[tf.newaxis], logs)
         kept = [
             tf.TensorArray(leaf.dtype, self._keeps, element_shape=leaf.shape)

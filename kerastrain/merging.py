@@ -48,6 +48,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
@@ -238,6 +239,15 @@ def results(
         return keras.tree.map_structure(
             lambda v: tf.identity(v.value) if isinstance(v, keras.Variable) else v, get_results()
         )
+
+
+def no_results(results: Any) -> Any:
+    """NaN in the place of each result: of no step at all there is none.
+
+    What the metrics' fresh states say instead, 0 for most, would pass for the best.
+    """
+    nan = functools.partial(np.full, fill_value=math.nan)
+    return keras.tree.map_structure(lambda v: nan(np.shape(v)) if np.ndim(v) else math.nan, results)
 
 
 def results_in_step(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:

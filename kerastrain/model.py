@@ -191,6 +191,8 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             if not _keras.overrides(self, "train_step"):
                 self.train_function = self._summing(self.train_function)
 
+    make_train_function.is_kerastrains = True
+
     def _summing(self, train_function):
         def train(iterator):
             with replicas.in_step(self):

@@ -19,12 +19,13 @@ def warn(message: str) -> None:
     In a thread that runs none it is the caller's.
     """
     frame, level = inspect.currentframe().f_back, 2
-    while frame is not None and _is_passed_over(frame.f_globals.get("__name__", "")):
+    while frame is not None and is_passed_over(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=2 if frame is None else level)
 
 
-def _is_passed_over(module):
+def is_passed_over(module: str) -> bool:
+    """Whether a module of this name is not the user's own: of others, or of Python."""
     return is_of_others(module) or module.partition(".")[0] in sys.stdlib_module_names
 
 

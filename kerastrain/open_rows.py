@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from kerastrain import xla_support
+from kerastrain.errors import UnsupportedByXla
+
 
 class OpenRows:
     """A compiled function of a batch, traced with the number of rows left open.
@@ -19,37 +22,58 @@ class OpenRows:
     Batches of other sizes, a shorter last one for example, run the same trace.
     Where the lengths of further axes differ between batches, one more trace
     leaves them open too.
+
+    Args:
+        function: of a batch.
+        jit_compile: whether XLA compiles it.
+        traced: called with each concrete function before it runs for the first time.
+
+    Raises:
+        UnsupportedByXla: when called, if XLA is to compile what it has no kernels for.
     """
 
-    def __init__(self, function: Callable, jit_compile: bool):
+    def __init__(
+        self, function: Callable, jit_compile: bool, traced: Callable[[Any], None] = lambda _: None
+    ):
+        self._by_xla, self._tell = jit_compile, traced
         self._function = tf.function(
             function, jit_compile=jit_compile or None, autograph=False
         )
         self._traced: list[tuple[Any, list, Callable]] = []
 
     def __call__(self, batch: Any) -> Any:
+        return self.trace(batch)(batch)
+
+    def trace(self, batch: Any) -> Callable:
+        """The trace that takes a batch, made where there is none yet; nothing is run."""
         # Calling the concrete function costs about half of tf.function's own
         # dispatch, which compares types by hash on every call.
         skeleton, leaves = _skeleton(batch), tf.nest.flatten(batch)
         for nesting, signature, concrete in self._traced:
             if skeleton == nesting and _fits(leaves, signature):
-                return concrete(batch)
+                return concrete
         signature = [_Open.of(leaf) for leaf in leaves]
         for nesting, other, _ in self._traced:
             if skeleton == nesting:
                 signature = _joined(signature, other) or signature
         try:
             concrete = self._trace(batch, signature)
+        except UnsupportedByXla:
+            raise
         except (TypeError, ValueError):
             # A model that reads the number of rows in Python needs it fixed.
             signature = [_Open.of(leaf, fixed=True) for leaf in leaves]
             concrete = self._trace(batch, signature)
+        self._tell(concrete)
         self._traced.insert(0, (skeleton, signature, concrete))
-        return concrete(batch)
+        return concrete
 
     def _trace(self, batch, signature):
         specs = [None if entry is None else entry.spec() for entry in signature]
-        return self._function.get_concrete_function(tf.nest.pack_sequence_as(batch, specs))
+        concrete = self._function.get_concrete_function(tf.nest.pack_sequence_as(batch, specs))
+        if self._by_xla:
+            xla_support.check_graph(concrete.graph)
+        return concrete
 
 
 def _skeleton(structure: Any) -> Any:
@@ -66,8 +90,8 @@ class _Open(NamedTuple):
 
     Attributes:
         dtype: of its elements.
-        axes: the lengths of all axes, rows first; None is open. None for a
-            scalar.
+        axes: the lengths of all axes, rows first; None is open. None where their number is
+            not known.
         composite: the whole type, for ragged and sparse tensors.
     """
 
@@ -81,8 +105,9 @@ class _Open(NamedTuple):
         if leaf is None:
             return None
         if isinstance(leaf, tf.Tensor):
-            rows = leaf.shape[:1] if fixed else [None]
-            return cls(leaf.dtype, (*rows, *leaf.shape[1:]) if leaf.shape.rank else None)
+            rank = leaf.shape.rank
+            rows = leaf.shape[:1] if fixed or not rank else [None]
+            return cls(leaf.dtype, None if rank is None else (*rows, *leaf.shape[1:]))
         composite = tf.type_spec_from_value(leaf)
         shape = composite.shape if fixed else [None, *composite.shape[1:]]
         if isinstance(leaf, tf.SparseTensor):

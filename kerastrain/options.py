@@ -33,6 +33,13 @@ class StepOptions:
             (`kerastrain.lint`) is an error at the start of ``fit``. Default
             False, a warning.
 
+    With ``mixed_float16`` and a ``LossScaleOptimizer``, parts of a batch (micro-batches and
+    replicas) may come to another loss scale than the whole batch, so that one run skips a
+    step that the other takes. A gradient in half precision overflows at 65504: the sum over
+    the rows of a part may do so where that over all rows does not, because their gradients
+    cancel, and the sum over all rows where those of the parts do not, because these are added
+    up in float32. With ``mixed_bfloat16``, whose range is that of float32, neither happens.
+
     Clipping acts on the gradient of the global batch, unlike the optimizer's
     own under Keras's ``fit`` with replicas. At most one of the three may be
     set, and none if the optimizer clips.
@@ -122,7 +129,8 @@ class Guard:
             optimizer (but for the learning rate) go back to a state that was kept before, and
             the training goes on with the batch after the bad one. ``"off"``: nothing is
             watched.
-        most: more steps than that are not left out in an epoch. Default 10.
+        most: more steps than that are not left out in an epoch, and never more than half of
+            its steps: that is an error at its end. Default 10.
         every: for ``"rollback"``, a state is kept after so many steps, in the host's memory and
             in checkpoints. Default 100.
 

@@ -1,36 +1,95 @@
 """How a pass over a data set becomes blocks: of arrays, of ``tf.data``, of what Python draws.
 
 `ArrayPasses` shuffles by ``(seed, pass)`` and keeps arrays resident, or gathers their rows in
-the background, a stack at a time. `AdapterPasses` takes what a Keras adapter yields, in its
-order (`kerastrain.stacks`).
+the background, a stack at a time. `PipelinePasses` takes what ``tf.data`` yields, in its order,
+and `PythonPasses` what Python does (`kerastrain.stacks`).
+
+Where a training goes on, what a pass has given before can be skipped (`Passes.seeks`), or the
+pass is drawn again; and so can the passes before (`Passes.replay`).
 """
 
 import concurrent.futures
+import itertools
 import math
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import memory
 from kerastrain import stacks
 from kerastrain.blocks import Block
 from kerastrain.blocks import Pass
 from kerastrain.blocks import bytes_of
 from kerastrain.blocks import map_leaves
 from kerastrain.blocks import rows_of
+from kerastrain.indexed import IndexedBatches
 
 # The batches of a stack of arrays at most: more than of what comes batch by batch, and may
 # take its time.
 _OF_ARRAYS = 256
-# TensorFlow's kernels want memory at multiples of so many bytes.
-_ALIGNMENT = 64
+
+# What has to be done of the passes before one, to begin it as it was begun: nothing; begin and
+# end each; or draw each as far as it was drawn.
+NOTHING, BEGIN, DRAW = "nothing", "begin", "draw"
 
 
-class ArrayPasses:
+class Passes:
+    """Passes over a data set.
+
+    Attributes:
+        follow_seed: whether the order is a function of the seed and the pass.
+        storage: ``"batch"``, ``"stack"`` or ``"arrays"`` (`kerastrain.blocks`).
+        num_batches: of a pass, or None where unknown.
+        replay: ``NOTHING``, ``BEGIN`` or ``DRAW``.
+        seeks: whether a pass can begin at any batch without those before it.
+        orders_itself: whether code of the user's own decides the order between passes.
+        advice: what to do if the batches are not the same in another process.
+    """
+
+    follow_seed, storage, num_batches, orders_itself = False, "batch", None, False
+    replay, seeks, advice = DRAW, False, "Make the data set the same in each process."
+
+    def in_blocks(self, resident_bytes: int) -> None:
+        """From the next pass on, batches lie together."""
+        self.storage = "stack"
+
+    def begin(self, number: int, taken: int = 0) -> Pass:
+        """A pass, from the batch on that comes after those ``taken``."""
+        raise NotImplementedError
+
+    def not_repeatable(self) -> str:
+        """Why another process cannot draw the same batches, if that is known; else empty."""
+        return ""
+
+    def may_differ(self) -> str:
+        """Why another process may draw other batches, which cannot be told; else empty."""
+        return ""
+
+    def cut_is_a_race(self) -> bool:
+        """Whether what comes after a pass that was left before its end is a matter of time."""
+        return False
+
+    def state(self, is_open: bool) -> Any:
+        """What else the next batches depend on.
+
+        Args:
+            is_open: whether a pass has begun that has not been closed.
+        """
+
+    def set_state(self, state: Any) -> None:
+        """Lets the next pass that begins be that which was begun last when `state` was asked for."""
+
+    def finish_state(self, state: Any) -> None:
+        """As `state` gave it, where no pass is open."""
+
+    def set_seed(self, seed: int) -> None:
+        """Lets the order of passes follow another seed."""
+
+
+class ArrayPasses(Passes):
     """Passes over NumPy arrays, shuffled by ``(seed, pass)``.
 
     Args:
@@ -38,16 +97,12 @@ class ArrayPasses:
         batch_size: rows of a batch.
         shuffle: False, True or ``"batch"``.
         seed: an integer.
-
-    Attributes:
-        follow_seed: whether the order is a function of the seed and the pass.
-        storage: ``"batch"``, ``"stack"`` or ``"arrays"`` (`kerastrain.blocks`).
-        num_batches: of a pass, or None where unknown.
     """
 
+    follow_seed, replay, seeks = True, NOTHING, True
+    advice = "Pass the arrays that the run was begun with."
+
     def __init__(self, arrays, batch_size, shuffle, seed):
-        self.follow_seed = True
-        self.storage = "batch"
         self._arrays, self._batch_size = arrays, batch_size
         self._shuffle, self._seed = shuffle, seed
         self._count = rows_of(arrays)
@@ -63,7 +118,7 @@ class ArrayPasses:
         order = self._order(number)
         if self.storage == "arrays":
             if self._resident is None:
-                self._resident = map_leaves(_copied, self._arrays)
+                self._resident = map_leaves(memory.copied, self._arrays)
             blocks = (b for b in [Block.of_arrays(self._resident, order, self._batch_size)])
             return Pass(blocks, number, taken, skipped=taken)
         if self.storage == "stack":
@@ -72,26 +127,15 @@ class ArrayPasses:
             return Pass(blocks, number, taken, skipped=taken % of_stack)
         return Pass(self._batches(order, taken), number, taken)
 
-    def track(self) -> None:
-        """From the next pass on, `state` is asked for."""
-
-    def state(self, taken: int | None) -> None:
-        """Nothing but the seed and the pass's number is needed to begin it again."""
-
-    def set_state(self, state: None) -> None:
-        """As `state` gave it."""
-
     def set_seed(self, seed: int) -> None:
         """Lets the order of passes follow another seed."""
         self._seed = seed
 
-    def begins_anywhere(self, state: None) -> bool:
-        """Whether a pass can begin without those before it."""
-        return True
-
     def _batches(self, order, taken):
-        for start in range(taken * self._batch_size, self._count, self._batch_size):
-            yield Block.of_batch(map_leaves(tf.convert_to_tensor, self._taken(order, start, 1)))
+        size = self._batch_size
+        for start in range(taken * size, self._count, size):
+            rows = self._taken(order, start, min(size, self._count - start))
+            yield Block.of_batch(map_leaves(memory.as_tensor, rows))
 
     def _order(self, number):
         """The rows in the order of a pass, or None for their own."""
@@ -107,11 +151,20 @@ class ArrayPasses:
             [i + rng.permutation(min(self._batch_size, self._count - i)) for i in starts]
         )
 
-    def _taken(self, order, start, batches):
-        """NumPy arrays of the rows of some batches, the first of which begins at ``start``."""
-        rows = slice(start, min(start + batches * self._batch_size, self._count))
-        rows = rows if order is None else order[rows]
-        return map_leaves(lambda a: np.asarray(a[rows]), self._arrays)
+    def _taken(self, order, start, count, room=0):
+        """Arrays of so many rows from ``start`` on; with room for more, which are zeros."""
+        rows = slice(start, start + count)
+
+        def gathered(array):
+            taken = memory.empty((max(count, room), *array.shape[1:]), array.dtype)
+            if order is None:
+                taken[:count] = array[rows]
+            else:
+                array.take(order[rows], axis=0, out=taken[:count], mode="clip")
+            memory.clear(taken[count:])
+            return taken
+
+        return map_leaves(gathered, self._arrays)
 
     def _batches_in_a_stack(self):
         return stacks.batches_of(
@@ -123,236 +176,252 @@ class ArrayPasses:
         for start in range(first * number * size, self._count, number * size):
             rows = min(number * size, self._count - start)
             sizes = np.diff([*range(0, rows, size), rows])
-            yield Block.of_rows(self._taken(order, start, number), sizes, size, number)
+            arrays = self._taken(order, start, rows, room=number * size)
+            yield Block.of_rows(arrays, sizes, size, number)
 
 
-def _copied(array):
-    """The array as a tensor with memory of its own.
+def _drawn_ahead(blocks: Iterator, limit: int | None = None) -> Iterator:
+    """The same blocks; the next one is made in the background, but not beyond an epoch.
 
-    TensorFlow takes over an array in memory that is aligned for it, and copies others once;
-    ``tf.convert_to_tensor`` copies beforehand, in any case.
+    What is drawn before a pass is left is so the same each time.
+
+    Args:
+        blocks: an iterator.
+        limit: the batches of an epoch.
     """
-    aligned = array.dtype.kind in "OUS" or array.ctypes.data % _ALIGNMENT == 0
-    if aligned or not array.flags.c_contiguous:
-        return tf.convert_to_tensor(array)
-    return tf.raw_ops.Identity(input=array)
-
-
-def _drawn_ahead(items: Iterator) -> Iterator:
-    """The same items; the next one is made in the background."""
+    drawn = 0
     with concurrent.futures.ThreadPoolExecutor(1) as background:
-        coming = background.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = background.submit(next, items, None)
-            yield item
+        coming = background.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            drawn += block.steps
+            waits = limit is not None and drawn % limit == 0
+            if not waits:
+                coming = background.submit(next, blocks, None)
+            yield block
+            if waits:
+                coming = background.submit(next, blocks, None)
 
 
-class AdapterPasses:
-    """Passes over what a Keras adapter yields, in its order.
+class PipelinePasses(Passes):
+    """Passes over what ``tf.data`` yields, in its order.
+
+    Of a pipeline of the user's, each pass takes up where those before have left its seeds: a
+    shuffle draws one whenever it begins. Where all of it begins once in a pass, at the first
+    batch, it is enough to begin the passes before; else (``repeat`` or ``cache`` after a
+    shuffle, ``concatenate``, Python functions) they are drawn again. Ragged and sparse arrays are shuffled by a pipeline of Keras's,
+    which is made anew for each pass, with the seed ``(seed, pass)``.
 
     Args:
         adapter: Keras's.
-        data: what the adapter was made of.
+        seed: an integer.
         steps: batches of an epoch, or None for a whole pass.
-
-    Attributes:
-        follow_seed, storage, num_batches: as of `ArrayPasses`.
     """
 
-    def __init__(self, adapter, data, steps):
-        self._adapter, self._data, self._steps = adapter, data, steps
-        self.follow_seed = isinstance(data, Indexed) and data.shuffles
-        self.storage = "batch"
+    advice = (
+        "Pass `seed=` to each shuffle, or call keras.utils.set_random_seed before the data set "
+        "is made; leave out deterministic=False; draw random numbers of elements with "
+        "tf.random.stateless_uniform; and make the data set anew for each fit."
+    )
+
+    def __init__(self, adapter, seed, steps):
+        self._adapter, self._seed, self._steps = adapter, seed, steps
+        self._is_users = not _keras.is_of_arrays(adapter)
         self.num_batches = adapter.num_batches
-        self._once: Iterator | None = None
-        self._is_pipeline = _keras.yields_tensors(adapter)
-        self._states: IteratorStates | TorchStates | None = None
+        self._traits = None
 
-    def track(self) -> None:
-        """From the next pass on, `state` is asked for."""
-        if self._is_pipeline:
-            self._states = IteratorStates(self._adapter.get_tf_dataset)
-        elif _keras.is_torch_dataloader(self._data):
-            self._states = TorchStates()
+    def set_seed(self, seed: int) -> None:
+        """Lets the order of passes follow another seed."""
+        self._seed = seed
 
-    def in_blocks(self, resident_bytes: int) -> None:
-        """From the next pass on, batches lie together."""
-        del resident_bytes
-        self.storage = "stack"
+    @property
+    def replay(self) -> str:
+        """What has to be done of the passes before one; see `Passes`."""
+        if not self._is_users or self.traits.is_same_each_pass:
+            return NOTHING
+        return BEGIN if self.traits.begins_at_once else DRAW
+
+    def not_repeatable(self) -> str:
+        """Why another process cannot draw the same batches, if that is known; else empty."""
+        return self.traits.differs if self._is_users else ""
+
+    def may_differ(self) -> str:
+        """Why another process may draw other batches, which cannot be told; else empty."""
+        if not (self._is_users and self.traits.runs_python_in_parallel):
+            return ""
+        return "Python functions in an order that is a matter of time (num_parallel_calls)"
+
+    def cut_is_a_race(self) -> bool:
+        """Whether what comes after a pass that was left before its end is a matter of time."""
+        return self.replay == DRAW and self.traits.runs_ahead
+
+    @property
+    def traits(self) -> "_keras.PipelineTraits":
+        """What is known of the pipeline."""
+        if self._traits is None:
+            self._traits = _keras.pipeline_traits(self._adapter.get_tf_dataset())
+        return self._traits
 
     def begin(self, number: int, taken: int = 0) -> Pass:
         """A pass, from the batch on that comes after those ``taken``."""
         return Pass(self._blocks(number, taken), number, taken)
 
-    def state(self, taken: int | None) -> Any:
-        """What is needed to begin the current pass at a batch; None: to begin the next one."""
-        return self._states.state(taken) if self._states else None
+    def _blocks(self, number, taken):
+        self._adapter.on_epoch_begin()
+        try:
+            copies = self._is_users and self.traits.runs_numpy
+            iterator = self._iterator(number, copies)
+            _draw(iterator, taken)
+            if self.storage == "stack":
+                yield from _drawn_ahead(
+                    stacks.of_pipeline(iterator, copies, self._steps, taken), self._steps
+                )
+            else:
+                for batch in iterator:
+                    yield Block.of_batch(memory.copied_tensors(batch) if copies else batch)
+        finally:
+            self._adapter.on_epoch_end()
 
-    def set_state(self, state: Any) -> None:
-        """As `state` gave it, before the pass begins."""
-        if self._states:
-            self._states.set_state(state)
+    def _iterator(self, number, copies):
+        if not self._is_users:
+            with _keras.seeded_operations(_seed_of(self._seed, number)):
+                return iter(self._adapter.get_tf_dataset())
+        dataset = self._adapter.get_tf_dataset()
+        if copies:  # TensorFlow would draw ahead in its own way, before a batch can be copied
+            options = tf.data.Options()
+            options.experimental_optimization.inject_prefetch = False
+            dataset = dataset.with_options(options)
+        return iter(dataset)
 
-    def begins_anywhere(self, state: Any) -> bool:
-        """Whether a pass can begin without those before it."""
-        if isinstance(self._data, Indexed):
-            return not self._data.has_events
-        return not self._states or state is not None
 
-    @property
-    def is_drawn_whole(self) -> bool:
-        """Whether only a pass that is drawn to its end leaves the data where the next begins."""
-        return not isinstance(self._data, Indexed)
+class PythonPasses(Passes):
+    """Passes over what Python draws: a generator, torch's loaders, Grain, a ``PyDataset``.
+
+    Args:
+        adapter: Keras's.
+        data: what the adapter was made of.
+        steps: batches of an epoch, or None for a whole pass.
+    """
+
+    def __init__(self, adapter, data, steps):
+        self._adapter, self._data, self._steps = adapter, data, steps
+        self.num_batches = adapter.num_batches
+        self._once: Iterator | None = None
+        self._torch: TorchStates | None = None
+        if isinstance(data, IndexedBatches):
+            self.follow_seed, self.seeks = data.shuffles, not data.has_events
+            self.replay = BEGIN if data.has_events else NOTHING
+            self.orders_itself = data.has_events
+            self.advice = (
+                "`__getitem__` must return the same batch for the same index, in each process; "
+                "let it change nothing, and draw random numbers from "
+                "np.random.default_rng([seed, index]), say. What differs from pass to pass "
+                "belongs in on_epoch_begin or on_epoch_end."
+            )
+        elif _keras.is_torch_dataloader(data):
+            self.advice = (
+                "Its order and its random numbers must follow torch's own generator or one "
+                "with a seed, the same in each process."
+            )
+            # A generator of its own goes on from pass to pass.
+            if data.generator is None and getattr(data.sampler, "generator", None) is None:
+                self.replay, self._torch = NOTHING, TorchStates()
+        elif not isinstance(data, Iterator):
+            self.replay = NOTHING  # Grain's data sets are the same each time
 
     def set_seed(self, seed: int) -> None:
         """Lets the order of passes follow another seed."""
         if self.follow_seed:
             self._data.set_seed(seed)
 
+    def state(self, is_open: bool) -> Any:
+        """The states of torch's random numbers, for a loader that follows them."""
+        return self._torch.state(is_open) if self._torch else None
+
+    def set_state(self, state: Any) -> None:
+        """Lets the next pass begin with those that `state` gave, of where one was begun last."""
+        if self._torch:
+            self._torch.set_state(state)
+
+    def finish_state(self, state: Any) -> None:
+        """Lets the next pass begin with those that `state` gave, of when it was asked for."""
+        if self._torch:
+            self._torch.finish_state(state)
+
+    def begin(self, number: int, taken: int = 0) -> Pass:
+        """A pass, from the batch on that comes after those ``taken``."""
+        return Pass(self._blocks(number, taken), number, taken)
+
     def _blocks(self, number, taken):
-        if isinstance(self._data, Indexed):
-            self._data.begin(number, taken)
+        batches = map(_keras.list_to_tuple, self._batches(number, taken))
+        if self.storage == "stack":
+            yield from stacks.of_batches(batches, self._steps, taken)
+        else:
+            yield from (Block.of_batch(map_leaves(stacks.own_tensor, b)) for b in batches)
+
+    def _batches(self, number, taken):
+        if isinstance(self._data, IndexedBatches):
+            yield from self._data.one_pass(number, taken)
+            return
         self._adapter.on_epoch_begin()
         try:
-            if self._is_pipeline:
-                yield from self._blocks_of_pipeline(taken)
+            if self._torch:
+                self._torch.begin()
+            if isinstance(self._data, Iterator):  # each further one of Keras's replays two batches
+                self._once = self._once or iter(self._adapter.get_numpy_iterator())
+                batches = self._once
             else:
-                batches = map(_keras.list_to_tuple, self._numpy_batches(taken))
-                if self.storage == "stack":
-                    yield from stacks.of_batches(batches, self._steps)
-                else:
-                    yield from (Block.of_batch(map_leaves(tf.convert_to_tensor, b)) for b in batches)
+                batches = iter(self._adapter.get_numpy_iterator())
+            _draw(batches, taken)
+            for batch in batches:  # `yield from` would end a generator with the pass
+                yield batch
         finally:
             self._adapter.on_epoch_end()
 
-    def _blocks_of_pipeline(self, taken):
-        iterator = iter(self._adapter.get_tf_dataset())
-        if self._states:
-            self._states.begin(iterator)
-        _draw(iterator, taken)
-        if self.storage == "stack":
-            yield from _drawn_ahead(stacks.of_pipeline(iterator))
-        else:
-            yield from map(Block.of_batch, iterator)
-
-    def _numpy_batches(self, taken):
-        if isinstance(self._data, Iterator):
-            if self._once is None:  # each further one of Keras's replays the first two batches
-                self._once = iter(self._adapter.get_numpy_iterator())
-            return self._once
-        if isinstance(self._data, Indexed) and self._data.num_batches == 0:
-            return iter(())  # with which Keras's workers would never end
-        if isinstance(self._states, TorchStates):
-            self._states.begin()
-        batches = iter(self._adapter.get_numpy_iterator())
-        if not isinstance(self._data, Indexed):
-            _draw(batches, taken)
-        return batches
-
-
-class IteratorStates:
-    """The state of a ``tf.data`` iterator where a pass begins; what follows is drawn again.
-
-    States from within a pass are of no use: TensorFlow 2.21 restores the batches of the pass,
-    but after ``shuffle`` has seen the last of its rows not the order of the passes to come.
-
-    Args:
-        make_dataset: gives the pipeline.
-    """
-
-    def __init__(self, make_dataset: Callable[[], tf.data.Dataset]):
-        self._make_dataset = make_dataset
-        self._state: np.ndarray | None = None
-        self._restored: np.ndarray | None = None
-
-    def begin(self, iterator: tf.data.Iterator) -> None:
-        """A pass begins."""
-        if self._restored is not None:
-            _keras.set_iterator_state(iterator, self._restored)
-            self._state, self._restored = self._restored, None
-        else:
-            self._state = _keras.iterator_state(iterator)
-
-    def state(self, taken: int | None) -> dict | None:
-        """Where the current pass began, or the last; None where TensorFlow saves none."""
-        return None if self._state is None else {"begun": self._state, "ended": taken is None}
-
-    def set_state(self, state: dict | None) -> None:
-        """As `state` gave it."""
-        if state is not None and state["ended"]:
-            # An iterator that has this state hands it on to the next pass's.
-            _keras.set_iterator_state(iter(self._make_dataset()), state["begun"])
-            self._state = state["begun"]
-        elif state is not None:
-            self._restored = state["begun"]
-
 
 class TorchStates:
-    """The state of torch's random numbers where a pass of a ``DataLoader`` begins."""
+    """The states of torch's random numbers where a pass of a ``DataLoader`` begins."""
 
     def __init__(self):
-        self._state: np.ndarray | None = None
+        self._begun: np.ndarray | None = None
+        self._next: np.ndarray | None = None
 
     def begin(self) -> None:
         """A pass begins."""
+        if self._next is not None:
+            self._set(self._next)
+            self._next = None
+        self._begun = self._now()
+
+    def state(self, is_open: bool) -> dict[str, np.ndarray | None]:
+        """Where a pass was begun last, and, if none is open, now."""
+        return {"begun": self._begun, "now": None if is_open else self._now()}
+
+    def set_state(self, state: dict | np.ndarray) -> None:
+        """Lets the next pass begin where one was begun last, then."""
+        self._next = state["begun"] if isinstance(state, dict) else state
+
+    def finish_state(self, state: dict | np.ndarray) -> None:
+        """Lets the next pass begin as it was then, where none was open."""
+        self._begun = state["begun"] if isinstance(state, dict) else None
+        self._next = state["now"] if isinstance(state, dict) else state
+
+    @staticmethod
+    def _now():
         import torch
 
-        self._state = torch.get_rng_state().numpy().copy()
+        return torch.get_rng_state().numpy().copy()
 
-    def state(self, taken: int | None) -> np.ndarray:
-        """Where the current pass began; None: where the next one does, which is now."""
-        if taken is None:
-            self.begin()
-        return self._state
-
-    def set_state(self, state: np.ndarray) -> None:
-        """As `state` gave it."""
+    @staticmethod
+    def _set(state):
         import torch
 
         torch.set_rng_state(torch.from_numpy(state.copy()))
 
 
 def _draw(iterator, number):
-    for _ in range(number):
-        next(iterator)
+    for _ in itertools.islice(iterator, number):
+        pass
 
 
-class Indexed(keras.utils.PyDataset):
-    """The batches of a ``PyDataset`` from any batch on, in an order that follows ``(seed, pass)``.
-
-    Args:
-        data: the ``PyDataset``.
-        seed: an integer, or None for the order that it has.
-    """
-
-    def __init__(self, data, seed):
-        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self._data, self._seed = data, seed
-        self.shuffles = seed is not None
-        kind = keras.utils.PyDataset
-        self.has_events = any(
-            getattr(type(data), name) is not getattr(kind, name)
-            for name in ("on_epoch_begin", "on_epoch_end")
-        )
-        self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
-        self.begin(0, 0)
-
-    def set_seed(self, seed: int) -> None:
-        """Lets the order follow another seed."""
-        self._seed = seed
-
-    def begin(self, number: int, taken: int) -> None:
-        """A pass begins, after the first batches of its order."""
-        self._taken, self._order = taken, None
-        if self.shuffles:
-            rng = np.random.default_rng([self._seed, number])
-            self._order = rng.permutation(self._data.num_batches).tolist()
-
-    @property
-    def num_batches(self):
-        count = self._data.num_batches
-        return None if count is None else count - self._taken
-
-    def __getitem__(self, index):
-        index += self._taken
-        return self._data[index if self._order is None else self._order[index]]
+def _seed_of(*numbers):
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

@@ -12,24 +12,28 @@ again by a later ``fit``.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import blocks
 from kerastrain import checks
 from kerastrain import data_checks
 from kerastrain import data as data_lib
 from kerastrain import lint
 from kerastrain import merging
 from kerastrain import target_checks
-from kerastrain.metrics import states as metrics_lib
 from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
+from kerastrain.errors import ModelError
 from kerastrain.execution import Steps
 from kerastrain.execution import trainable_state
+from kerastrain.logged_values import StepObserver
+from kerastrain.model_state import ModelState
 from kerastrain.runner import Runner
 
 
@@ -39,13 +43,19 @@ class Preparation:
     Args:
         compiled: the model and its compile state.
         strategy: the strategy that it trains under, or None.
+        state: is told of each step that is traced.
 
     Attributes:
         steps: the compiled steps; None before the first `ready`.
     """
 
-    def __init__(self, compiled: CompiledModel, strategy: tf.distribute.Strategy | None):
-        self._compiled, self._strategy = compiled, strategy
+    def __init__(
+        self,
+        compiled: CompiledModel,
+        strategy: tf.distribute.Strategy | None,
+        state: ModelState,
+    ):
+        self._compiled, self._strategy, self._state = compiled, strategy, state
         self._model = compiled.model
         self.steps: Steps | None = None
         self._steps_for: Any = None
@@ -53,6 +63,8 @@ class Preparation:
         self._runners: dict[tuple, Runner] = {}
         self._predictor: Runner | None = None
         self._predictor_for: Any = None
+        self._begun: list[str] | None = None
+        self._fits = False  # whether a training has begun its first step
 
     def ready(
         self, source: data_lib.Source, validation: Iterable = (), train: bool = True
@@ -67,45 +79,160 @@ class Preparation:
             KerastrainError: what does not fit together.
         """
         model, eager = self._model, self._compiled.execution.eager
-        for part in (source, *validation):
-            data_checks.check_batch(part.name, part.peek())
-        if self.steps is None or self._steps_for not in (None, trainable_state(model)):
-            checks.check_optimizer_knows(model.optimizer, model)
+        state, was_built = trainable_state(model), model.built
+        if self.steps is None or not (self._fits or self._steps_for in (None, state)):
+            self._observer = StepObserver(model)
+            self._observer.adds_state = not was_built
             self.steps = Steps(
-                model, self._strategy, self._compiled.options, self._compiled.execution
+                *(model, self._strategy, self._compiled.options, self._compiled.execution),
+                *(self._state, self._observer.observed),
             )
             self._checked, self._runners = set(), {}
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
-        self._compiled.build_users(_keras.as_symbolic(x))
-        # A step of the user's own decides what a batch means: it is left to it.
+        # A step of the user's own decides what a batch is and means: it is left to it.
         own = {kind: self.reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
         kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
+        for kind, part in kinds:
+            checks.check_own_function(model, kind)
+            if not own[kind]:
+                data_checks.check_batch(part.name, part.peek())
+        parts = self._compiled.options.parts if train else 1
+        replicas = 1 if self._strategy is None else self._strategy.num_replicas_in_sync
+        checks.check_whole_batches(model, parts, replicas)
+        for _, part in kinds:
+            self.check_rows(part)
+        with self._quietly(own[kinds[0][0]]):
+            self._build_users(source)
         for kind, part in kinds:
             if not own[kind]:
                 self._check_targets(part, eager)
                 target_checks.check_labels(model, part.arrays, part.name)
+                if part.missing:
+                    target_checks.check_missing(model, part.peek(), part.missing)
             else:  # only to build the metrics, where its batch is what Keras takes it for
-                with contextlib.suppress(KerastrainError):
-                    self._check_targets(part, eager)
+                with contextlib.suppress(KerastrainError, ValueError):
+                    self._check_targets(part, eager, own=True)
         if train and "lint" not in self._checked:  # before the optimizer is built, which may fail
             lint.check(model, source.peek(), self._compiled.options)
             self._checked.add("lint")
-        if train and (self._strategy is not None or not (eager or own["train"])):
-            checks.build_optimizer(model)
+        if train and not own["train"]:
+            checks.check_optimizer_knows(model.optimizer, model)
         if self._strategy is not None:
             _keras.let_replicas_update(model)
         target_checks.check_names(model)
         merging.check_model(model)
-        if train:
-            self._compiled.take_over_optimizer()
-        self._steps_for = trainable_state(model) if model.built else None
+        if not self._fits:
+            self._steps_for = trainable_state(model) if model.built else None
         return self.steps
 
-    def _check_targets(self, source, eager):
+    # What trains, in one fit --------------------------------------------------------
+
+    def begin(self) -> None:
+        """Right before the first step of a training: what trains now does so to its end.
+
+        Callbacks may have changed that until now. As under Keras, whose ``fit`` traces its step
+        once, a layer that is frozen or not later on is so for the next training.
+
+        Raises:
+            ModelError: the optimizer has been built before without what trains now.
+        """
+        model, eager = self._model, self._compiled.execution.eager
+        if self._fits:
+            if eager and not _keras.overrides(model, "train_step"):  # it sees what changes
+                checks.check_optimizer_knows(model.optimizer, model)
+            return
+        own = _keras.overrides(model, "train_step")
+        self._compiled.copy_flags()
+        state = trainable_state(model) if model.built else None
+        if self._steps_for != state:
+            self.steps.trace_anew()
+            self._steps_for = state
+        if not own:
+            checks.check_optimizer_knows(model.optimizer, model)
+        if self._strategy is not None or not (eager or own):
+            checks.build_optimizer(model)
+        self._begun = self._compiled.trainable = _keras.trainable_flags(model)
+        self.steps.trainable = None if eager else self._begun
+        self._compiled.take_over_optimizer()
+        self._fits = True
+
+    def end(self) -> None:
+        """After a training."""
+        self._fits = False
+
+    def trainable(self) -> dict[str, list]:
+        """What trains, and which layers a callback has frozen or not since, to be saved."""
+        now = _keras.trainable_flags(self._model)
+        return {"begun": self._begun or now, "now": now}
+
+    @contextlib.contextmanager
+    def begun_as(self, saved: dict[str, list] | None) -> Iterator[None]:
+        """Begins as a training that was saved; inside, the same layers train as when it was begun.
+
+        Args:
+            saved: what `trainable` returned; None where that is not known.
+        """
+        with _keras.trainable_as(self._model, saved and saved["begun"]):
+            self.begin()
+            yield
+
+    def _build_users(self, source):
+        """What trains, and the user's model, are built alike."""
+        batch = source.peek()
+        try:
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        except ValueError:  # a batch of a step of the user's own
+            return
+        self._compiled.build_users(x)
+
+    def look_at_stream(self, x: Any) -> None:
+        """Builds a copy in the scope, and compares it, before it predicts for a stream of batches.
+
+        Raises:
+            ModelError: it is another model, or the stream would lose the batch that is needed.
+        """
+        if not isinstance(x, Iterator):
+            with contextlib.closing(data_lib.Source(x)) as source:
+                self._build_users(source)
+        elif not self._compiled.users.built:
+            raise ModelError(
+                f"{type(self._compiled.users).__name__} is not built, and `x` is a generator, which "
+                "cannot be looked at without losing a batch. Call the model on a batch first."
+            )
+
+    def check_rows(self, source: data_lib.Source) -> None:
+        """Whether all batches have the rows that layers keep states for, as far as that is known.
+
+        Raises:
+            DataError: they have not.
+        """
+        if not _keras.stateful_layers(self._model):
+            return
+        first = _rows_of(source.peek())
+        rows = [first]
+        if source.arrays is not None and source.steps is None:
+            rows.append(blocks.rows_of(source.arrays) % first or first)
+        checks.check_rows(self._model, rows, source.name, first)
+
+    @contextlib.contextmanager
+    def _quietly(self, own: bool) -> Iterator[None]:
+        """Around a dry run: the step itself warns, but for what is said once, where something is built.
+
+        Args:
+            own: whether the step is the user's own: it may do other things than the dry run.
+        """
+        was_built = self._model.built
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for one in () if own or was_built else caught:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+    def _check_targets(self, source, eager, own=False):
         batch = source.peek()
         signature = (source.name, data_lib.signature(batch))
         if not data_lib.holds_composites(batch) and signature not in self._checked:
-            target_checks.check_targets(self._model, batch, source.name, eager)
+            with self._quietly(own):
+                target_checks.check_targets(self._model, batch, source.name, eager)
             self._checked.add(signature)
 
     def reports_own_logs(self, kind: str, *methods: str) -> bool:
@@ -148,6 +275,7 @@ class Preparation:
             ModelError, MetricError: what goes wrong silently with these, if that is refused.
         """
         options = dataclasses.replace(self._compiled.options, micro_batches=micro_batches)
+        checks.check_whole_batches(self._model, micro_batches, 1)
         lint.check(self._model, None, options)
         self._compiled.options = options
         _keras.set_step_options(self._model, options)
@@ -173,15 +301,29 @@ class Preparation:
     def _watched(self, kind: str, run: Callable) -> Callable:
         """Runs steps; the first run warns of metrics that they mistreat."""
 
+        stateful = bool(_keras.stateful_layers(self._model))
+
         def watched(chunk):
+            if stateful:
+                rows = [_rows_of(chunk.batch())] if chunk.block.is_batch else _sizes_of(chunk)
+                checks.check_rows(self._model, rows, "x", None)
             if kind in self._checked:
-                return run(chunk)
-            with metrics_lib.watched_updates(self._model) as updated:
+                with self._state.watching(kind):
+                    return run(chunk)
+            with self._state.watching(kind):
                 logs = run(chunk)
             self._checked.add(kind)
-            if kind == "train":
-                metrics_lib.warn_if_never_updated(self._model, updated)
-            metrics_lib.warn_of_plain_tensors(self._model, logs and logs[-1], updated)
+            self._observer.warn(kind, chunk.batch())
             return logs
 
         return watched
+
+
+def _rows_of(batch):
+    """The rows of a batch; None where it has none, or is of a step of the user's own."""
+    leaf = next((leaf for leaf in tf.nest.flatten(batch) if leaf is not None), None)
+    return None if leaf is None or not leaf.shape.rank else leaf.shape[0]
+
+
+def _sizes_of(chunk):
+    return [int(size) for size in chunk.block.sizes[chunk.start : chunk.start + chunk.steps]]

@@ -58,7 +58,8 @@ def all_reduce_sum(structure: Any) -> Any:
     if count() == 1 or not present:
         return structure
     context = tf.distribute.get_replica_context()
-    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    with _keras.without_collectives(tf.distribute.get_strategy()):
+        summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     return tf.nest.pack_sequence_as(
         structure, [None if t is None else next(summed) for t in flat]
     )

@@ -2,7 +2,7 @@
 
 ::
 
-    kept = Kept(model, every=100)
+    kept = Kept(state, every=100)
     kept.keep_if_due(steps)            # after each step, or at least where one is due
     kept.put_back(steps)
 
@@ -12,26 +12,23 @@ the same.
 
 from typing import Any
 
-import keras
-
-from kerastrain import _keras
+from kerastrain.model_state import ModelState
 from kerastrain.variables import HostCopies
-from kerastrain.variables import variables_of
 
 
 class Kept:
     """A state that was good: all but metrics, learning rates and states of random generators.
 
     Args:
-        model: built and compiled.
+        state: of the model, built and compiled.
         every: after so many steps the next is kept.
 
     Attributes:
         steps: after how many steps of the training it was kept.
     """
 
-    def __init__(self, model: keras.Model, every: int):
-        self._model, self._every = model, every
+    def __init__(self, state: ModelState, every: int):
+        self._state, self._every = state, every
         self._copies: HostCopies | None = None
         self.steps = self._next = 0
 
@@ -53,14 +50,16 @@ class Kept:
         self._copies.put_back()
         self._next = steps + self._every
 
+    def add(self, variables: list[Any]) -> None:
+        """Keeps the present values of more variables, which no step has changed so far."""
+        if self._copies is not None:
+            wanted = {id(v) for v in self._variables()}
+            self._copies.add(v for v in variables if id(v) in wanted)
+
     def _variables(self):
-        left_out = {id(v) for v in _keras.random_states(self._model)}
-        left_out |= {id(v) for metric in self._model.metrics for v in metric.variables}
-        return [
-            v
-            for v in variables_of(self._model).values()
-            if id(v) not in left_out and v.name != "learning_rate"
-        ]
+        variables = self._state.variables().values()
+        left_out = self._state.left_by_rollback()
+        return [v for v in variables if id(v) not in left_out and v.name != "learning_rate"]
 
     def state(self) -> dict[str, Any] | None:
         """What a resumed training needs; arrays are not copied."""

@@ -4,7 +4,7 @@
 
     with Run("runs/a", resume=True, save_every=100, keep=2, monitor=None) as run:
         source = run.track(source)           # before a batch is looked at
-        run.find(model, sources, callbacks, runner, guard, seed, epochs)    # compares
+        run.find(state, sources, callbacks, runner, guard, seed, epochs, options)  # compares
         callbacks.on_train_begin()
         position = run.go_on(epoch=0)        # puts back what was saved
         for ...:
@@ -28,6 +28,7 @@ from typing import Any
 
 import keras
 
+from kerastrain import _keras
 from kerastrain import notices
 from kerastrain import saving
 from kerastrain.best import Best
@@ -41,9 +42,11 @@ from kerastrain.errors import DataError
 from kerastrain.errors import KerastrainError
 from kerastrain.errors import RunError
 from kerastrain.guard import GuardedSteps
+from kerastrain.identity import changes_noted
 from kerastrain.identity import check_identity
 from kerastrain.identity import identity_of
 from kerastrain.lock import Lock
+from kerastrain.model_state import ModelState
 from kerastrain.runner import Runner
 from kerastrain.runner import Work
 from kerastrain.saving import Saver
@@ -143,8 +146,10 @@ class Run:
             lock = stack.enter_context(Lock(self.directory))
             if self._checkpoints.directory.is_symlink():
                 raise RunError(f"{self._checkpoints.directory} is a link. Pass another run_dir.")
-            self._checkpoints.remove_unfinished()
-            if not self._resume and self._checkpoints.paths():
+            with self._listed():
+                self._checkpoints.remove_unfinished()
+                existing = self._checkpoints.paths()
+            if not self._resume and existing:
                 raise RunError(
                     f"There is a run in {self.directory}. Pass resume=True to go on with it, or "
                     "another run_dir."
@@ -159,6 +164,7 @@ class Run:
         self._stack.__exit__(*error)
         if error[0] is None and self._signals.received is not None:
             self._signals.leave()  # it came when nothing was left to be saved
+        self._signals.hand_on()
 
     def track(self, source: Source) -> Source:
         """Lets a source tell where it is.
@@ -176,24 +182,28 @@ class Run:
 
     def find(
         self,
-        model: keras.Model,
+        state: ModelState,
         sources: dict[str, Source],
         callbacks: list[keras.callbacks.Callback],
         runner: Callable[[str], Runner],
         guard: GuardedSteps,
         seed: int | None,
         epochs: int,
+        options: dict[str, Any],
+        preparation: Any,
     ) -> None:
         """Finds what was saved last, and compares: before ``on_train_begin``.
 
         Args:
-            model: the model that trains, built and compiled.
+            state: the variables of the model that trains, which is built and compiled.
             sources: the data sets by name, that to train on as ``"x"``.
             callbacks: all of them.
             runner: gives what runs the steps of a kind.
             guard: what runs the train steps of that.
             seed: as the user passed it.
             epochs: to stop before.
+            options: other arguments that decide numbers, by name.
+            preparation: knows which layers train (`Preparation.trainable`).
 
         Raises:
             RunError: the directory is of another run.
@@ -201,13 +211,17 @@ class Run:
             ArgumentError: `monitor` names a result of a validation, and there is none.
         """
         self._best.check(validates=len(sources) > 1)
+        self._preparation = preparation
         kinds = ("train", "test") if len(sources) > 1 else ("train",)
-        self._callbacks = CallbackStates(callbacks)
+        self._callbacks, self._guard = CallbackStates(callbacks), guard
         self._state = TrainingState(
-            model, sources, self._callbacks, lambda: {kind: runner(kind) for kind in kinds}, guard
+            state, sources, self._callbacks, lambda: {kind: runner(kind) for kind in kinds}, guard
         )
-        self._identity, self._epochs = identity_of(model, sources, seed), int(epochs)
-        self._found = self._checkpoints.newest()
+        self._identity = identity_of(state.model, sources, seed, options)
+        self._epochs = int(epochs)
+        self._stack.enter_context(changes_noted(state.model, self._identity))
+        with self._listed():
+            self._found = self._checkpoints.newest()
         if self._found is None:
             if any(self._checkpoints.directory.glob("set-aside/*")):
                 notices.warn(
@@ -216,9 +230,10 @@ class Run:
             return
         with self._of_a_training():
             info = self._found.info
-            check_identity(info["identity"], self._identity, str(self.directory))
+            check_identity(info["identity"], self._identity, str(self.directory), state.model)
             self._identity |= info["identity"]  # of when the run was begun
-            self._state.find(info["state"], self._found.tensors)
+            with preparation.begun_as(info.get("trainable")):
+                self._state.find(info["state"], self._found.tensors)
             self._state.warn_of_learning_rate(info["identity"]["optimizer"])
 
     def go_on(self, epoch: int) -> Position:
@@ -231,12 +246,15 @@ class Run:
             Where that is.
         """
         self._callbacks.begin()
+        self._state.begin()
         if self._found is None:
             return Position(epoch=epoch)
         with self._of_a_training():
             info = self._found.info
             # More epochs than before may be worth another plan.
             position = self._state.put_back(same_plan=info["epochs"] == self._epochs)
+            if "trainable" in info:  # not in the first versions
+                _keras.set_trainable_flags(self._state.model, info["trainable"]["now"])
             self._best.put_back(info["best"])
             if "checkpoint" in self._best.known:
                 self._saver.best = self._checkpoints.directory / self._best.known["checkpoint"]
@@ -252,6 +270,17 @@ class Run:
             self.told = f"Nothing is left to train: the run has {position.epoch} epochs {done}"
         self._found, self._saved = None, position.place
         return position
+
+    @contextlib.contextmanager
+    def _listed(self):
+        """What cannot be listed is said, before a step has run."""
+        try:
+            yield
+        except OSError as error:
+            raise ArgumentError(
+                f"`run_dir` cannot be read: {error.filename or ''} {error.strerror}. "
+                f"Received: run_dir={str(self.directory)!r}."
+            ) from error
 
     @contextlib.contextmanager
     def _of_a_training(self):
@@ -297,7 +326,7 @@ class Run:
         """
         if self._signals.received is not None:
             self._save_and_leave(position)
-        if self._saver.is_due(position.steps):
+        if self._saver.is_due(position.steps) or self._signals.is_noted_by_outer():
             self._save(position)
 
     @contextlib.contextmanager
@@ -332,7 +361,7 @@ class Run:
         """
         model, results = self._state.model, position.epoch_logs or {}
         if self._best.is_beaten_by(results, position.epoch - 1, model):
-            self._best.export(model)
+            self._best.export(model, self._saver.check_directory)
             self._save(position, as_best=True)
         elif self._saver.is_due(position.steps) or self._saver.is_due_at_epoch_end():
             self._save(position)
@@ -349,23 +378,28 @@ class Run:
 
     def _save(self, position, before=None, as_best=False):
         self.wait()
-        name = self._checkpoints.next_name()
-        best = self._best.candidate(name) if as_best else self._best.state()
-        state, tensors = self._state.get(position, before)
-        info = {
-            "identity": self._identity,
-            "epochs": self._epochs,
-            "state": state,
-            "best": best,
-        }
-        place = position.place
+        logs = self._guard.verify_all()  # runs steps, whose errors are none of saving
+        if logs is not None:
+            position.logs = logs[-1]
+        with self._saver.attempt(position.steps, OSError, MemoryError):
+            name = self._checkpoints.next_name()
+            best = self._best.candidate(name) if as_best else self._best.state()
+            state, tensors = self._state.get(position, before)
+            info = {
+                "identity": self._identity,
+                "epochs": self._epochs,
+                "state": state,
+                "best": best,
+                "trainable": self._preparation.trainable(),
+            }
+            place = position.place
 
-        def written(path):
-            self._saved = place
-            if as_best:
-                self._best.accept(best)
+            def written(path):
+                self._saved = place
+                if as_best:
+                    self._best.accept(best)
 
-        self._saver.save(info, tensors, position.steps, written, as_best)
+            self._saver.save(info, tensors, position.steps, written, as_best)
 
     def _save_at_last(self, position, before=None):
         """Saves what is not, and waits for it; what fails is tried once more."""

@@ -9,6 +9,10 @@
 
 `kerastrain.data` cuts the source into blocks, `kerastrain.choice` decides by which plan and
 how many steps at a time they run, `kerastrain.execution` compiles them.
+
+A loop that fails when it first runs gives way to the next simpler plan, as one does that cannot
+be compiled: the variables get back the values from before, and the same batches are run by that
+plan. Where that one fails too, the error is of the model or the data, and is raised.
 """
 
 import functools
@@ -23,14 +27,17 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import choice as choice_lib
 from kerastrain import notices
+from kerastrain import xla_support
 from kerastrain.blocks import Block
 from kerastrain.blocks import Chunk
 from kerastrain.choice import Choice
 from kerastrain.choice import Plan
 from kerastrain.data import Source
+from kerastrain.errors import UnsupportedByXla
 from kerastrain.execution import Steps
 from kerastrain.options import Execution
 from kerastrain.timing import Times
+from kerastrain.variables import HostCopies
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -132,7 +139,7 @@ class Runner:
         own: bool = False,
         around: Callable[[Callable], Callable] = lambda run: run,
     ):
-        self._steps, self._kind, self._own = steps, kind, own
+        self._model, self._steps, self._kind, self._own = model, steps, kind, own
         self._listening = listening
         self.acts = listening and not replayed
         self._reports = reports = reports or listening
@@ -158,9 +165,21 @@ class Runner:
             compares=execution.plan == "auto" and not execution.deterministic,
         )
         self._pinned = execution.plan if execution.plan != "auto" else None
-        if execution.plan.startswith("xla") and kind == "train" and not steps.can_use_xla(kind):
+        self._leave_out_xla(execution)
+
+    def _leave_out_xla(self, execution):
+        """Where it cannot be used, and says so where it was asked for."""
+        refusal = xla_support.refusal_of_model(self._model)
+        if refusal:
+            self.choice.drop(choice_lib.XLA_LOOP, UnsupportedByXla(refusal))
+        if self._kind != "train" or not (execution.jit_compile or execution.plan.startswith("xla")):
+            return
+        asked = "`jit_compile=True`" if execution.jit_compile else f"The plan {execution.plan!r}"
+        if refusal:
+            notices.warn(f"{asked} cannot be compiled: {refusal} The loop in the graph runs.")
+        elif not (execution.jit_compile or self._steps.can_use_xla("train")):
             notices.warn(
-                f"The plan {execution.plan!r} cannot be used under this strategy: XLA compiles "
+                f"{asked} cannot be used under this strategy: XLA compiles "
                 "kerastrain's own step on several replicas, and no step on one. "
                 "The loop in the graph runs."
             )
@@ -203,6 +222,10 @@ class Runner:
         """Runs the step of one batch, beside all else."""
         self._steps.one(self._kind, self._reports)(batch)
 
+    def forget_traces(self) -> None:
+        """Lets steps be traced anew: what layers are beyond their variables has changed."""
+        self._steps.trace_anew()
+
     def run(self, chunk: Chunk) -> list | None:
         """Runs a chunk, and notes what of the time went into compiling.
 
@@ -236,29 +259,71 @@ class Runner:
         if self._is_new or self.choice.plan is None:
             self.choice.start()
             self._is_new = False
-        loop = self._prepared(chunk)
+        loop, has_run = self._prepared(chunk)
         if loop is None and self.choice.plan.loops:
             return self._run_beside(chunk)
+        if not (loop is None or has_run) and self.choice.simpler(self.choice.plan):
+            return self._run_first(loop, chunk)
+        return self._run_measured(self._run_each if loop is None else loop, chunk)
+
+    def _run_measured(self, run, chunk):
+        """By the plan in force, which is told how long it took."""
         begun = time.perf_counter()
-        logs = self._run_each(chunk) if loop is None else loop(chunk)
+        logs = run(chunk)
         if self._waits:
             tf.test.experimental.sync_devices()
         self.choice.record(chunk.steps, time.perf_counter() - begun)
         return logs
 
+    def _run_first(self, loop, chunk):
+        """By a loop that has not run yet; where it fails, by the next simpler plan."""
+        plan, before = self.choice.plan, self._values()
+        try:
+            logs = self._run_measured(loop, chunk)
+        except Exception as error:
+            before.put_back()
+            memory = isinstance(error, tf.errors.ResourceExhaustedError)
+            if memory and not any(p.name in self.choice.seconds for p in self.choice.simpler(plan)):
+                raise  # a simpler plan hardly takes less, but smaller parts of a batch do
+            left_out = self.choice.give_way(plan, error)
+            try:
+                logs = self._run(chunk)
+            except Exception:
+                before.put_back()
+                self.choice.readmit(left_out)
+                raise
+            self._warn_if_pinned("run", error)
+            return logs
+        loop.note_run(chunk.block)
+        return logs
+
+    def _values(self):
+        """A copy of all that a step may change."""
+        variables = list(self._steps.state.variables().values())
+        if self._kind != "train" and not self._own:  # which change no weights
+            trained = {*map(id, self._model.trainable_variables)}
+            trained |= {*map(id, getattr(self._model.optimizer, "variables", ()))}
+            variables = [v for v in variables if id(v) not in trained]
+        random = _keras.global_random_state()
+        copies = HostCopies([*variables, *([] if random is None else [random])])
+        copies.take()
+        return copies
+
     def _prepared(self, chunk):
-        """The loop of the plan; None where the plan has none, or XLA does not pay for the chunk."""
+        """``(loop of the plan, whether it has run)``.
+
+        The loop is None where the plan has none, or XLA does not pay for the chunk.
+        """
         while self.choice.plan.loops:
             loop = self._loop(self.choice.plan)
             if not loop.is_prepared(chunk.block) and not self.choice.repays_anew():
-                return None
+                return None, False
             try:
-                loop.prepare(chunk.block)
-                return loop
+                return loop, loop.prepare(chunk.block)
             except Exception as error:  # of other shapes than before, it may not compile
                 self.choice.drop(self.choice.plan, error)
                 self.choice.start()
-        return None
+        return None, False
 
     def _run_beside(self, chunk):
         """By the loop in the graph, which takes any number of rows; else batch by batch."""
@@ -267,10 +332,23 @@ class Runner:
         if makes_variables or choice_lib.LOOP.name in self.choice.dropped:
             return self._run_each(chunk)
         try:
-            loop.prepare(chunk.block)
+            has_run = loop.prepare(chunk.block)
         except Exception:  # the step of one batch tells what is wrong, if anything is
             return self._run_each(chunk)
-        return loop(chunk) if loop.takes(chunk) else self._run_each(chunk)
+        if not loop.takes(chunk):
+            return self._run_each(chunk)
+        if has_run:
+            return loop(chunk)
+        before = self._values()
+        try:
+            logs = loop(chunk)
+        except Exception as error:
+            before.put_back()
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                raise
+            return self._run_each(chunk)
+        loop.note_run(chunk.block)
+        return logs
 
     def _run_each(self, chunk):
         """Each batch by itself; there may be several, taken when a loop was to run them."""
@@ -287,13 +365,16 @@ class Runner:
         try:
             self._loop(plan).prepare(self._block)
         except Exception as error:
-            if self._pinned:
-                reason = " ".join(str(error).split())[:200]
-                notices.warn(
-                    f"The plan {self._pinned!r} cannot be compiled ({type(error).__name__}: "
-                    f"{reason}). The next simpler one runs."
-                )
+            self._warn_if_pinned("compiled", error)
             raise
+
+    def _warn_if_pinned(self, what, error):
+        if self._pinned:
+            reason = " ".join(str(error).split())[:200]
+            notices.warn(
+                f"The plan {self._pinned!r} cannot be {what} ({type(error).__name__}: {reason}). "
+                "The next simpler one runs."
+            )
 
 
 def _candidates(execution: Execution, steps: Steps, kind: str, own: bool) -> list[Plan]:
@@ -306,7 +387,7 @@ def _candidates(execution: Execution, steps: Steps, kind: str, own: bool) -> lis
         return [*by_xla, loop, step]
     if execution.plan == "loop":
         return [loop, step]
-    if execution.jit_compile and kind != "predict":
+    if steps.jit_compile and kind != "predict":
         return [xla]
     if execution.deterministic:
         return [step] if own else [loop, step]

@@ -8,15 +8,17 @@
     saver.wait()
 
 A save that fails is a warning, and the next one is tried when it is due again: a full disk
-does not end a training.
+does not end a training. All that can fail of it is done in `Saver.attempt`, or in the background.
 """
 
 import concurrent.futures
+import contextlib
 import datetime
 import math
 import numbers
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ import numpy as np
 from kerastrain import notices
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import ArgumentError
-from kerastrain.errors import RunError
 
 # An epoch's end is saved when the last save has taken no larger share of the time since.
 _SHARE = 0.02
@@ -41,7 +42,8 @@ class Saver:
         checkpoints: where to.
         every: so many steps, or a ``datetime.timedelta``.
         keep: how many of the last checkpoints.
-        renew: makes sure that the directory is still this process's.
+        renew: makes sure that the directory is still this process's; gives what has happened to
+            it, or None.
 
     Attributes:
         best: the checkpoint that is kept besides, or None.
@@ -52,9 +54,11 @@ class Saver:
         checkpoints: Checkpoints,
         every: int | datetime.timedelta,
         keep: int,
-        renew: Callable[[], None] = lambda: None,
+        renew: Callable[[], str | None] = lambda: None,
     ):
         self._checkpoints, self._keep, self._renew = checkpoints, keep, renew
+        self._checkpoints.ready = self._check_directory
+        self._happened: list[str] = []  # to the directory, and is to be told
         self._steps = every if isinstance(every, numbers.Integral) else None
         self._seconds = math.inf if self._steps else every.total_seconds()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "kerastrain-saver")
@@ -95,6 +99,20 @@ class Saver:
             self.wait()
         return self._writing is not None
 
+    @contextlib.contextmanager
+    def attempt(self, steps: int, *kinds: type[Exception]) -> Iterator[None]:
+        """Around what is done to save after so many steps: what fails is a warning.
+
+        Args:
+            steps: that have run.
+            kinds: of errors that may happen; default any.
+        """
+        self._saved_steps, self._saved_at = steps, time.monotonic()
+        try:
+            yield
+        except kinds or Exception as error:
+            self._warn(error)
+
     def save(
         self,
         info: dict[str, Any],
@@ -112,13 +130,13 @@ class Saver:
             as_best: whether it is kept in place of the best before.
         """
         self.wait()
-        self._saved_steps, self._saved_at = steps, time.monotonic()
-        self._written = written
-        self._writing = self._writer.submit(self._write, info, tensors, as_best)
+        with self.attempt(steps):
+            self._writing = self._writer.submit(self._write, info, tensors, as_best)
+            self._written = written
 
     def _write(self, info, tensors, as_best):
         begun = time.monotonic()
-        self._renew()
+        self._check_directory()
         path = self._checkpoints.write(tensors, info)
         if as_best:
             self.best = path
@@ -126,24 +144,41 @@ class Saver:
         self._cost = time.monotonic() - begun
         return path
 
-    def wait(self) -> None:
-        """Waits until nothing is being written; warns if it could not be.
+    def check_directory(self) -> None:
+        """Makes sure that the directory is this process's, and there.
 
         Raises:
-            RunError: another process has taken the directory.
+            RunError, OSError: it is not.
         """
+        self._check_directory()
+        self._tell()
+
+    def _check_directory(self):
+        happened = self._renew()
+        if happened:
+            self._happened.append(happened)
+
+    def _tell(self):
+        while self._happened:
+            notices.warn(self._happened.pop(0))
+
+    def wait(self) -> None:
+        """Waits until nothing is being written; warns if it could not be."""
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
         error = writing.exception()
+        self._tell()
         if error is None:
             self._written(writing.result())
-            return
-        if isinstance(error, RunError):
-            raise error
+        else:
+            self._warn(error)
+
+    def _warn(self, error):
         notices.warn(
-            f"The training could not be saved in {self._checkpoints.directory}: {error}. It goes "
-            "on, and is saved again when that is due; what was saved before is kept."
+            f"The training could not be saved in {self._checkpoints.directory}: "
+            f"{str(error).rstrip('.') or type(error).__name__}. It goes on, and is saved again when that is "
+            "due; what was saved before is kept."
         )
 
     def close(self) -> None:

@@ -9,6 +9,10 @@
 
 A stack is closed when it is full, or when drawing it has taken a tenth of a second, so that
 slow data are trained on as they come.
+
+Each batch is copied when it is drawn, and once: a source may fill the same arrays again and
+again. What Python draws is copied into the memory of the stack; what ``tf.data`` yields, only
+where a Python function may have made it, whose arrays TensorFlow takes over.
 """
 
 import functools
@@ -20,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerastrain import memory
 from kerastrain.blocks import Block
 from kerastrain.blocks import bytes_of
 from kerastrain.blocks import map_leaves
@@ -39,19 +44,29 @@ def batches_of(size: int, most: int | None = None) -> int:
 # Drawn by TensorFlow ----------------------------------------------------------------
 
 
-def of_pipeline(iterator: tf.data.Iterator) -> Iterator[Block]:
+def of_pipeline(
+    iterator: tf.data.Iterator, copies: bool = True, limit: int | None = None, drawn: int = 0
+) -> Iterator[Block]:
     """Blocks of what a ``tf.data`` iterator yields.
 
     What the pipeline raises, it raises for all of a stack.
+
+    Args:
+        iterator: whose elements are batches.
+        copies: whether they may lie in memory that Python fills again.
+        limit, drawn: as of `of_batches`.
     """
     number = _batches_in_a_stack(iterator.element_spec) if is_drawable(iterator) else 1
     if number == 1:
-        yield from of_batches(iterator)
+        batches = map(memory.copied_tensors, iterator) if copies else iterator
+        yield from of_batches(batches, limit, drawn)
         return
     rows = 0
     while True:
-        arrays, sizes = draw(iterator, number, _SECONDS)
+        most = number if limit is None else min(number, limit - drawn % limit)
+        arrays, sizes = draw(iterator, tf.constant(most), _SECONDS, copies)
         sizes = sizes.numpy()
+        drawn += len(sizes)
         if not len(sizes):
             return
         if (sizes != sizes[:, :1]).any() or not sizes.all():  # to be refused, as they are
@@ -74,7 +89,7 @@ def is_drawable(iterator: tf.data.Iterator) -> bool:
 
 @functools.partial(tf.function, autograph=False)
 def draw(
-    iterator: tf.data.Iterator, number: int, seconds: float | None = None
+    iterator: tf.data.Iterator, number: Any, seconds: float | None = None, copies: bool = True
 ) -> tuple[Any, tf.Tensor]:
     """Draws batches until there are enough, no more come, or time is over.
 
@@ -82,6 +97,7 @@ def draw(
         iterator: whose elements are batches.
         number: how many at most.
         seconds: after these none is begun; None for no limit.
+        copies: whether they may lie in memory that Python fills again.
 
     Returns:
         The rows of all of them, one after another; and how many rows each part of each has,
@@ -98,14 +114,16 @@ def draw(
 
     def keep(index, batch, kept, sizes):
         leaves = tf.nest.flatten(batch.get_value())
+        leaves = memory.copied_tensors(leaves) if copies else leaves
         kept = [array.write(index, leaf) for array, leaf in zip(kept, leaves, strict=True)]
         sizes = sizes.write(index, tf.stack([tf.shape(leaf)[0] for leaf in leaves]))
         index += 1
         wanted = index < number
         if seconds is not None:
             wanted = tf.logical_and(wanted, tf.timestamp() - begun < seconds)
-        # What is not wanted now stays in the iterator.
-        following = tf.cond(wanted, iterator.get_next_as_optional, no_more)
+        # What is not wanted now stays in the iterator; what is drawn may change what was drawn.
+        with tf.control_dependencies(leaves if copies else []):
+            following = tf.cond(wanted, iterator.get_next_as_optional, no_more)
         return index, following, kept, sizes
 
     def no_more():
@@ -136,41 +154,42 @@ def _taken_apart(arrays, sizes):
 # Drawn by Python --------------------------------------------------------------------
 
 
-def of_batches(batches: Iterator, limit: int | None = None) -> Iterator[Block]:
+def of_batches(
+    batches: Iterator, limit: int | None = None, drawn: int = 0
+) -> Iterator[Block]:
     """Blocks of batches that come one by one: as many as come in a tenth of a second.
 
     Args:
         batches: an iterator.
         limit: after each so many batches an epoch ends, and what comes later is not
             drawn before it is asked for.
+        drawn: the batches that came before.
     """
-    waiting: list = []
-    kind, rows, number, drawn, begun, end = None, 0, 1, 0, 0.0, None
+    stack, kind, rows, number, end = None, None, 0, 1, None
     while end is None:
         try:
             batch = next(batches)
             new_kind = _kind(batch)
         except Exception as error:  # what came before it is trained on first
             end, new_kind = error, None
-        if waiting and (new_kind is None or new_kind != kind):
-            yield _block_of(waiting, rows, number)
-            waiting = []
+        is_larger = new_kind is not None and (new_kind != kind or rows_of(batch) > rows)
+        if stack and (new_kind is None or is_larger):
+            yield stack.block()
+            stack = None
         if end is not None:
             break
         drawn += 1
-        if new_kind is None:
-            yield Block.of_batch(map_leaves(_as_tensor, batch))
-            continue
-        if new_kind != kind or rows_of(batch) > rows:
+        if is_larger:
             kind, rows = new_kind, rows_of(batch)
-            number = max(len(waiting) + 1, batches_of(bytes_of(batch)))
-        if not waiting:
-            begun = time.perf_counter()
-        waiting.append(batch)
-        full = len(waiting) >= number or (limit is not None and drawn % limit == 0)
-        if full or time.perf_counter() - begun > _SECONDS:
-            yield _block_of(waiting, rows, number)
-            waiting = []
+            number = batches_of(bytes_of(batch))
+        if new_kind is None or number == 1:
+            yield Block.of_batch(map_leaves(own_tensor, batch))
+            continue
+        stack = stack or _Stack(batch, rows, number)
+        stack.add(batch)
+        if stack.is_full or (limit is not None and drawn % limit == 0):
+            yield stack.block()
+            stack = None
     if not isinstance(end, StopIteration):
         raise end
 
@@ -188,20 +207,51 @@ def _kind(batch):
     return [leaf is None for leaf in leaves], dtypes, [shape[1:] for shape in shapes]
 
 
-def _as_tensor(leaf):
-    """The leaf as a tensor; ragged and sparse ones stay what they are."""
-    return tf.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
+def own_tensor(leaf: Any) -> Any:
+    """A part of a batch as a tensor of its own; ragged and sparse ones stay what they are."""
+    return memory.copied(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _block_of(batches, rows, number):
-    """The batches as a stack, with room for ``number`` of ``rows`` rows; or the only one."""
-    if number == 1:
-        return Block.of_batch(map_leaves(_as_tensor, batches[0]))
+class _Stack:
+    """Batches that are being stacked, with room for ``number`` of ``rows`` rows."""
 
-    def joined(*leaves):
-        if leaves[0] is None:
-            return None
-        return tf.concat(leaves, 0) if isinstance(leaves[0], tf.Tensor) else np.concatenate(leaves)
+    def __init__(self, batch, rows, number):
+        self._rows, self._number, self._sizes = rows, number, []
+        self._begun, self._structure = time.perf_counter(), batch
+        self._parts = [
+            memory.empty((number * rows, *leaf.shape[1:]), leaf.dtype)
+            if isinstance(leaf, np.ndarray)
+            else []  # tensors, which do not change, are joined at the end
+            for leaf in keras.tree.flatten(batch)
+        ]
 
-    arrays = keras.tree.map_structure(joined, *batches)
-    return Block.of_rows(arrays, [rows_of(batch) for batch in batches], rows, number)
+    def add(self, batch):
+        """Copies a batch to where it stays."""
+        start, rows = sum(self._sizes), rows_of(batch)
+        for part, leaf in zip(self._parts, keras.tree.flatten(batch), strict=True):
+            if isinstance(part, list):
+                part.append(leaf)
+            else:
+                part[start : start + rows] = leaf
+        self._sizes.append(rows)
+
+    @property
+    def is_full(self):
+        """Whether there is no room, or no time, for more."""
+        too_slow = time.perf_counter() - self._begun > _SECONDS
+        return len(self._sizes) >= self._number or too_slow
+
+    def block(self):
+        """What has been stacked."""
+        end = sum(self._sizes)
+        parts = []
+        for part in self._parts:
+            if not isinstance(part, list):
+                memory.clear(part[end:])
+            elif part[0] is None:
+                part = None
+            else:
+                part = tf.concat(part, 0)
+            parts.append(part)
+        arrays = keras.tree.pack_sequence_as(self._structure, parts)
+        return Block.of_rows(arrays, self._sizes, self._rows, self._number)

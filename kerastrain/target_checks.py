@@ -7,10 +7,13 @@ number being computed. It also builds what is not built.
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import dry
 from kerastrain.data_checks import part_of
+from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
 from kerastrain.errors import KerastrainError
 from kerastrain.errors import MetricError
@@ -61,6 +64,7 @@ def check_targets(model: keras.Model, batch: tuple, name: str, eager: bool = Fal
     def run(x, y, sample_weight):
         y_pred = _call(model, x, name)
         if not _keras.overrides(model, "compute_loss"):
+            _check_loss_weights(model, y_pred)
             _check_shapes(model, y, y_pred, sample_weight, name)
         try:
             loss = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=False)
@@ -111,6 +115,25 @@ def _call(model, x, name):
         ) from error
 
 
+def _check_loss_weights(model, y_pred):
+    """Refuses weights by output for a single loss: Keras would take one of them for all."""
+    received = _keras.compile_arguments(model)
+    loss, weights = received["loss"], received["loss_weights"]
+    several = len(keras.tree.flatten(y_pred)) > 1
+    both = isinstance(loss, dict) and isinstance(weights, dict)
+    unknown = both and not weights.keys() <= loss.keys()
+    if unknown or (several and keras.tree.is_nested(weights) and not keras.tree.is_nested(loss)):
+        raise _loss_weights_error(loss, weights)
+
+
+def _loss_weights_error(loss, weights, reason=""):
+    return ArgumentError(
+        "`loss_weights` must have a number for each loss, in the structure of `loss`: such as "
+        'loss={"a": "mse", "b": "mae"}, loss_weights={"a": 1.0, "b": 0.5} where the outputs are named '
+        f'"a" and "b", or lists of both. Received: loss={loss!r}, loss_weights={weights!r}.{reason}'
+    )
+
+
 def _loss_error(model, y, y_pred, sample_weight, name, error):
     if "No loss to compute" in str(error):
         return ModelError(
@@ -124,6 +147,8 @@ def _loss_error(model, y, y_pred, sample_weight, name, error):
     weights = "" if sample_weight is None else f", sample_weight of {_shapes(sample_weight)}"
     received = _keras.compile_arguments(model)
     loss = received["loss"]
+    if "loss_weights" in str(error):
+        return _loss_weights_error(loss, received["loss_weights"], f" Keras says: {error}")
     return ShapeError(
         f"The loss cannot be computed from {part_of('y', name)} of shape {_shapes(y)}{weights} and "
         f"outputs of shape {_shapes(y_pred)}. {_hint(loss, y, y_pred)}Reshape the data, or change "
@@ -237,6 +262,47 @@ def check_labels(model: keras.Model, arrays: Any, name: str) -> None:
             f"{classes} classes, numbered 0 to {classes - 1}. Renumber the labels, or "
             "widen the last layer."
         )
+
+
+def check_missing(model: keras.Model, batch: tuple, missing: str) -> None:
+    """Refuses labels or weights that are NaN throughout, unless the loss knows what to do.
+
+    Args:
+        model: a built, compiled model.
+        batch: the first batch.
+        missing: what is NaN, as `data_checks.check_not_all_nan` returns it.
+
+    Raises:
+        DataError: a loss of Keras's would compare with NaN, or the loss of the batch is NaN.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+
+    def losses():
+        with keras.StatelessScope(collect_losses=True):
+            y_pred = _keras.forward(model, x, training=False)
+            total = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=False)
+            if _keras.overrides(model, "compute_loss"):
+                return total, []
+            outputs = _keras.output_losses(model, y, y_pred, sample_weight)
+            # What a maximum makes of NaN, in a hinge loss say, is up to the processor.
+            plain = [out for out in outputs if _keras.is_plain_loss(out.loss)]
+            return total, [tf.reduce_all(_is_nan(out.y_true)) for out in plain]
+
+    try:
+        with dry.nothing_kept():
+            total, unknown = tf.compat.v1.wrap_function(losses, [])()
+    except Exception:  # of any kind: the code is the user's, and its step tells
+        return
+    if any(unknown) or np.isnan(total).any():
+        raise DataError(
+            f"{missing}, and the loss of the first batch is not masked there. Check how the data "
+            "were read; where labels are missing, pass a loss that leaves out NaN."
+        )
+
+
+def _is_nan(values):
+    values = tf.convert_to_tensor(values)
+    return tf.math.is_nan(values) if values.dtype.is_floating else tf.constant(False)
 
 
 def check_names(model: keras.Model) -> None:

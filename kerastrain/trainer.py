@@ -35,10 +35,12 @@ steps have run in one call, which is faster: it cannot act on the steps in betwe
 """
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import os
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -48,7 +50,9 @@ from kerastrain import callbacks as callbacks_lib
 from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import data_checks
+from kerastrain import indexed
 from kerastrain import named_data
+from kerastrain import own_methods
 from kerastrain.metrics import states as metrics_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain import target_checks
@@ -56,6 +60,7 @@ from kerastrain.compiled import CompiledModel
 from kerastrain.evaluation import Evaluation
 from kerastrain.fit_loop import FitLoop
 from kerastrain.guard import GuardedSteps
+from kerastrain.model_state import ModelState
 from kerastrain.options import Execution
 from kerastrain.options import Guard
 from kerastrain.options import StepOptions
@@ -65,6 +70,12 @@ from kerastrain.progress import Progress
 from kerastrain.run import make_run
 from kerastrain.runner import Runner
 from kerastrain.timing import Times
+
+
+def _has_named_sets(given: dict[str, Any]) -> bool:
+    """Whether the arguments of `Trainer.evaluate` are several data sets by name."""
+    is_alone = given.get("y") is None and given.get("sample_weight") is None
+    return is_alone and named_data.named_sets(given.get("x")) is not None
 
 
 class Trainer:
@@ -143,13 +154,14 @@ class Trainer:
         self._model = self._compiled.model
         self._seed = seed
         checks.check_own_step(self._model, step, self._strategy)
-        self._preparation = Preparation(self._compiled, self._strategy)
+        self._state = ModelState(self._model)
+        self._preparation = Preparation(self._compiled, self._strategy, self._state)
         self._states = metrics_lib.MetricStates(
             self._model, compiles=not self._compiled.execution.eager
         )
         self._evaluation = Evaluation(self._model, self._states)
         self._cuts = self._compiled.options.micro_batches == "auto"
-        self._guarded = GuardedSteps(self._model, self._preparation.cut)
+        self._guarded = GuardedSteps(self._model, self._state, self._preparation.cut)
         self.times = Times()
 
     @property
@@ -180,6 +192,10 @@ class Trainer:
 
     # Train --------------------------------------------------------------------
 
+    @own_methods.inside_own_method(
+        *("run_dir", "resume", "save_every", "keep", "monitor", "profile"),
+        unless=own_methods.refuse_named_validation,
+    )
     def fit(
         self,
         x: Any = None,
@@ -251,11 +267,8 @@ class Trainer:
         run = make_run(run_dir, resume, save_every, keep, monitor, callbacks)
         checks.check_epochs(epochs, initial_epoch, validation_freq)
         checks.check_callbacks(callbacks)
-        checks.check_counts(
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=validation_batch_size,
-        )
+        counts = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+        checks.check_counts(**counts, validation_batch_size=validation_batch_size)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = named_data.split(
                 x, y, sample_weight, validation_split
@@ -269,37 +282,39 @@ class Trainer:
             seed=self._seed,
             first_pass=0 if steps_per_epoch else initial_epoch,
         )
-        validation = named_data.validation_sources(
-            validation_data,
-            self._source,
-            batch_size=validation_batch_size or batch_size,
-            steps=validation_steps,
-            seed=self._seed,
-        )
+        options = {"batch_size": validation_batch_size or batch_size, "steps": validation_steps}
+        validation, validate = self._validation(validation_data, **options)
         with contextlib.ExitStack() as stack:
             stack.enter_context(run)
             model = stack.enter_context(self._compiled.in_charge(trains=True))
             for part in (source, *validation.values()):
                 stack.enter_context(contextlib.closing(run.track(part)))
+            stack.callback(self._preparation.end)
             self._preparation.ready(source, validation.values())
             progress = stack.enter_context(Progress(verbose, epochs))
             callback_list = callbacks_lib.make_list(
                 callbacks, model, verbose, epochs, source.num_batches, add_history=True
             )
             model.stop_training = False
-            guard = stack.enter_context(self._guarded.training(*self._guards(callback_list)))
+            self._state.callbacks = callback_list.callbacks
+            policy, cuts = self._guards(callback_list)
+            guard = stack.enter_context(self._guarded.training(policy, cuts))
             run.find(
-                model,
+                self._state,
                 {part.name: part for part in (source, *validation.values())},
                 callback_list.callbacks,
                 lambda kind: self._runner(kind, callback_list),
                 guard,
                 self._seed,
                 epochs,
+                self._compared(class_weight, validation_freq if validation else None, policy),
+                self._preparation,
             )
             loop = FitLoop(
                 *(model, run, guard, source, validation, validation_freq, callback_list, progress),
                 *(self._states, lambda kind: self._runner(kind, callback_list)),
+                begin=self._preparation.begin,
+                validate=validate,
             )
             self.times = loop.times
             loop.run(range(initial_epoch, epochs))
@@ -309,6 +324,7 @@ class Trainer:
 
     # Evaluate and predict -----------------------------------------------------
 
+    @own_methods.inside_own_method(unless=_has_named_sets)
     def evaluate(
         self,
         x: Any = None,
@@ -335,11 +351,10 @@ class Trainer:
         Raises:
             KerastrainError: see `kerastrain.errors`.
         """
-        sets = named_data.named_sets(x) if y is None and sample_weight is None else None
-        if sets is not None:
+        if _has_named_sets({"x": x, "y": y, "sample_weight": sample_weight}):
             options = {"steps": steps, "callbacks": callbacks, "return_dict": return_dict}
             options |= {"batch_size": batch_size, "verbose": verbose}
-            return named_data.results(sets, functools.partial(self.evaluate, **options))
+            return named_data.results(x, functools.partial(self.evaluate, **options))
         checks.check_callbacks(callbacks)
         source = self._source(
             x, y, sample_weight, batch_size=batch_size, steps=steps, seed=self._seed
@@ -357,6 +372,7 @@ class Trainer:
                 progress.end_epoch(logs)
                 return logs if return_dict else _keras.flatten_results(model, logs)
 
+    @own_methods.inside_own_method()
     def predict(
         self,
         x: Any,
@@ -380,7 +396,10 @@ class Trainer:
         """
         checks.check_callbacks(callbacks)
         eager = self._compiled.execution.eager
-        own = _keras.overrides(self._model, "predict_step")
+        own = any(
+            _keras.overrides(self._model, method)
+            for method in ("predict_step", "make_predict_function")
+        )
         in_loops = not (eager or own or callbacks or steps or self._strategy)
         # A stream is Keras's to draw from: looking at it would lose its batches.
         source = None
@@ -388,16 +407,19 @@ class Trainer:
             make_source = self._source if in_loops else data_lib.Source
             source = make_source(x, batch_size=batch_size, steps=steps)
         with self._compiled.in_charge() as model:
-            if source is not None:
+            if source is None and not own and self._compiled.model is not self._compiled.users:
+                self._preparation.look_at_stream(x)
+            if source is not None and not own:
                 inputs, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
-                self._compiled.build_users(_keras.as_symbolic(inputs))
-            if source is not None and source.arrays is not None and not eager:
+                self._compiled.build_users(inputs)
+            if source is not None and source.arrays is not None and not eager and not own:
+                self._preparation.check_rows(source)
                 target_checks.check_call(model, source.peek(), "x")
                 if in_loops:
                     return predict(self._preparation.predictor(), source, verbose)
-            return model.predict(
-                x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
-            )
+            options = {"batch_size": batch_size, "verbose": verbose, "steps": steps}
+            x = indexed.safe_for_keras(x)
+            return keras.Model.predict(model, x, callbacks=callbacks, **options)
 
     # Before the loop ----------------------------------------------------------
 
@@ -413,6 +435,33 @@ class Trainer:
         guard = self._guard or Guard("off" if ends else "raise")
         own = _keras.overrides(self._model, "train_step")
         return guard, self._cuts and not own
+
+    def _compared(self, class_weight, validation_freq, guard) -> dict[str, Any]:
+        """What makes another run of a training, beside its model, data and seed."""
+        step = dataclasses.asdict(self._compiled.options)
+        step.pop("strict")  # decides what is said of it
+        if class_weight is not None:
+            class_weight = {str(index): float(weight) for index, weight in class_weight.items()}
+        if validation_freq is not None:
+            several = isinstance(validation_freq, Iterable)
+            validation_freq = sorted(map(int, validation_freq)) if several else int(validation_freq)
+        return {
+            "class_weight": class_weight,
+            "validation_freq": validation_freq,
+            "step": step,
+            "guard": dataclasses.asdict(guard),
+        }
+
+    def _validation(self, data: Any, **options: Any) -> tuple[dict, Callable]:
+        """The data sets to validate on by name, and how that is done."""
+        if data is None or not own_methods.is_own(self._model, "evaluate"):
+            sources = named_data.validation_sources(data, self._source, seed=self._seed, **options)
+            return sources, own_methods.validate_as_it_is
+        make_source = functools.partial(own_methods.OwnValidation, self._model, self._source)
+        with self._compiled.in_charge():
+            sets = named_data.validation_sources(data, make_source, **options)
+        validation = own_methods.OwnValidations(sets)
+        return {name: one.source for name, one in sets.items()}, validation
 
     def _source(self, *data, **options) -> data_lib.Source:
         """A source whose batches lie as the execution wants them."""

@@ -2,7 +2,7 @@
 
 ::
 
-    state = TrainingState(model, sources, callbacks, runners)
+    state = TrainingState(ModelState(model), sources, callbacks, runners)
     info, tensors = state.get(Position(epoch=2, step=5, steps=37))
 
     state.find(info, tensors)            # in another process: compares, changes nothing
@@ -33,10 +33,19 @@ from kerastrain.errors import RunError
 from kerastrain.guard import GuardedSteps
 from kerastrain.identity import described
 from kerastrain.identity import learning_rates
+from kerastrain.layer_states import keeps_more
+from kerastrain.layer_states import layer_states
+from kerastrain.layer_states import set_layer_states
+from kerastrain.model_state import GROUPS
+from kerastrain.model_state import OF_CALLBACKS
+from kerastrain.model_state import ModelState
 from kerastrain.runner import Runner
-from kerastrain.variables import GROUPS
 from kerastrain.variables import HostCopies
-from kerastrain.variables import variables_of
+
+
+# What a validation leaves as it was.
+_SET_ASIDE = ("metrics/", "optimizer/")
+_WARNED: dict = {}
 
 
 @dataclasses.dataclass
@@ -77,7 +86,7 @@ class TrainingState:
     """The state of one ``fit``.
 
     Args:
-        model: the model that trains, built and compiled.
+        variables: those of the model that trains, which is built and compiled.
         sources: the data sets by name, that to train on as ``"x"``.
         callbacks: their states.
         runners: gives the runners of the steps by kind; the plans of those that have chosen
@@ -87,17 +96,18 @@ class TrainingState:
 
     def __init__(
         self,
-        model: keras.Model,
+        variables: ModelState,
         sources: dict[str, Source],
         callbacks: CallbackStates,
         runners: Callable[[], dict[str, Runner]],
         guard: GuardedSteps,
     ):
-        self.model, self._sources = model, sources
+        self.model, self._state, self._sources = variables.model, variables, sources
         self._guard = guard
         self._callbacks, self._runners = callbacks, runners
-        self._found: tuple[dict, dict] = {}, {}
+        self._found: tuple[dict, dict, dict] = {}, {}, {}
         self._copies = self._before = HostCopies([])
+        self._python_values: dict | None = None
 
     # Save -----------------------------------------------------------------------
 
@@ -107,20 +117,12 @@ class TrainingState:
         """The present state as ``(info, tensors)``, copied to the host; valid until the next call.
 
         Args:
-            position: where the training is.
+            position: where the training is; its steps have been verified by the guard.
             before: what `before_validation` returned, if the state is to be that.
-
-        Raises:
-            NonFiniteError: a step was not finite, and is taken back.
         """
         before = before or {}
-        for variable, value in before.get("generators", []):
-            variable.assign(value)
-        if before.get("copied"):
+        if before:
             self._before.put_back()
-        logs = self._guard.verify_all()
-        if logs is not None:
-            position.logs = logs[-1]
         values = {
             "position": dataclasses.asdict(
                 dataclasses.replace(
@@ -135,9 +137,12 @@ class TrainingState:
             "random": before.get("random") or _random_states(),
             "guard": self._guard.state(),
         }
+        variables = self._variables()
+        values["layers"] = layer_states(self._state.layers())
+        self._warn_of_python_values()
         info, tensors = state_trees.pack(values)
         self._copies = self._copies_into(self._copies)
-        for name, parts in zip(self._variables(), self._copies.take(), strict=True):
+        for name, parts in zip(variables, self._copies.take(), strict=True):
             if all(_same(part, parts[0]) for part in parts[1:]):
                 parts = parts[:1]
             for index, part in enumerate(parts):
@@ -146,29 +151,55 @@ class TrainingState:
 
     def before_validation(self) -> dict[str, Any]:
         """What a validation changes, for one that is left before its end."""
-        copied = self._callbacks.may_validate_otherwise()
-        if copied:
+        if not self._callbacks.may_validate_otherwise():
+            trained = {id(w) for w in self.model.trainable_weights}
+            named = self._variables().items()
+            left = [v for n, v in named if id(v) not in trained and not n.startswith(_SET_ASIDE)]
+            self._before = self._copies_of(left, self._before)
+        else:
             self._before = self._copies_into(self._before)
-            self._before.take()
+        self._before.take()
         return {
             "data": self._data(),
             "callbacks": self._callbacks.before_test(),
-            "copied": copied,
             "random": _random_states(),
-            "generators": [(v, v.numpy()) for v in _keras.random_states(self.model)],
         }
 
     def _data(self):
         return {name: source.state() for name, source in self._sources.items()}
 
     def _variables(self):
-        return variables_of(self.model)
+        return self._state.variables()
 
     def _copies_into(self, copies):
         """The copies, or new ones if there are other variables by now."""
-        variables = self._variables().values()
+        return self._copies_of(self._variables().values(), copies)
+
+    @staticmethod
+    def _copies_of(variables, copies):
         known = [*map(id, variables)] == [*map(id, copies.variables)]
         return copies if known else HostCopies(variables)
+
+    def _warn_of_python_values(self):
+        """Warns once of what steps change in Python alone, which no checkpoint has."""
+        if self._python_values is _WARNED:
+            return
+        now, begun = self._state.python_values(), self._python_values
+        # What a trace changes is the same after the next one.
+        self._python_values = now if begun is None else begun
+        changed = [name for name, value in now.items() if value != (begun or now).get(name, value)]
+        if changed:
+            self._python_values = _WARNED
+            notices.warn(
+                f"The training changes {', '.join(changed[:3])} in Python, which is not in a checkpoint: "
+                "after a resume it begins anew. Hold it in a variable (add_weight, keras.Variable)."
+            )
+
+    def begin(self) -> None:
+        """Called after ``on_train_begin``: what changes from here on is state."""
+        if self.model.run_eagerly:
+            self._variables()
+            self._python_values = self._state.python_values()
 
     # Put back -------------------------------------------------------------------
 
@@ -182,9 +213,9 @@ class TrainingState:
         values = state_trees.unpack(info, tensors)
         _check_values(values, self._sources)
         saved = {name.split("@")[0] for name in tensors if name.split("/")[0] in GROUPS}
-        if not saved <= self._variables().keys():
+        if not {name for name in saved if _is_compared(name)} <= self._variables().keys():
             self._make_variables()
-        self._found = values, self._parts(saved, tensors)
+        self._found = values, self._parts(saved, tensors), tensors
         self._callbacks.prepare(values["callbacks"])
 
     def warn_of_learning_rate(self, begun: Any) -> None:
@@ -208,9 +239,18 @@ class TrainingState:
                 )
 
     def _make_variables(self):
-        """Runs a step, which may make some when it first runs, and takes its effect back."""
+        """Runs a step of each kind, which tells of those that it alone knows, and takes it back."""
         before = [(v, _keras.read_local(v)) for v in self._variables().values()]
-        self._runners()["train"].run_once(self._sources["x"].peek())
+
+        def found(variables):
+            before.extend((v, _keras.read_local(v)) for v in variables)
+
+        sources = [("train", self._sources["x"])]
+        sources += [("test", part) for name, part in self._sources.items() if name != "x"]
+        with self._state.telling(found):
+            for kind, source in sources:
+                with self._state.watching(kind):
+                    self._runners()[kind].run_once(source.peek())
         for variable, parts in before:
             _keras.assign_local(variable, parts)
 
@@ -223,7 +263,7 @@ class TrainingState:
         Raises:
             RunError: a pipeline is another one.
         """
-        values, parts = self._found
+        values, parts, tensors = self._found
         for name, source in self._sources.items():
             try:
                 source.set_state(values["data"][name])
@@ -233,7 +273,11 @@ class TrainingState:
                     "one that the run was begun with, or another run_dir."
                 ) from error
         for name, variable in self._variables().items():
-            _keras.assign_local(variable, parts[name])
+            if name in parts:
+                _keras.assign_local(variable, parts[name])
+            elif name in tensors and not _is_compared(name):  # of a callback, made since then
+                _keras.assign_local(variable, self._local_parts(name, variable, tensors))
+        self._put_back_layers(values.get("layers", {}))
         for kind, runner in self._runners().items():
             if same_plan and values["plans"].get(kind):
                 runner.choice.pin(values["plans"][kind])
@@ -243,38 +287,55 @@ class TrainingState:
         self.model.stop_training = position.stopped
         return position
 
+    def _put_back_layers(self, states):
+        """What layers keep beyond variables; steps that were traced with other values are dropped."""
+        layers = self._state.layers()
+        if not any(map(keeps_more, layers.values())):
+            return
+        set_layer_states(layers, states)
+        for runner in self._runners().values():
+            runner.forget_traces()
+
     def put_back_callbacks(self) -> None:
         """The last of it: what is the user's own code, and then the random generators."""
-        values, _ = self._found
+        values, _, _ = self._found
         self._callbacks.set(values["callbacks"])
         _set_random_states(values["random"])
 
     def _parts(self, saved, tensors):
         """The value on each replica, of each variable; all are of the right shape."""
-        variables = self._variables()
-        for name in sorted(saved ^ variables.keys()):
+        variables = {n: v for n, v in self._variables().items() if _is_compared(n)}
+        # What only steps of other kinds know may be more than the run has.
+        mine = {name for name in variables if name in saved or not name.startswith("captured/")}
+        for name in sorted({name for name in saved if _is_compared(name)} ^ mine):
             where, count = name.split("/")[0], sum(n.startswith(name.split("/")[0]) for n in saved)
-            mine = sum(n.startswith(where) for n in variables)
+            number = sum(n.startswith(where) for n in mine)
             raise RunError(
-                f"The run was saved with {count} variables of the {where}, and there are {mine} "
-                "now. Pass the layers, optimizer and metrics that it was begun with, or another "
-                "run_dir."
+                f"The run was saved with {count} variables of the {where}, and there are {number} "
+                f"now; the first that differs is {name}. Pass the layers, optimizer and metrics "
+                "that it was begun with, or another run_dir."
             )
-        found = {}
-        for name, variable in variables.items():
-            local = _keras.read_local(variable)
-            parts = [tensors.get(f"{name}@{i}" if i else name) for i in range(len(local))]
-            parts = [parts[0] if part is None else part for part in parts]
-            for part, mine in zip(parts, local, strict=True):
-                wanted = np.dtype(mine.dtype.as_numpy_dtype), tuple(mine.shape)
-                if (part.dtype, part.shape) != wanted:
-                    raise RunError(
-                        f"{_path(variable)} is of {wanted[0]} {wanted[1]}, and was saved as "
-                        f"{part.dtype} {part.shape}. Pass the model that the run was begun with, "
-                        "or another run_dir."
-                    )
-            found[name] = parts
-        return found
+        return {name: self._local_parts(name, variables[name], tensors) for name in mine}
+
+    def _local_parts(self, name, variable, tensors):
+        """The value of a variable on each replica, of the right shape."""
+        local = _keras.read_local(variable)
+        parts = [tensors.get(f"{name}@{i}" if i else name) for i in range(len(local))]
+        parts = [parts[0] if part is None else part for part in parts]
+        for part, mine in zip(parts, local, strict=True):
+            wanted = np.dtype(mine.dtype.as_numpy_dtype), tuple(mine.shape)
+            if (part.dtype, part.shape) != wanted:
+                raise RunError(
+                    f"{_path(variable)} is of {wanted[0]} {wanted[1]}, and was saved as "
+                    f"{part.dtype} {part.shape}. Pass the model that the run was begun with, "
+                    "or another run_dir."
+                )
+        return parts
+
+
+def _is_compared(name):
+    """Whether a variable is there before ``on_train_begin``, in which callbacks make theirs."""
+    return not name.startswith(OF_CALLBACKS)
 
 
 def _path(variable):

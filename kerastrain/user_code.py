@@ -27,6 +27,26 @@ def is_users(thing: Any) -> bool:
     return not notices.is_of_others(thing.__module__ or "")
 
 
+def running() -> tuple[str, str] | None:
+    """``(function, "file:line")`` of the user's code that runs now, below kerastrain's.
+
+    None where Keras's code, called by kerastrain's, runs by itself.
+    """
+    frame = inspect.currentframe()
+    while _is_kerastrains(frame):  # what asks
+        frame = frame.f_back
+    while frame is not None and not _is_kerastrains(frame):
+        if not notices.is_passed_over(frame.f_globals.get("__name__", "")):
+            return frame.f_code.co_qualname, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return None
+
+
+def _is_kerastrains(frame):
+    module = frame.f_globals.get("__name__", "")
+    return module.startswith("kerastrain.") and notices.is_of_others(module)
+
+
 def plain(function: Any) -> Any:
     """The Python function below methods, decorators and ``tf.function``."""
     function = getattr(function, "python_function", function)

@@ -1,9 +1,8 @@
-"""The variables of a training by name, and copies of their values in the host's memory.
+"""Copies of the values of variables in the host's memory.
 
 ::
 
-    variables = variables_of(model)              # {"model/0": variable, ...}
-    copies = HostCopies(variables.values())
+    copies = HostCopies(ModelState(model).variables().values())
     values = copies.take()                       # for each the arrays of its replicas
     copies.put_back()
 
@@ -11,91 +10,13 @@ A copy is made again into the memory of the one before: of 252 MB that takes 45 
 where memory that is new each time takes 80 ms and more.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
-
-# A list or dict of more is not of optimizers or variables.
-_LONGEST = 1000
-
-GROUPS = ("model", "metrics", "optimizer", "layers")
-
-
-def variables_of(model: keras.Model) -> dict[str, Any]:
-    """All variables that a train step may change, by a name that is the same in each process.
-
-    Args:
-        model: built and compiled.
-
-    Returns:
-        ``{"<group>/<index>": variable}``; the groups are `GROUPS`, and none is in two.
-    """
-    optimizers, others = _held_by_layers(model)
-    groups = {
-        "model": model.variables,
-        "metrics": [v for metric in model.metrics for v in metric.variables],
-        "optimizer": [v for o in [model.optimizer, *optimizers] if o for v in o.variables],
-        "layers": others,
-    }
-    found, named = {}, set()
-    for group, variables in groups.items():
-        fresh = {id(v): v for v in variables if id(v) not in named}
-        named |= fresh.keys()
-        found |= {f"{group}/{index}": v for index, v in enumerate(fresh.values())}
-    return found
-
-
-def _held_by_layers(model):
-    """``(optimizers, variables of TensorFlow's)`` that layers have as attributes of their own.
-
-    First the attributes, then what is in lists and dicts of theirs, and not in other objects.
-    """
-    layers = _keras.all_layers(model)
-    values = [v for layer in layers for v in vars(layer).values()]
-    values += [
-        v
-        for layer in layers
-        for name, container in vars(layer).items()
-        if not name.startswith("_self_")  # TensorFlow's own lists of the attributes
-        for v in _values_in(container, depth=2)
-    ]
-    optimizers = [
-        v for v in values if isinstance(v, keras.optimizers.Optimizer) and v is not model.optimizer
-    ]
-    return optimizers, [v for v in values if isinstance(v, tf.Variable)]
-
-
-def _values_in(container, depth):
-    """The values of a dict, list or tuple, and of those in it; none of one that holds data."""
-    if not isinstance(container, dict | list | tuple) or len(container) > _LONGEST:
-        return
-    for value in container.values() if isinstance(container, dict) else container:
-        yield value
-        if depth:
-            yield from _values_in(value, depth - 1)
-
-
-def initial_values(model: keras.Model) -> Iterator[tuple[Any, np.ndarray]]:
-    """``(variable, value)`` of each variable, as if the optimizer had just been built.
-
-    Those of the optimizer have the values that it begins with, all others are 0.
-    """
-    optimizer, values = model.optimizer, {}
-    with contextlib.suppress(Exception):  # one of the user's own may have no config
-        fresh = type(optimizer).from_config(optimizer.get_config())
-        fresh.build(model.trainable_variables)
-        if [v.shape for v in fresh.variables] == [v.shape for v in optimizer.variables]:
-            pairs = zip(optimizer.variables, fresh.variables, strict=True)
-            values = {id(variable): other.numpy() for variable, other in pairs}
-    for variable in variables_of(model).values():
-        zeros = np.zeros(variable.shape, tf.as_dtype(variable.dtype).as_numpy_dtype)
-        yield variable, values.get(id(variable), zeros)
 
 
 class HostCopies:
@@ -110,6 +31,15 @@ class HostCopies:
         self._parts = [_keras.local_variables(v) for v in self.variables]
         self._read = reading([part for parts in self._parts for part in parts])
         self._buffers: list[list[np.ndarray | None]] = [[None] * len(p) for p in self._parts]
+
+    def add(self, variables: Iterable[Any]) -> None:
+        """Takes the present values of more variables; those of the others stay what they are."""
+        others = HostCopies(variables)
+        others.take()
+        self.variables += others.variables
+        self._parts += others._parts
+        self._buffers += others._buffers
+        self._read = reading([part for parts in self._parts for part in parts])
 
     def take(self) -> list[list[np.ndarray]]:
         """The present values, for each variable a list of those on its replicas.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import xla_support
 from kerastrain.errors import ModelError
 from kerastrain.random_numbers import check_graph
 from kerastrain.random_numbers import same_under_xla
@@ -29,6 +30,7 @@ def compiled_by_xla(function: Callable) -> Callable:
         ModelError: when called, if the function returns a tensor with a Keras mask, which
             would be lost.
         OtherRandomNumbers: when called, if it draws numbers that are others under XLA.
+        UnsupportedByXla: when called, if XLA has no kernel for what is in it.
     """
 
     def compiled(*arguments):
@@ -50,6 +52,7 @@ def compiled_by_xla(function: Callable) -> Callable:
         inner = tf.function(of_tensors, jit_compile=True, autograph=False)
         inner = inner.get_concrete_function(*(leaves[place] for place in places))
         check_graph(inner.graph)
+        xla_support.check_graph(inner.graph)
         tensors = iter(inner(*(leaves[place] for place in places)))
         filled = [next(tensors) if tf.is_tensor(leaf) else leaf for leaf in returned["leaves"]]
         return tf.nest.pack_sequence_as(returned["result"], filled)

@@ -1,5 +1,6 @@
 """Four logical CPU devices for the replicas, one seed for every test, and fresh processes."""
 
+import concurrent.futures
 import os
 import re
 
@@ -11,13 +12,19 @@ import keras
 import pytest
 import tensorflow as tf
 
+from kerastrain.saving import Saver
 from kerastrain.testing.fresh import FreshProcesses
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 4,
 )
-hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # so are machines
+)
 hypothesis.settings.load_profile("default")
 
 
@@ -26,6 +33,37 @@ def seeded():
     """Every test starts from the same random state, whatever ran before it."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def saves_end(monkeypatch):
+    """Each save has ended before the next step: which of them there are depends on no clock."""
+    save = Saver.save
+
+    def ended(self, *arguments, **options):
+        save(self, *arguments, **options)
+        concurrent.futures.wait([self._writing])
+
+    monkeypatch.setattr(Saver, "save", ended)
+
+
+@pytest.fixture
+def drops_nan(monkeypatch):
+    """As on a processor whose minimum and maximum of a number and NaN are the number."""
+
+    def dropping(name, without):
+        usual = getattr(keras.ops, name)
+
+        def dropped(x, *arguments, **options):
+            x = keras.ops.convert_to_tensor(x)
+            if x.dtype.is_floating:
+                x = keras.ops.where(keras.ops.isnan(x), without, x)
+            return usual(x, *arguments, **options)
+
+        monkeypatch.setattr(keras.ops, name, dropped)
+
+    for name, without in (("clip", 1.0), ("max", -float("inf"))):
+        dropping(name, without)
 
 
 @pytest.fixture(scope="module")

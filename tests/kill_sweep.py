@@ -37,9 +37,10 @@ def train(fresh, case, place, kill=None, signals=()):
     return ended.status
 
 
-def with_steps(case, steps):
-    """The case with as many epochs as make so many steps."""
-    per_epoch = case.get("steps_per_epoch") or 6
+def with_steps(name, steps):
+    """A training with as many epochs as make so many steps."""
+    case = resuming.CASES[name]()
+    per_epoch = case.get("steps_per_epoch") or resuming.STEPS.get(name, 6)
     return case | {"epochs": -(-steps // per_epoch)}
 
 
@@ -79,7 +80,7 @@ def main(arguments=None):
     failed = 0
     for name in names:
         begun = time.monotonic()
-        case = with_steps(resuming.CASES[name](), options.steps)
+        case = with_steps(name, options.steps)
         with tempfile.TemporaryDirectory() as directory, FreshProcesses() as fresh:
             rng = random.Random(f"{options.seed} {name}")
             try:

@@ -4,6 +4,9 @@ Each is a function of no arguments that gives the arguments of `verify_resume`. 
 processes of their own, so all that they need is made in them.
 """
 
+import pathlib
+import tempfile
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -44,7 +47,8 @@ def trainer(model=network, optimizer=None, devices=1, **options):
         made = keras.optimizers.Adam(0.01) if optimizer is None else optimizer()
         arguments = {"loss": "mse", "metrics": ["mae"], "seed": 3, "execution": "loop"}
         arguments |= {"strategy": f"mirrored:{devices}"} if devices > 1 else {}
-        return Trainer(model(), optimizer=made, **(arguments | options))
+        arguments |= {k: v() if isinstance(v, type) else v for k, v in options.items()}
+        return Trainer(model(), optimizer=made, **arguments)
 
     return make
 
@@ -97,6 +101,79 @@ class Reshuffled(Batches):
         self.rng.shuffle(self.order)
 
 
+class Many(Reshuffled):
+    """More batches than Keras's workers have waiting, another order in each pass."""
+
+    num_batches = 30
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.x, self.y = rows(count=30 * BATCH)
+        self.order = np.arange(30)
+
+    def on_epoch_begin(self):
+        self.x = self.x * 1.1
+
+
+_PLACES = []  # directories that are removed with this process, which starts those that train
+
+
+def files_then_rows():
+    """Lines of files: the files in an order of their own, then the rows."""
+    _PLACES.append(tempfile.TemporaryDirectory())
+    place = _PLACES[-1].name
+    for number in range(4):
+        x, y = rows(number, 11)
+        lines = "\n".join(",".join(map(str, row)) for row in np.concatenate([x, y], 1).tolist())
+        pathlib.Path(place, f"{number}.csv").write_text(lines)
+
+    def parsed(line):
+        values = tf.io.decode_csv(line, [0.0] * 7)
+        return tf.stack(values[:6]), tf.stack(values[6:])
+
+    def make():
+        made = tf.data.Dataset.list_files(f"{place}/*.csv", seed=1)
+        made = made.interleave(tf.data.TextLineDataset, cycle_length=2)
+        return made.map(parsed).shuffle(16, seed=2).batch(BATCH)
+
+    return make
+
+
+def mixtures(kind):
+    """Shuffled sets made one, and shuffled."""
+
+    def make():
+        one, other = (
+            tf.data.Dataset.from_tensor_slices(rows(i, 22)).shuffle(22, seed=i) for i in range(2)
+        )
+        if kind == "zip":
+            made = tf.data.Dataset.zip((one.repeat(2), other.repeat(2)))
+            made = made.map(lambda a, b: (a[0] + b[0], a[1] + b[1]))
+        elif kind == "concatenate":
+            made = one.concatenate(other)
+        else:
+            made = tf.data.Dataset.sample_from_datasets([one, other], seed=3)
+        return made.shuffle(16, seed=4).batch(BATCH).prefetch(1)
+
+    return make
+
+
+def repeated_twice():
+    return tf.data.Dataset.from_tensor_slices(rows()).shuffle(44, seed=1).repeat(2).batch(BATCH)
+
+
+def text_and_numbers():
+    x, y = rows()
+    words = np.array(["red", "green", "blue", "green red", "blue blue red"])
+    text = tf.constant(words[(x[:, 0] * 10).astype(int) % 5].tolist())
+    return {"numbers": x, "text": text, "word": text[:, None]}, y
+
+
+def sequences():
+    x, y = rows(count=24)
+    return x.reshape(24, 3, 2), y
+
+
 def torch_loader():
     import torch
 
@@ -135,6 +212,53 @@ def ragged_network():
 
 def dropout_network():
     return network(dropout=True, norm=True)
+
+
+def stateful_network():
+    """Layers whose states go from batch to batch, one in a wrapper."""
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input(batch_shape=(4, 3, 2))
+    hidden = keras.layers.LSTM(5, stateful=True, return_sequences=True, dropout=0.2)(inputs)
+    hidden = keras.layers.Bidirectional(keras.layers.GRU(4, stateful=True))(hidden)
+    return keras.Model(inputs, keras.layers.Dense(1)(hidden))
+
+
+def adapted_network():
+    """Layers that learn of the data before the training."""
+    keras.utils.set_random_seed(5)
+    values, _ = text_and_numbers()
+    inputs = {
+        "numbers": keras.Input((6,)),
+        "text": keras.Input((), dtype="string"),
+        "word": keras.Input((1,), dtype="string"),
+    }
+    layers = {
+        "numbers": keras.layers.Normalization(),
+        "text": keras.layers.TextVectorization(output_mode="multi_hot"),
+        "word": keras.layers.StringLookup(output_mode="one_hot"),
+    }
+    for name, layer in layers.items():
+        layer.adapt(values[name])
+    bins = keras.layers.Discretization(num_bins=4, output_mode="one_hot")
+    bins.adapt(values["numbers"][:, :1])
+    parts = [layer(inputs[name]) for name, layer in layers.items()]
+    parts.append(bins(inputs["numbers"][:, :1]))
+    hidden = keras.layers.Dropout(0.3)(keras.layers.Concatenate()(parts))
+    return keras.Model(inputs, keras.layers.Dense(1)(hidden))
+
+
+class Annealed(keras.losses.Loss):
+    """A loss with state: its weight falls from step to step, and it draws random numbers."""
+
+    def __init__(self):
+        super().__init__(name="annealed")
+        self.weight = keras.Variable(1.0, trainable=False)
+        self.noise = keras.random.SeedGenerator(7)
+
+    def call(self, y_true, y_pred):
+        self.weight.assign(self.weight * 0.9)
+        noise = keras.random.normal(keras.ops.shape(y_true), stddev=0.1, seed=self.noise)
+        return keras.ops.mean(self.weight * keras.ops.square(y_true + noise - y_pred), axis=-1)
 
 
 # Callbacks --------------------------------------------------------------------
@@ -282,12 +406,34 @@ CASES = {
     "PyDataset, shuffled": on_data(Batches, shuffle=True),
     "PyDataset that shuffles itself": on_data(Reshuffled),
     "PyDataset with workers": on_data(lambda: Batches(workers=2)),
+    "PyDataset with workers that shuffles itself": on_data(lambda: Reshuffled(workers=2)),
+    "PyDataset with workers, many": on_data(lambda: Many(workers=2), epochs=2),
+    "PyDataset with processes": on_data(
+        lambda: Batches(workers=2, use_multiprocessing=True), shuffle=True
+    ),
+    "PyDataset with workers to validate": lambda: whole(
+        trainer(), batch_size=BATCH, validation_data=lambda: Reshuffled(workers=2)
+    ),
+    "tf.data, files, then rows": lambda: on_data(files_then_rows())(),
+    "tf.data, zip": on_data(mixtures("zip")),
+    "tf.data, concatenate": on_data(mixtures("concatenate")),
+    "tf.data, sample": on_data(mixtures("sample")),
+    "tf.data, repeated twice": on_data(repeated_twice, epochs=2),
     "torch": on_data(torch_loader),
     "Grain": on_data(grain_batches),
     "validation in steps": lambda: whole(
         trainer(), batch_size=BATCH, validation_data=pipeline(), validation_steps=2
     ),
     "ragged": on_data(ragged),
+    "stateful RNN": lambda: whole(
+        trainer(stateful_network), sequences, batch_size=4, shuffle=False
+    ),
+    "a loss with state": lambda: whole(
+        trainer(dropout_network, loss=Annealed), batch_size=BATCH
+    ),
+    "adapted layers": lambda: whole(
+        trainer(adapted_network), text_and_numbers, batch_size=BATCH
+    ),
     "two optimizers": lambda: whole(trainer(Adversarial), batch_size=BATCH),
     "in-place state": lambda: whole(
         trainer(), batch_size=BATCH, callbacks=lambda: [InPlace()]
@@ -316,4 +462,6 @@ CASES = {
     ),
     "most": most,
 }  # fmt: skip
+# The steps of an epoch, where they are not six.
+STEPS = {"PyDataset with workers, many": 30, "tf.data, repeated twice": 11}
 NEEDS = {"torch": "torch", "Grain": "grain"}

@@ -1,6 +1,7 @@
 """The audit of `keras.metrics`: nothing is left out, verdicts are sound, each defect shows itself."""
 
 import json
+import time
 import warnings
 
 import pytest
@@ -86,10 +87,19 @@ def test_a_small_audit_runs(tmp_path, capsys):
     assert [one.law for one in found] == [one["law"] for one in saved]
 
 
-def test_a_row_ends_in_time():
+def test_a_row_ends_in_time(monkeypatch):
     """Laws that are not reached, or not ended, within the row's seconds are not run."""
-    found = metrics_audit.audit(ROWS[0], ["state"], seconds=1e-3)
+    calls = []
+
+    def lasts(*_, **__):
+        calls.append(1)
+        while True:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(metrics_audit, "check_metric", lasts)
+    found = metrics_audit.audit(ROWS[0], ["state"], seconds=0.1)
     assert {"not run"} == {one.status for one in found}
+    assert 1 == len(calls) < len(found)
 
 
 def test_violations_without_a_verdict_end_the_run(monkeypatch, capsys):

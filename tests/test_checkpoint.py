@@ -368,3 +368,41 @@ def test_what_a_killed_process_began_is_removed(checkpoints):
     assert 1 == len(checkpoints.paths())
     checkpoints.remove_unfinished()
     assert not unfinished.exists()
+
+
+# Much of it -------------------------------------------------------------------------
+
+
+def test_names_of_more_than_eight_digits(checkpoints):
+    """They count on, and the newest is still the newest."""
+    path = checkpoints.write({}, {"number": 1})
+    path.rename(path.with_name("99999998"))
+    names = [checkpoints.write({}, {"number": number}).name for number in range(3)]
+    assert ["99999999", "100000000", "100000001"] == names
+    assert 2 == checkpoints.newest().info["number"]
+    checkpoints.keep(set(), last=1)
+    assert ["100000001"] == [path.name for path in checkpoints.paths()]
+
+
+def test_an_info_that_is_larger_than_a_manifest(checkpoints, monkeypatch):
+    """It comes back all the same, and no byte of it may change."""
+    monkeypatch.setattr(checkpoint, "_LARGEST_MANIFEST", 10_000)
+    info = INFO | {"many": [i / 7 for i in range(5000)]}
+    path = checkpoints.write(TENSORS, info)
+    assert (path / "manifest.json").stat().st_size < 10_000
+    found = checkpoints.newest()
+    assert info == found.info
+    assert_equal(TENSORS, found.tensors)
+    content = bytearray((path / "state.safetensors").read_bytes())
+    content[-3] ^= 1
+    (path / "state.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="other bytes"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"{", b"\xff", b"1" * 5000])
+def test_an_info_that_is_none(checkpoints, text):
+    """Whatever the tensor holds that has it, it is refused in one way."""
+    path = checkpoints.write({"manifest/info": np.frombuffer(text, "uint8")}, {})
+    with pytest.raises(CheckpointError, match="manifest/info"):
+        checkpoint.read(path)

@@ -560,7 +560,7 @@ ENDINGS = {
 
 def workers_left(before):
     """Threads and processes that are still there; waits a while for them to end."""
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 60
     while True:
         left = [t for t in threading.enumerate() if t not in before]
         left += multiprocessing.active_children()

@@ -461,6 +461,51 @@ class TestSkip:
         ):
             fit(trainer(Guard("skip", most=2)), (x, y))
 
+    @pytest.mark.parametrize("policy", ["skip", "rollback"])
+    def test_more_than_half_of_an_epoch(self, policy):
+        """It is an error at the end of the epoch, whatever `most` says; half is not."""
+        x, y = rows()
+        x[: 7 * BATCH : BATCH] = np.nan
+        with (
+            pytest.warns(UserWarning, match="Step 7 of epoch 1"),
+            pytest.raises(NonFiniteError, match="7 of the 12 steps of epoch 1 .* more than half"),
+        ):
+            fit(trainer(Guard(policy, most=1000)), (x, y))
+        half = trainer(Guard(policy, most=1000))
+        x[6 * BATCH] = 0
+        with pytest.warns(UserWarning, match="Step 6 of epoch 1"):
+            history = fit(half, (x, y))
+        assert len(half.skipped) == 6
+        assert np.isfinite(history["loss"]).all()
+
+    def test_an_epoch_of_bad_steps_alone(self):
+        """It has no results: no epoch ends, so that nobody takes its 0 for the best."""
+        ended = []
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda *a: ended.append(a))
+        with (
+            pytest.warns(UserWarning, match="left out"),
+            pytest.raises(NonFiniteError, match="12 of the 12 steps"),
+        ):
+            x, y = rows()
+            x[::BATCH] = np.nan
+            fit(trainer(Guard("skip", most=1000)), (x, y), callbacks=[callback])
+        assert not ended
+
+    def test_bad_steps_before_any_good_one(self):
+        """Listeners hear NaN of them, not the 0 of metrics that have seen nothing."""
+        heard = []
+
+        class Listens(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                heard.append([float(logs[name]) for name in ("loss", "mae")])
+
+        x, y = rows()
+        x[: 2 * BATCH : BATCH] = np.nan
+        with pytest.warns(UserWarning, match="left out"):
+            fit(trainer("skip"), (x, y), callbacks=[Listens()])
+        assert np.isnan(heard[:2]).all()
+        assert np.isfinite(heard[2:]).all()
+
     def test_is_bounded_for_each_epoch(self):
         """A bad row is met again in each epoch, which does not add up."""
         made = trainer(Guard("skip", most=1))
@@ -550,7 +595,7 @@ class TestOff:
         assert len(history["loss"]) == 1 and np.isnan(history["loss"]).all()
 
     def test_loss_may_be_finite_all_the_same(self):
-        """Why weights are checked: a ReLU on a CPU makes 0 of NaN, and hides such weights."""
+        """Why weights are checked: an activation may make 0 of NaN, as some kernels of ReLU do."""
         made = trainer("off", model=hiding_network)
         history = fit(made, bad_rows(), epochs=2, callbacks=[keras.callbacks.TerminateOnNaN()])
         assert np.isnan(made.model.get_weights()[0]).any()
@@ -564,7 +609,12 @@ class TestOff:
 
 def hiding_network():
     keras.utils.set_random_seed(5)
-    layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(1)]
+
+    def relu(values):
+        # Not tf.nn.relu: its kernels differ by processor in what they make of NaN.
+        return tf.where(values > 0, values, 0.0)
+
+    layers = [keras.layers.Dense(8, activation=relu), keras.layers.Dense(1)]
     return keras.Sequential([keras.Input((6,)), *layers])
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from kerastrain.blocks import Block
+from kerastrain.blocks import Chunk
 from kerastrain.blocks import Pass
 from kerastrain.loops import Loop
 
@@ -228,3 +229,29 @@ def test_what_xla_has_no_kernel_for(operation):
     loop.prepare(block())
     loop(Pass(iter([block()]), 0).take(9))
     assert expected() == notes.written()
+
+
+@pytest.mark.parametrize("keeps", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["graph", "fixed"])
+def test_replicas_meet_in_every_step(kind, keeps):
+    """Collective operations of TensorFlow's, which fail in a branch, run in each kind of loop."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        total = tf.Variable(0.0)
+
+    def on_replica(batch):
+        context = tf.distribute.get_replica_context()
+        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["x"]))
+        total.assign_add(summed)
+        return summed
+
+    def step(batch):
+        results = strategy.run(on_replica, args=(batch,))
+        return {"sum": strategy.experimental_local_results(results)[0]}
+
+    loop = Loop(step, keeps=keeps, **KINDS[kind])
+    loop.prepare(block())
+    assert total.numpy() == 0.0
+    for start in range(4):
+        logs = loop(Chunk(block(), start, 1))
+        assert logs is None if not keeps else [2 * expected()[start][0]] == [logs[0]["sum"]]

@@ -395,8 +395,8 @@ def test_what_is_slow_is_not_waited_for(monkeypatch, pipeline):
 
 
 def threads_left(before):
-    """Threads that were not there before; what ends has a second for it."""
-    deadline = time.monotonic() + 1
+    """Threads that were not there before; what ends has a minute for it."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         left = [t for t in threading.enumerate() if t not in before]
         if not left:
@@ -420,9 +420,7 @@ def test_nothing_runs_after_close(monkeypatch, name, taken):
     assert [] == threads_left(before)
     expected = plain(source_of(SOURCES[name](), lie_together=False), 1)
     actual = by_chunks(source, 1, [2])
-    if name != "PyDataset with workers":  # these go on where they were ended
-        assert_same(expected, actual)
-    assert list(map(len, expected)) == list(map(len, actual))
+    assert_same(expected, actual)
     source.close()
     assert [] == threads_left(before)
 
@@ -448,7 +446,7 @@ def test_the_next_stack_is_gathered_ahead(monkeypatch):
     made.in_blocks(0)
     current = made.begin(0)
     current.take(1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(taken) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.02)

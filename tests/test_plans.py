@@ -331,7 +331,7 @@ def by_trainer(name, execution, callbacks=None, **more):
 def try_all(patch):
     """Lets a choice try each plan, in rounds of a few steps."""
     patch.setattr(Choice, "_repays", lambda self, plan: True)
-    patch.setattr(choice_lib, "_ROUND_SECONDS", 1e-4)
+    patch.setattr(choice_lib, "_ROUND_SECONDS", 0.0)
 
 
 def plan_of(trainer, kind="train"):

@@ -1,6 +1,7 @@
 """A training that is killed at any moment ends, after a resume, with the same bits."""
 
 import os
+import shutil
 import warnings
 
 import keras
@@ -11,6 +12,7 @@ import tensorflow as tf
 from kerastrain import ArgumentError
 from kerastrain import DataError
 from kerastrain import Trainer
+from kerastrain import choice
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.checkpoint import read
 from kerastrain.errors import CheckpointError
@@ -164,8 +166,9 @@ def test_where_it_goes_on_is_said(tmp_path, capsys):
     assert "Resuming at epoch 3, step 1 (12 steps done), from " in capsys.readouterr().out
 
 
-def test_the_same_plan_goes_on(tmp_path):
+def test_the_same_plan_goes_on(tmp_path, monkeypatch):
     """What was chosen is not chosen again, but for a longer training."""
+    monkeypatch.setattr(choice, "_STEP_GAIN", 0.0)  # on no machine is a step at a time tried
     auto = trainer(execution="auto")
     fit(tmp_path, auto, epochs=30)
     path = Checkpoints(tmp_path / "checkpoints").paths()[-1]
@@ -244,11 +247,13 @@ def test_numbers_of_numpy(tmp_path):
     assert [0, 1, 2] == history.epoch
 
 
-def test_a_csv_log_goes_on(tmp_path):
+def test_a_csv_log_goes_on(tmp_path, saves_end):
     """Rows of the epochs that are run again are not there twice."""
     log = tmp_path / "log.csv"
     fit(tmp_path / "run", epochs=2, callbacks=[keras.callbacks.CSVLogger(log)], keep=100)
-    for path in Checkpoints(tmp_path / "run" / "checkpoints").paths()[8:]:
+    paths = Checkpoints(tmp_path / "run" / "checkpoints").paths()
+    assert 8 == read(paths[7]).info["state"]["position"]["steps"] and len(paths) >= 12
+    for path in paths[8:]:
         (path / "manifest.json").unlink()  # back to the second step of the second epoch
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -293,6 +298,14 @@ def test_a_loss_whose_sum_overflows_goes_on(tmp_path):
     assert all(np.isfinite(w).all() for w in weights(made))
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The directory of a run that has ended, to be copied."""
+    place = tmp_path_factory.mktemp("ended")
+    fit(place)
+    return place
+
+
 # What is the same run --------------------------------------------------------
 
 
@@ -335,9 +348,9 @@ def half_width():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_another_run_is_refused(tmp_path, name, changed):
+def test_another_run_is_refused(tmp_path, ended, name, changed):
     """The first thing that differs is named, and the directory stays as it was."""
-    fit(tmp_path)
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     before = [p.name for p in sorted((tmp_path / "checkpoints").iterdir())]
     if name == "model.layers.*activation":
         fit(tmp_path / "own", make=trainer(lambda: keras.Sequential([
@@ -461,9 +474,9 @@ def test_a_model_of_the_wrong_shape_is_never_filled(tmp_path):
     ("callbacks", None), ("random", "python", None), ("random", "numpy", [1]),
     ("data", "x", "taken", 10**12), ("data", "x", "seed", "x"),
 ])  # fmt: skip
-def test_a_state_that_is_none_changes_nothing(tmp_path, wrong):
+def test_a_state_that_is_none_changes_nothing(tmp_path, ended, wrong):
     """Whatever stands in a manifest with a right checksum, it is refused in one way."""
-    fit(tmp_path)
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     found = read(Checkpoints(tmp_path / "checkpoints").paths()[-1])
     *where, last, value = wrong
     entry = found.info["state"]

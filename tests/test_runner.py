@@ -13,6 +13,7 @@ from kerastrain import Trainer
 from kerastrain import choice as choice_lib
 from kerastrain import loops
 from kerastrain.choice import Choice
+from kerastrain.errors import UnsupportedByXla
 from tests import models
 
 layers = keras.layers
@@ -33,7 +34,7 @@ MANY_AT_A_TIME = ("xla_loop", "auto, all tried")
 
 @pytest.fixture(autouse=True)
 def quick_trials(request, monkeypatch):
-    """Where all are to be tried, every plan is worth a trial, of rounds of a step or a few."""
+    """Where all are to be tried, every plan is worth a trial, whose rounds are single steps."""
     parameters = getattr(request.node, "callspec", None)
     if parameters is not None and parameters.params.get("plan") == "auto, all tried":
         try_all(monkeypatch)
@@ -41,7 +42,7 @@ def quick_trials(request, monkeypatch):
 
 def try_all(monkeypatch):
     monkeypatch.setattr(Choice, "_repays", lambda self, plan: True)
-    monkeypatch.setattr(choice_lib, "_ROUND_SECONDS", 1e-4)
+    monkeypatch.setattr(choice_lib, "_ROUND_SECONDS", 0.0)
 
 
 def trained(plan, build=models.mlp, x=X, y=Y, callbacks=None, **fit):
@@ -148,6 +149,103 @@ def test_what_xla_cannot_compile(name, plan):
     assert not line.startswith("xla")
     told = [w for w in warned if "cannot be compiled" in str(w.message)]
     assert (1 if plan == "xla_loop" else 0) == len(told)
+
+
+class Ids(keras.Model):
+    """Is given text that it does not read."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs["x"])
+
+
+@pytest.mark.parametrize(
+    "execution", ["xla_loop", pytest.param(Execution(jit_compile=True), marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("build", [looked_up, Ids])
+def test_text_is_not_given_to_xla(build, execution):
+    """Time and again, as the second such program of XLA's would end the process."""
+    x = tf.constant(WORDS) if build is looked_up else {"x": X, "id": tf.constant(WORDS)}
+    for _ in range(2):
+        if build is Ids and execution != "xla_loop":  # nothing but XLA is allowed
+            with pytest.raises(UnsupportedByXla, match="string.*jit_compile=False"):
+                trained(execution, build, x, epochs=1)
+        else:
+            with pytest.warns(UserWarning, match="cannot be compiled.*(StringLookup|string)"):
+                trained(execution, build, x, epochs=1)
+
+
+class Breaks:
+    """Stands in for `Loop.__call__`: loops of some kinds run, and fail nevertheless."""
+
+    def __init__(self, monkeypatch, *kinds):
+        run = loops.Loop.__call__
+
+        def breaking(loop, chunk):
+            logs = run(loop, chunk)
+            if ("xla" if loop._xla else "graph") in kinds:
+                raise tf.errors.InternalError(None, None, "it broke")
+            return logs
+
+        monkeypatch.setattr(loops.Loop, "__call__", breaking)
+
+
+@pytest.mark.parametrize(
+    "plan, kinds",
+    [
+        ("xla_loop", ("xla",)),
+        ("auto, all tried", ("graph",)),
+        *(
+            pytest.param(plan, kinds, marks=pytest.mark.slow)
+            for plan, kinds in (
+                ("loop", ("graph",)),
+                ("xla_loop", ("graph", "xla")),
+                ("auto, all tried", ("xla",)),
+                ("auto, all tried", ("graph", "xla")),
+            )
+        ),
+    ],
+)
+def test_a_plan_that_fails_at_its_first_run(plan, kinds, monkeypatch):
+    """The next simpler one runs the same batches, from the same variables; none is lost."""
+    fit = {"build": with_dropout, "validation_data": (X, Y)}
+    expected = trained("step", **fit)
+    Breaks(monkeypatch, *kinds)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        actual = trained(plan, **fit)
+    assert_same(expected, actual)
+    failed = {"loop": ("graph",), "xla_loop": ("xla",)}.get(plan, ())
+    said = any("cannot be run (InternalError: it broke)" in str(w.message) for w in warned)
+    assert bool({*failed} & {*kinds}) == said
+    if plan == "auto, all tried" and "graph" in kinds:  # XLA is no simpler
+        assert re.search("loop dropped.*xla_loop dropped", actual[0].plans["train"])
+        assert re.search("loop dropped.*xla_loop dropped", actual[0].plans["test"])
+
+
+def with_dropout():
+    return keras.Sequential(
+        [keras.Input((4,)), layers.Dense(6), layers.Dropout(0.5), layers.Dense(2)]
+    )
+
+
+@pytest.mark.parametrize("plan", ["loop", "auto, all tried"])
+def test_an_error_of_the_data_is_not_the_plans(plan):
+    """It is raised where the simplest plan fails too, and no plan is given up for it."""
+    table = [keras.Input((2,)), layers.Embedding(3, 2), layers.Flatten(), layers.Dense(2)]
+    ids = np.zeros((27, 2), "int32")
+    trainer, _ = trained(plan, lambda: keras.Sequential(table), x=ids)
+    fresh = Trainer(trainer.model, optimizer="sgd", loss="mse", execution=PLANS[plan])
+    ids[1] = 7
+    with pytest.raises(tf.errors.InvalidArgumentError, match="7 is not in"):
+        fresh.fit(ids, Y, **FIT)
+    assert int(fresh.optimizer.iterations) == 0
+    assert "dropped" not in fresh.plans["train"]
+    fresh.fit(np.zeros_like(ids), Y, **FIT)
+    assert fresh.plans["train"].startswith("loop")
 
 
 @pytest.mark.parametrize("plan", ["loop", "auto, all tried", "loop, streamed", "xla_loop"])
@@ -257,8 +355,9 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])
-def test_steps_per_call(calls, most):
+def test_steps_per_call(calls, most, monkeypatch):
     """No call has more steps than ``steps_per_call``; many have as many, where it is not much."""
+    monkeypatch.setattr(choice_lib, "CALL_SECONDS", 1e3)  # however long a step takes here
     execution = Execution(plan="loop", steps_per_call=most)
     assert_same(trained("step", epochs=6), trained(execution, epochs=6))
     assert 6 * STEPS == sum(calls)
@@ -290,7 +389,7 @@ def test_a_later_fit_compiles_nothing():
         trainer.fit(X, Y, **FIT, validation_data=(X[:9], Y[:9]))
         trainer.evaluate(X[:9], Y[:9], batch_size=4, verbose=0)
         assert traces == trainer.traces
-        assert trainer.times.seconds["compiling"] < 0.05
+        assert 0 == trainer.times.seconds["compiling"]
 
 
 # Callbacks --------------------------------------------------------------------
@@ -533,7 +632,8 @@ def test_where_the_time_went(capsys):
     trainer.fit(LONG_X, LONG_Y, verbose=0, profile=True, validation_data=(LONG_X, LONG_Y))
     line = capsys.readouterr().out
     assert line.startswith("Time: ") and "compiling" in line and "validation" in line
-    assert trainer.times.seconds["compiling"] > trainer.times.seconds["step"] >= 0
+    assert trainer.times.seconds["compiling"] > 0
+    assert trainer.times.seconds["step"] >= 0
 
 
 def test_metrics_over_many_epochs():

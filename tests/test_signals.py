@@ -59,13 +59,30 @@ EVENTS = (
 )  # fmt: skip
 
 
+# What others are much like.
+SLOW = {"on_epoch_begin", "on_test_begin", "on_test_batch_begin", "on_test_end"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """``(arguments, trainer, history)`` of a training that nobody interrupts."""
+    arguments = {"validation_data": rows(1, 12), "epochs": 3, "save_every": 10**6}
+    return arguments, *fit(tmp_path_factory.mktemp("whole"), **arguments)
+
+
 @pytest.mark.parametrize(
     ("event", "number"),
-    [*((event, signal.SIGTERM) for event in EVENTS), ("on_test_batch_end", signal.SIGINT)],
+    [
+        *(
+            pytest.param(event, signal.SIGTERM, marks=[pytest.mark.slow] * (event in SLOW))
+            for event in EVENTS
+        ),
+        ("on_test_batch_end", signal.SIGINT),
+    ],
 )
-def test_a_signal_saves_and_leaves(tmp_path, event, number, capfd):
+def test_a_signal_saves_and_leaves(tmp_path, whole, event, number, capfd):
     """At any moment; the status says which; what was there before handles signals again."""
-    arguments = {"validation_data": rows(1, 12), "epochs": 3, "save_every": 10**6}
+    arguments, uninterrupted, expected_history = whole
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     expected = SystemExit if number == signal.SIGTERM else KeyboardInterrupt
     with pytest.raises(expected) as caught:
@@ -75,9 +92,8 @@ def test_a_signal_saves_and_leaves(tmp_path, event, number, capfd):
     assert f"{signal.Signals(number).name}: saving" in capfd.readouterr().err
     assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     resumed, history = fit(tmp_path / "run", **arguments)
-    whole, expected = fit(tmp_path / "whole", **arguments)
-    assert expected.history == history.history
-    assert_same_weights(whole, resumed)
+    assert expected_history.history == history.history
+    assert_same_weights(uninterrupted, resumed)
 
 
 def test_a_signal_in_a_validation_with_other_weights(tmp_path):
@@ -117,19 +133,20 @@ def test_a_signal_to_all_processes(tmp_path, number):
     """Ctrl-C reaches those that draw the batches too; the training is saved all the same."""
     program = (
         "import sys; from tests.test_signals import *\n"
+        "begins = lambda batch, logs: pathlib.Path(sys.argv[1], 'trains').touch()\n"
+        "begins = keras.callbacks.LambdaCallback(on_train_batch_end=begins)\n"
         "keras.utils.set_random_seed(1)\n"
-        "trainer()().fit(Slow(), epochs=99, verbose=2, run_dir=sys.argv[1], save_every=10**6)\n"
+        "trainer()().fit(Slow(), epochs=99, verbose=2, run_dir=sys.argv[1], save_every=10**6,\n"
+        "                callbacks=[begins])\n"
     )
     begun = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path], start_new_session=True, cwd=ROOT
     )
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "lock").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "trains").exists() and begun.poll() is None:
             time.sleep(0.1)
-        time.sleep(8)
         os.killpg(begun.pid, number)
-        assert -signal.SIGINT == begun.wait(60) or 130 == begun.returncode
+        assert -signal.SIGINT == begun.wait(300) or 130 == begun.returncode
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(begun.pid, signal.SIGKILL)
@@ -199,16 +216,6 @@ def test_without_a_directory_signals_are_left_alone():
     assert {before} == set(seen)
 
 
-def slow_training(place):
-    """A training whose steps take their time, with a save after each."""
-
-    class Waits(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            time.sleep(0.05)
-
-    fit(place, epochs=500, callbacks=[Waits()])
-
-
 @pytest.mark.multiprocess
 def test_a_second_signal_ends_at_once(processes, tmp_path):
     """It leaves the last checkpoint valid."""
@@ -218,22 +225,36 @@ def test_a_second_signal_ends_at_once(processes, tmp_path):
 
         class Sticks(Sends):
             def send(self, *_, **__):
+                # The save after the first step is written in the background.
+                while Checkpoints(place / "checkpoints").newest() is None:
+                    time.sleep(0.01)
                 super().send()
                 os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(60)
+                time.sleep(600)
 
         fit(place, callbacks=[Sticks("on_epoch_end")])
 
-    ended = processes.run(stuck, tmp_path, seconds=50)
+    ended = processes.run(stuck, tmp_path, seconds=300)
     assert -signal.SIGINT == ended.status, ended.output
     assert Checkpoints(tmp_path / "checkpoints").newest() is not None
 
 
 @pytest.mark.multiprocess
 def test_the_status_of_a_process(processes, tmp_path):
-    """143 after SIGTERM from outside, in the middle of a training."""
-    ended = processes.run(slow_training, tmp_path, seconds=60, signals=((5.0, signal.SIGTERM),))
+    """143 after SIGTERM from another process, in the middle of a training."""
+
+    class Asks(Sends):
+        def send(self, *_, **__):
+            if self.number:
+                self.number = None
+                subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
+
+    def asked(place):
+        fit(place, epochs=500, callbacks=[Asks("on_train_batch_end")])
+
+    ended = processes.run(asked, tmp_path, seconds=300)
     assert 143 == ended.status, ended.output
+    assert Checkpoints(tmp_path / "checkpoints").newest().info["state"]["position"]["steps"]
 
 
 def test_fit_in_a_thread_installs_nothing(tmp_path):
@@ -242,3 +263,182 @@ def test_fit_in_a_thread_installs_nothing(tmp_path):
     thread.start()
     thread.join(120)
     assert Checkpoints(tmp_path / "checkpoints").newest() is not None
+
+
+# What else goes on when a signal comes -----------------------------------------------
+
+
+def test_the_handler_of_the_user_is_called_when_all_is_saved(tmp_path):
+    """Once, with the signal; what it raises is what the training ends with."""
+    called = []
+
+    def own(number, frame):
+        found = Checkpoints(tmp_path / "checkpoints").newest()
+        called.append((number, found.info["state"]["position"]["steps"], frame is not None))
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            fit(tmp_path, callbacks=[Sends("on_epoch_end")], save_every=10**6)
+        assert signal.getsignal(signal.SIGTERM) is own
+        assert ([(signal.SIGTERM, 6, True)], 143) == (called, caught.value.code)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        with pytest.raises(SystemExit) as caught:
+            fit(tmp_path, epochs=3, callbacks=[Sends("on_epoch_end")])
+        assert 7 == caught.value.code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_handler_of_the_user_is_called_after_an_error(tmp_path):
+    """The signal is not lost where the training ends otherwise."""
+    called = []
+
+    class Fails(Sends):
+        def send(self, *_, **__):
+            super().send()
+            raise ValueError("of the callback")
+
+    before = signal.signal(signal.SIGTERM, lambda *_: called.append(1))
+    try:
+        with pytest.raises(ValueError, match="of the callback"):
+            fit(tmp_path, callbacks=[Fails("on_epoch_end")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [1] == called
+
+
+class Trains(keras.callbacks.Callback):
+    """Runs another training within an event, which gets a signal."""
+
+    def __init__(self, event, place, sends, epochs=2):
+        super().__init__()
+        self.place, self.sends, self.epochs, self.ended = place, sends, epochs, []
+        setattr(self, event, self.train)
+
+    def train(self, *_, **__):
+        saved = {"save_every": 10**6} if self.place else {"save_every": None}
+        inner = [Sends("on_epoch_end", self.sends.pop() if self.sends else None)]
+        _, history = fit(self.place, trainer(seed=7), epochs=self.epochs, callbacks=inner, **saved)
+        self.ended.append(history.epoch)
+
+    def get_state(self):
+        return None
+
+    def set_state(self, state):
+        """Nothing is remembered."""
+
+
+@pytest.mark.parametrize("has_own", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("event", ["on_epoch_end", pytest.param("on_epoch_begin", marks=pytest.mark.slow)])
+def test_a_training_within_a_callback(tmp_path, event, has_own):
+    """It goes on to its end, and the outer one is saved and leaves: both resume bit-exactly."""
+    inner, other = (tmp_path / name if has_own else None for name in ("inner", "other"))
+    one = Trains(event, inner, [signal.SIGTERM])
+    with pytest.raises(SystemExit) as caught:
+        fit(tmp_path / "run", callbacks=[one], save_every=10**6)
+    assert (143, [[0, 1]]) == (caught.value.code, one.ended)
+    if has_own:
+        assert 12 == read(Checkpoints(inner / "checkpoints").paths()[-1]).info["state"]["position"]["steps"]
+    resumed, history = fit(tmp_path / "run", callbacks=[Trains(event, inner, [])])
+    whole, expected = fit(tmp_path / "whole", callbacks=[Trains(event, other, [])])
+    assert expected.history == history.history
+    assert_same_weights(whole, resumed)
+
+
+def test_a_training_within_one_that_is_not_saved_leaves(tmp_path):
+    """Only the inner one can be saved."""
+    one = Trains("on_epoch_end", tmp_path, [signal.SIGTERM])
+    with pytest.raises(SystemExit):
+        fit(None, callbacks=[one], save_every=None)
+    assert 6 == read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"]["position"]["steps"]
+
+
+def test_a_training_within_another_is_saved_at_the_signal(tmp_path):
+    """It may take long to its end, and the next signal ends it."""
+    seen = []
+
+    class Looks(Sends):
+        def on_train_batch_begin(self, batch, logs=None):
+            paths = Checkpoints(tmp_path / "inner" / "checkpoints").paths()
+            seen.append(len(paths) if self.number is None else 0)
+
+    class Inner(Trains):
+        def train(self, *_, **__):
+            looks = Looks("on_train_batch_end")
+            fit(self.place, trainer(seed=7), epochs=3, callbacks=[looks], save_every=10**6)
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "run", callbacks=[Inner("on_epoch_end", tmp_path / "inner", [])])
+    assert 1 <= max(seen[:6])
+
+
+class Gone:
+    """A stream that nobody reads any more once a signal has come."""
+
+    def __init__(self, stream):
+        self.stream, self.is_gone = stream, False
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        if self.is_gone:
+            raise BrokenPipeError(32, os.strerror(32))
+        return self.stream.write(text)
+
+    def flush(self):
+        self.write("")
+
+    def fileno(self):
+        raise OSError("has none")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_output_that_nobody_reads_after_a_signal(tmp_path, monkeypatch, number):
+    """What prints is no error then; before, it is what it was."""
+    gone = Gone(sys.stdout)
+    monkeypatch.setattr(sys, "stdout", gone)
+
+    class Prints(Sends):
+        def send(self, *_, **__):
+            gone.is_gone = True
+            super().send()
+            print("of a callback", flush=True)
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(tmp_path, verbose=2, callbacks=[Prints("on_train_batch_end", number)], save_every=10**6)
+    assert sys.stdout is gone
+    assert 1 == read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"]["position"]["steps"]
+    gone.is_gone = False
+    with pytest.raises(BrokenPipeError):
+        fit(tmp_path, verbose=2, callbacks=[Prints("on_train_batch_end", None)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
+def test_a_pipe_that_closes(tmp_path, number, status):
+    """As that of `tee`, which Ctrl-C ends first: saved, and the status is that of the signal."""
+    program = (
+        "import sys; from tests.test_signals import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Prints(keras.callbacks.Callback):\n"
+        "    def on_train_batch_end(self, batch, logs=None): print('x' * 999); time.sleep(0.01)\n"
+        "fit(sys.argv[1], epochs=999, verbose=2, callbacks=[Prints()], save_every=10**6)\n"
+    )
+    begun = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        while b"xxxx" not in (line := begun.stdout.readline()):
+            assert line
+        begun.stdout.close()
+        begun.send_signal(number)
+        assert begun.wait(120) in (status, 128 - status if status < 0 else status)
+    finally:
+        begun.kill()
+        begun.wait()
+    assert read(Checkpoints(tmp_path / "checkpoints").paths()[-1]).info["state"]["position"]["steps"]

@@ -11,21 +11,26 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from earlier rows only.
 LAYERS = (
     ("_version", "errors", "notices"),
-    ("_keras", "options", "choice", "progress", "open_rows", "random_numbers", "timing", "signals"),
-    ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables"),
+    ("_keras", "options", "choice", "progress", "random_numbers", "timing", "signals"),
+    ("walk", "layer_states", "xla_support"),
+    ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables", "model_state"),
     ("finite", "rollback"),
     ("xla",),
-    ("blocks", "stacks", "data_checks", "passes", "loops"),
-    ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "data", "named_data", "schedule", "datasets"),
+    ("digests", "memory"),
+    ("blocks", "stacks", "data_checks", "indexed", "drawn", "open_rows"),
+    ("passes", "cursor", "loops"),
+    ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "scope_copy", "data", "named_data", "schedule", "datasets"),
     ("step", "dry", "user_code"),
-    ("lint",),
+    ("trial_calls", "logits"),
+    ("mixing",),
+    ("lint", "logged_values"),
     ("execution",),
     ("runner", "diagnosis"),
     ("guard", "evaluation"),
     ("fit_loops",),
     ("model",),
-    ("checks", "target_checks"),
-    ("identity", "training_state", "run"),
+    ("checks", "target_checks", "own_methods"),
+    ("descriptions", "identity", "training_state", "run"),
     ("fit_loop",),
     ("compiled",),
     ("preparation", "prediction"),
@@ -35,7 +40,7 @@ LAYERS = (
     ("demo", "examples", "__main__"),
 )
 # Within a row, these may be imported by the others of the row.
-FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "rows", "gradients", "replicas", "merging", "step", "data", "state_trees", "checkpoint", "identity", "training_state", "demo", "datasets", "examples")
+FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "passes", "rows", "gradients", "replicas", "merging", "step", "data", "state_trees", "checkpoint", "descriptions", "identity", "training_state", "demo", "datasets", "examples")
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
 

@@ -12,7 +12,9 @@ from kerastrain._keras.replicated_layers import let_replicas_update
 
 
 class BuildsFromShapes:
-    """Mixed into a model: under a strategy, Keras's ``fit`` builds it from shapes.
+    """Mixed into a model: Keras's ``fit`` notes the shapes of its data, and builds from them.
+
+    It builds so under a strategy only:
 
     Keras 3.15.1 draws a first batch and averages it over the replicas, which
     fails where the batch does not divide and for strings, and loses the batch
@@ -20,12 +22,12 @@ class BuildsFromShapes:
     """
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if self._distribute_strategy is None:
-            return
         if data_batch is None:
-            spec = iterator._distributed_dataset.element_spec
+            spec = getattr(iterator._distributed_dataset, "element_spec", None)
             data_batch = tree.map_structure(_symbol_of_spec, spec)
         self.__dict__["_built_from"] = data_batch
+        if self._distribute_strategy is None:
+            return
         with self._distribute_strategy.scope():
             self._symbolic_build(data_batch=data_batch)
             let_replicas_update(self)

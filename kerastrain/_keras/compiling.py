@@ -10,6 +10,8 @@ from keras.src import backend as keras_backend
 from keras.src import tree
 from keras.src.trainers import compile_utils
 
+from kerastrain._keras.entry_points import base_method_replaced
+
 
 # What `compile` sets on a model (trainers/trainer.py, `Trainer.compile`), and
 # what `fit` caches there. Plain entries of `model.__dict__`, one set a model.
@@ -64,7 +66,8 @@ def clear_compile_state(model: keras.Model) -> None:
 
 def base_compile(model: keras.Model, **arguments) -> None:
     """``keras.Model.compile``, whatever the model's own ``compile`` takes."""
-    keras.Model.compile(model, **arguments)
+    with base_method_replaced(model, "compile", None):
+        keras.Model.compile(model, **arguments)
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from keras.src import tree
 from keras.src.trainers.data_adapters import array_data_adapter
 from keras.src.trainers.data_adapters import array_slicing
@@ -65,22 +64,9 @@ def yields_tensors(adapter) -> bool:
     )
 
 
-def iterator_state(iterator: tf.data.Iterator) -> np.ndarray | None:
-    """The state of an iterator as bytes; None where TensorFlow 2.21 finds it stateful."""
-    resource, fail = iterator._iterator_resource, 2
-    try:
-        state = tf.raw_ops.SerializeIterator(resource_handle=resource, external_state_policy=fail)
-    except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
-        return None
-    return np.frombuffer(tf.io.serialize_tensor(state).numpy(), np.uint8)
-
-
-def set_iterator_state(iterator: tf.data.Iterator, state: np.ndarray) -> None:
-    """Gives the iterator of an equal pipeline the state of `iterator_state`."""
-    tf.raw_ops.DeserializeIterator(
-        resource_handle=iterator._iterator_resource,
-        serialized=tf.io.parse_tensor(state.tobytes(), tf.variant),
-    )
+def is_of_arrays(adapter) -> bool:
+    """Whether the adapter holds arrays, and makes a pipeline of them for each pass."""
+    return isinstance(adapter, array_data_adapter.ArrayDataAdapter)
 
 
 def split_rows(arrays: tuple, validation_split: float) -> tuple[tuple, tuple]:

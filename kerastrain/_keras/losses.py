@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -71,6 +72,20 @@ def output_losses(model, y, y_pred, sample_weight) -> list[OutputLoss]:
         finally:
             compiled._flat_losses = flat
     return found
+
+
+def compiled_losses(model: keras.Model) -> list | None:
+    """The compiled losses; None where it is not known yet what their names stand for."""
+    compiled = model._compile_loss
+    if compiled is None:
+        return []
+    return [entry.loss for entry in compiled._flat_losses] if compiled.built else None
+
+
+def is_plain_loss(loss) -> bool:
+    """Whether the code of a compiled loss is Keras's own."""
+    modules = type(loss).__module__, getattr(getattr(loss, "fn", None), "__module__", "keras.")
+    return all((module or "").startswith("keras.") for module in modules)
 
 
 def build_output_losses(model, y, y_pred, sample_weight) -> None:
@@ -169,6 +184,29 @@ def unreduced_loss(loss, y_true, y_pred) -> tuple[tf.Tensor, tf.Tensor | None]:
 def loss_function_arguments(loss) -> dict[str, Any]:
     """The keyword arguments that a loss object passes to its function."""
     return getattr(loss, "_fn_kwargs", {})
+
+
+@contextlib.contextmanager
+def noted_crossentropies(note: Callable) -> Iterator[None]:
+    """Inside, ``note(name, outputs, from_logits)`` hears of every crossentropy of Keras."""
+    module = keras_backend.nn
+    names = ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
+    before = {name: getattr(module, name) for name in names}
+
+    def noting(name, function):
+        def crossentropy(target, output, from_logits=False, *args, **kwargs):
+            note(name, output, from_logits)
+            return function(target, output, from_logits, *args, **kwargs)
+
+        return crossentropy
+
+    for name, function in before.items():
+        setattr(module, name, noting(name, function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(module, name, function)
 
 
 def same_rank(values, weights):

@@ -9,6 +9,7 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from kerastrain._keras.losses import loss_function_arguments
 from kerastrain._keras.models import overrides
+from kerastrain._keras.variables import read_local
 from kerastrain._keras.variables import replicas_of
 
 
@@ -141,6 +142,11 @@ def add_growing_variable(metric, shape: tuple, dtype, name: str) -> keras.Variab
     )
     variable._shape = (None, *shape)
     return variable
+
+
+def rows_measured(model: keras.Model) -> float:
+    """The rows whose loss is in the result ``"loss"``, of all replicas together."""
+    return sum(float(part) for part in read_local(model._loss_tracker.count))
 
 
 def metrics_or_logs(model: keras.Model, logs: dict) -> dict:

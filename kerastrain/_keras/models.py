@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src import tree
 from keras.src.backend.common import global_state
 from keras.src.models import functional as keras_functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving import object_registration
+
+from kerastrain._keras.compiling import _COMPILE_ATTRIBUTES
 
 
 def forward(model: keras.Model, x: Any, training: bool) -> Any:
@@ -28,6 +31,35 @@ def overrides(model: keras.Model, method: str) -> bool:
     return defined is not getattr(keras.Model, method) and not getattr(
         defined, "is_kerastrains", False
     )
+
+
+def is_users_method(layer: keras.Layer, name: str) -> bool:
+    """Whether a layer has the method from code that is not Keras's."""
+    defined = getattr(type(layer), name, None)
+    return defined is not None and not defined.__module__.startswith("keras.")
+
+
+def is_of_keras(kind: type) -> bool:
+    """Whether a class is Keras's, TensorFlow's or kerastrain's own."""
+    return kind.__module__.split(".")[0] in ("keras", "tensorflow", "kerastrain", "builtins")
+
+
+def base_attributes(one: Any) -> set[str]:
+    """The attributes that the Keras class which an object's class derives from gives it."""
+    base = next((kind for kind in type(one).__mro__ if is_of_keras(kind)), object)
+    known = _BASE_ATTRIBUTES.get(base)
+    if known is None:
+        known = {"history", *_COMPILE_ATTRIBUTES}
+        with contextlib.suppress(Exception):  # some need arguments, and are known by their code
+            known |= vars(base()).keys()
+        for kind in base.__mro__:
+            init = vars(kind).get("__init__")
+            known |= set(getattr(getattr(init, "__code__", None), "co_names", ()))
+        _BASE_ATTRIBUTES[base] = known
+    return known
+
+
+_BASE_ATTRIBUTES: dict[type, set[str]] = {}
 
 
 def has_kerastrains_step(model: keras.Model) -> bool:
@@ -129,6 +161,83 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
 def all_layers(model: keras.Model) -> list:
     """The model itself and every layer below it."""
     return list(model._flatten_layers())
+
+
+def all_operations(layer: Any) -> list:
+    """A layer or operation itself, every layer below it, and what functional models do between layers."""
+    found = {id(layer): layer}
+    if isinstance(layer, keras.Layer):
+        found |= {id(one): one for one in layer._flatten_layers()}
+    for one in list(found.values()):
+        for operation in getattr(one, "operations", None) or []:
+            found.setdefault(id(operation), operation)
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def state_may_be_added(model: keras.Model) -> Iterator[None]:
+    """Inside, attributes with state may be set on a model that is built."""
+    tracker = model._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            tracker.lock(tracker._lock_violation_msg)
+
+
+def trainable_flags(model: keras.Model) -> list[str]:
+    """Which layers and weights are trainable: for each layer "1" or "0", its own and its weights'."""
+    return [
+        "".join("01"[bool(flag)] for flag in (layer._trainable, *(v.trainable for v in own)))
+        for layer, own in _layers_and_weights(model)
+    ]
+
+
+@contextlib.contextmanager
+def trainable_as(model: keras.Model, flags: list[str] | None) -> Iterator[None]:
+    """Inside, a model has these `trainable_flags`; None for its own."""
+    before = None if flags is None else trainable_flags(model)
+    if before == flags:
+        yield
+        return
+    set_trainable_flags(model, flags)
+    try:
+        yield
+    finally:
+        set_trainable_flags(model, before)
+
+
+def set_trainable_flags(model: keras.Model, flags: list[str]) -> None:
+    """Gives a model what `trainable_flags` returned, of it or of one like it.
+
+    Layer by layer: ``layer.trainable = ...`` would hand the flag down. A layer that had other
+    weights then keeps its weights' flags.
+    """
+    for (layer, own), (flag, *others) in zip(_layers_and_weights(model), flags, strict=False):
+        layer._trainable = flag == "1"
+        if len(own) == len(others):
+            for variable, one in zip(own, others, strict=True):
+                variable.trainable = one == "1"
+
+
+def _layers_and_weights(model):
+    for layer in model._flatten_layers():
+        yield layer, [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def stateful_layers(model: keras.Model) -> list:
+    """The layers that keep a state for each row of a batch from one batch to the next."""
+    return [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+
+
+def fixed_rows(model: keras.Model) -> int | None:
+    """The rows that each batch must have by the model's inputs, or by the states of its layers."""
+    shapes = [tensor.shape for tensor in tree.flatten(getattr(model, "inputs", None) or ())]
+    for layer in stateful_layers(model):
+        shapes += [s.shape for s in tree.flatten(getattr(layer, "states", None) or ())]
+    return next((shape[0] for shape in shapes if shape and shape[0] is not None), None)
 
 
 def random_states(model: keras.Model) -> list[keras.Variable]:

@@ -11,23 +11,35 @@ def _inner(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def optimizers_in(optimizer) -> list:
+    """An optimizer and all those that it hands gradients to, as ``MultiOptimizer`` does."""
+    found, waiting = [], [optimizer]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, dict | list | tuple):
+            waiting += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, keras.optimizers.Optimizer) and not any(one is o for o in found):
+            found.append(one)
+            waiting += vars(one).values()
+    return found
+
+
 @contextlib.contextmanager
 def gradients_already_summed(optimizer) -> Iterator[None]:
     """Inside, ``optimizer.apply`` takes gradients that are summed over replicas."""
-    inner = _inner(optimizer)
-    if inner is None or not hasattr(inner, "_all_reduce_sum_gradients"):
-        yield
-        return
-    inner.__dict__["_all_reduce_sum_gradients"] = list
+    optimizers = optimizers_in(optimizer)
+    for one in optimizers:
+        one.__dict__["_all_reduce_sum_gradients"] = list
     try:
         yield
     finally:
-        inner.__dict__.pop("_all_reduce_sum_gradients", None)
+        for one in optimizers:
+            one.__dict__.pop("_all_reduce_sum_gradients", None)
 
 
 def expects_summed_gradients(optimizer) -> bool:
     """Whether `gradients_already_summed` is in force for the optimizer."""
-    return "_all_reduce_sum_gradients" in _inner(optimizer).__dict__
+    return "_all_reduce_sum_gradients" in optimizer.__dict__
 
 
 def updates_in_replicas(optimizer) -> bool:
@@ -37,9 +49,10 @@ def updates_in_replicas(optimizer) -> bool:
     that in a ``tf.cond`` (optimizers/base_optimizer.py), inside of which replicas
     cannot meet. Nor where they share their variables.
     """
-    inner = _inner(optimizer)
-    conditional = getattr(inner, "gradient_accumulation_steps", None) or getattr(
-        inner, "ema_overwrite_frequency", None
+    conditional = any(
+        getattr(one, name, None)
+        for one in optimizers_in(optimizer)
+        for name in ("gradient_accumulation_steps", "ema_overwrite_frequency")
     )
     strategy = tf.distribute.get_strategy()
     return not conditional and not isinstance(

@@ -1,7 +1,18 @@
 """Variables on one device and on replicas."""
 
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.backend.common import variables as keras_variables
+from keras.src.ops import node
+from keras.src.utils import tracking
+from tensorflow.python.ops import resource_variable_ops
 
 
 def model_strategy(model: keras.Model):
@@ -40,3 +51,123 @@ def assign_local(variable, parts: list[tf.Tensor]) -> None:
     """Gives each replica the value that `read_local` read."""
     for component, part in zip(local_variables(variable), parts, strict=True):
         component.assign(part)
+
+
+def handles_of(variable) -> set[int]:
+    """What tells a variable from others, on each replica: two objects may stand for one.
+
+    Empty where it has no value yet.
+    """
+    value = variable._value if isinstance(variable, keras.Variable) else variable
+    if value is None:
+        return set()
+    parts = value.values if isinstance(value, tf.distribute.DistributedValues) else [value]
+    return {id(part.handle) for part in parts}
+
+
+def captured_variables(function: Any, known: set[int]) -> list[tf.Variable]:
+    """The variables that a traced function reads or changes, in the order of their first use.
+
+    Those inside of functions, loops and branches in it too; and those that nobody holds any more.
+
+    Args:
+        function: a concrete function.
+        known: handles of variables that are left out (`handles_of`).
+    """
+    found = []
+    for external, _ in function.graph.captures:
+        if external.dtype != tf.resource or id(external) in known:
+            continue
+        told = getattr(external, "_handle_data", None)  # a table or an iterator has none
+        if told is None or not told.is_set:
+            continue
+        kind = told.shape_and_type[0]
+        found.append(
+            resource_variable_ops.BaseResourceVariable(
+                trainable=False,
+                shape=tf.TensorShape(kind.shape),
+                dtype=tf.as_dtype(kind.dtype),
+                handle=external,
+                name="captured",
+            )
+        )
+    return found
+
+
+_ASSIGNMENTS = (
+    *("assign", "assign_add", "assign_sub"),
+    *("scatter_add", "scatter_sub", "scatter_update", "scatter_nd_add", "scatter_nd_update"),
+    *("scatter_max", "scatter_min", "scatter_mul", "scatter_div", "batch_scatter_update"),
+)
+
+
+@contextlib.contextmanager
+def assignments_seen(see: Callable[[tf.Variable], None]) -> Iterator[None]:
+    """Inside, ``see`` is called with each variable just before this thread assigns to it."""
+    kind, thread = resource_variable_ops.BaseResourceVariable, threading.get_ident()
+
+    def seeing(assign):
+        @functools.wraps(assign)
+        def seen(self, *args, **kwargs):
+            if threading.get_ident() == thread:
+                with tf.init_scope():
+                    see(self)
+            return assign(self, *args, **kwargs)
+
+        return seen
+
+    before = {name: vars(kind)[name] for name in _ASSIGNMENTS}
+    for name, assign in before.items():
+        setattr(kind, name, seeing(assign))
+    try:
+        yield
+    finally:
+        for name, assign in before.items():
+            setattr(kind, name, assign)
+
+
+@contextlib.contextmanager
+def none_to_be_initialized() -> Iterator[None]:
+    """Variables that are made inside and have no value yet, as in a dry run, are forgotten.
+
+    Keras 3.15.1 keeps them in a list, and gives all of them values at the end of the next scope
+    (common/variables.py, `initialize_all_variables`).
+    """
+    name = "uninitialized_variables"
+    before = list(global_state.get_global_attribute(name) or [])
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(name, before)
+
+
+def is_node(value: Any) -> bool:
+    """Whether it is of Keras's record of which layer was called on which output."""
+    return isinstance(value, node.Node | tracking.Tracker)
+
+
+_LISTENERS: list[set] = []
+_LOCK = threading.Lock()
+_ASSIGN = keras_variables.Variable.assign
+
+
+@contextlib.contextmanager
+def assigned_variables() -> Iterator[set[int]]:
+    """Notes the ``id`` of each Keras variable that is assigned inside, in a trace too."""
+    noted: set[int] = set()
+    with _LOCK:
+        _LISTENERS.append(noted)
+        keras_variables.Variable.assign = _noting_assign
+    try:
+        yield noted
+    finally:
+        with _LOCK:
+            _LISTENERS[:] = [other for other in _LISTENERS if other is not noted]
+            if not _LISTENERS:
+                keras_variables.Variable.assign = _ASSIGN
+
+
+def _noting_assign(self, value):
+    for noted in tuple(_LISTENERS):
+        noted.add(id(self))
+    return _ASSIGN(self, value)

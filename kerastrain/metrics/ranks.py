@@ -42,5 +42,5 @@ def weight_below(values: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 
 
 def nan_where_any(values: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
-    """The result, NaN if a value is NaN: such rows have no order."""
+    """The result, NaN if a value is NaN: such have no order, and none that is the largest."""
     return keras.ops.where(keras.ops.any(keras.ops.isnan(values)), np.nan, result)

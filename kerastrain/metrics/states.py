@@ -1,4 +1,4 @@
-"""Metrics: states of their own for each set of data, and early warnings.
+"""Metrics: states of their own for each set of data.
 
 One metric object serves all sets; what each set owns is the *state*, the
 values of the metric's variables::
@@ -25,7 +25,6 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import merging
-from kerastrain import notices
 
 
 # How often something is done for each epoch before it is worth its compilation.
@@ -111,68 +110,3 @@ class _Often:
         if self._compiled is None:
             self._compiled = tf.function(self._function, autograph=False).get_concrete_function()
         return self._compiled()
-
-
-@contextlib.contextmanager
-def watched_updates(model: keras.Model) -> Iterator[set[int]]:
-    """Notes which metrics the step that is traced inside updates, by ``id``."""
-    watched = _keras.leaf_metrics(model)
-    updated = set()
-
-    def watch(metric):
-        update = metric.update_state
-
-        def update_state(*args, **kwargs):
-            updated.add(id(metric))
-            return update(*args, **kwargs)
-
-        metric.__dict__["update_state"] = update_state
-
-    for metric in watched:
-        watch(metric)
-    try:
-        yield updated
-    finally:
-        for metric in watched:
-            metric.__dict__.pop("update_state", None)
-
-
-def warn_if_never_updated(model: keras.Model, updated: set[int]) -> None:
-    """Warns of metrics that are not ``updated``: they would log what they never measured.
-
-    Keras's own loss trackers are left out: a custom step may do without them.
-    """
-    trackers = [_keras.loss_tracker(model), *_keras.output_loss_trackers(model)]
-    known = updated | {id(tracker) for tracker in trackers}
-    silent = [m.name for m in _keras.leaf_metrics(model) if id(m) not in known]
-    if silent:
-        notices.warn(
-            f"The metrics {silent} of {type(model).__name__} are not updated by its "
-            "step, so their logged values mean nothing. Call `update_state` in "
-            "`compute_metrics`, pass them as `metrics=`, or remove them."
-        )
-
-
-def warn_of_plain_tensors(model: keras.Model, logs: dict | None, updated: set[int]) -> None:
-    """Warns of returned values that no metric stands for.
-
-    Keras logs their last batch as if it were the epoch; a returned ``"loss"``
-    whose tracker was not updated is even logged as 0.
-
-    Args:
-        model: the model that ran the step.
-        logs: what the step returned, or None where nothing was asked of it.
-        updated: the metrics that the step updated.
-    """
-    if logs is None:
-        return
-    stale = {m.name for m in _keras.leaf_metrics(model) if id(m) not in updated}
-    known = set(model.get_metrics_result())
-    plain = sorted(name for name in logs if name not in known or name in stale)
-    if plain:
-        notices.warn(
-            f"The step of {type(model).__name__} returns {plain}, which no metric that it "
-            "updates stands for: the epoch's logs would show their values in the last "
-            "batch, or 0. Return the result of a `keras.metrics.Mean` that the step "
-            "updates."
-        )

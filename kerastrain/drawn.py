@@ -1,0 +1,111 @@
+"""What a source has given so far, as digests: enough to draw it again and to compare.
+
+::
+
+    drawn = Drawn()
+    drawn.take(chunk)            # each chunk of a pass, in turn
+    drawn.end(is_over=True)      # the pass is closed; its last batch was the last there is
+    drawn.state()                # of JSON's types
+
+Of each pass the first and the last batch count, and how many there were. The first is looked
+at when it comes, the last when it is asked for, or the pass is closed: batches in between cost
+nothing. Where code of the user's own decides the order of each pass, all batches count.
+"""
+
+from typing import Any
+
+from kerastrain import digests
+from kerastrain.blocks import Chunk
+
+# A pass has fewer batches than this; and a source has been gone through less often.
+_MOST = 2**40
+_NO_PASSES = _NO_BATCHES = ""
+
+
+class Drawn:
+    """The passes over a data set so far.
+
+    Args:
+        every: whether each batch counts, and not the first and the last of a pass alone.
+
+    Attributes:
+        passes: ``[batches, whether the data were over, how many passes]`` of those that have
+            been closed, one after another, neighbours that are alike together.
+    """
+
+    def __init__(self, every: bool = False):
+        self._every, self._all = every, _NO_BATCHES
+        self.passes: list[list] = []
+        self._digest = _NO_PASSES  # of all closed passes
+        self._closed: list | None = None  # the first and last batch of the last of them
+        self._first: str | None = None
+        self._last: Chunk | None = None
+        self._taken = 0
+
+    def look(self, batch: Any) -> None:
+        """The next batch of the pass is seen, and stays the next one."""
+        if self._first is None and batch is not None:
+            self._first = digests.digest_of(batch)
+
+    def take(self, chunk: Chunk) -> None:
+        """Batches are taken."""
+        self.look(chunk.batch() if self._first is None else None)
+        self._last, self._taken = chunk, self._taken + chunk.steps
+        for index in range(chunk.start, chunk.start + chunk.steps) if self._every else ():
+            self._all = digests.joined(self._all, digests.digest_of(chunk.block.batch(index)))
+
+    def skip(self, count: int, first: str | None) -> None:
+        """So many batches of the pass are not drawn again; the digest of the first is known."""
+        self._first, self._taken = first, count
+
+    def end(self, is_over: bool) -> None:
+        """The pass is closed.
+
+        Args:
+            is_over: whether one more batch was asked for, and there was none.
+        """
+        entry = [self._taken, is_over]
+        if self.passes and self.passes[-1][:2] == entry:
+            self.passes[-1][2] += 1
+        else:
+            self.passes.append([*entry, 1])
+        self._closed = [self._first, self._last_digest()]
+        self._digest = digests.joined(self._digest, *self._closed, *map(str, entry))
+        self._first, self._last, self._taken, self._all = None, None, 0, _NO_BATCHES
+
+    def _last_digest(self):
+        if self._last is None:
+            return None
+        if self._every:
+            return self._all
+        block, index = self._last.block, self._last.start + self._last.steps - 1
+        return digests.digest_of(block.batch(index))
+
+    def state(self) -> dict[str, Any]:
+        """What is compared, and what is needed to draw all of it again."""
+        return {
+            "passes": [list(entry) for entry in self.passes],
+            "digest": self._digest,
+            "closed": None if self._closed is None else list(self._closed),
+            "first": self._first,
+            "last": self._last_digest(),
+        }
+
+    def set_closed(self, state: dict[str, Any]) -> None:
+        """Takes over the closed passes of a `state`, which have not been drawn again."""
+        self.passes = [list(entry) for entry in state["passes"]]
+        self._digest, self._closed = state["digest"], state["closed"]
+
+
+def passes_of(state: dict[str, Any]) -> list[tuple[int, bool, int]]:
+    """`Drawn.passes` of a `Drawn.state`.
+
+    Raises:
+        ValueError: it is no such state.
+    """
+    passes = [tuple(entry) for entry in state["passes"]]
+    for taken, is_over, times in passes:
+        counts = all(type(n) is int and 0 <= n < _MOST for n in (taken, times))
+        if not counts or type(is_over) is not bool:
+            raise ValueError(f"passes={state['passes']!r}")
+    return passes

@@ -1,0 +1,207 @@
+"""Whether what a step returns is measured by a metric, found in the step's own trace.
+
+::
+
+    observer = StepObserver(model)
+    train_step = observer.observed("train", model.train_step)
+    ...                                   # it is traced, and run once
+    observer.warn("train", batch)
+
+An epoch logs what Keras logs of it: the results of the metrics where the step returns exactly
+their names, else what the last step returned. The result of a metric is read from variables, so a
+value that is computed from the batch by any other way is of the last batch alone; and a metric none of
+whose variables a step assigns has measured nothing. Names play no part in either.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import dry
+from kerastrain import notices
+
+_NOTHING = contextlib.nullcontext()
+
+
+class _Seen:
+    """What the traces of one kind of step have shown so far."""
+
+    def __init__(self):
+        self.assigned: set[int] = set()
+        self.names: set[str] | None = None  # which the step returns, nested ones as they are
+        self.logged: set[str] = set()  # the same, as they are logged
+        self.of_batch: set[str] = set()  # of these, what is computed from the batch
+        self.numbers: dict[str, Any] = {}  # of these, what has been returned without a graph
+
+    def add(self, logs: Any, data: Any) -> None:
+        if not isinstance(logs, dict):
+            return
+        self.names = set(logs)
+        tensors = [t for t in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(t)]
+        for name, value in _flat(logs):
+            self.logged.add(name)
+            depends = _keras.depends_on(value, tensors)
+            if depends:
+                self.of_batch.add(name)
+            elif depends is None and tf.executing_eagerly() and not _is_variable(value):
+                self.numbers[name] = value
+
+
+class StepObserver:
+    """Looks at the steps of a model while they are traced, or run eagerly, until it has warned.
+
+    Args:
+        model: a compiled model.
+
+    Attributes:
+        adds_state: whether a step may make metrics when it first runs, as it may under Keras in a
+            model that is not built before.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._model, self.adds_state = model, False
+        self._seen: dict[str, _Seen] = {}
+        self._steps: dict[str, Callable] = {}
+        self._done: set[str] = set()
+        self._lock = threading.Lock()  # replicas are traced in threads
+
+    def observed(self, kind: str, step: Callable) -> Callable:
+        """A step that is looked at.
+
+        Args:
+            kind: ``"train"`` or ``"test"``.
+            step: a function of a batch, and more.
+        """
+
+        self._steps.setdefault(kind, step)  # that of XLA comes later
+
+        def observed_step(data, *args, **kwargs):
+            if kind in self._done:
+                return step(data, *args, **kwargs)
+            adding = _keras.state_may_be_added(self._model) if self.adds_state else _NOTHING
+            with adding, _keras.assigned_variables() as assigned:
+                logs = step(data, *args, **kwargs)
+            with self._lock:
+                seen = self._seen.setdefault(kind, _Seen())
+                seen.assigned |= assigned
+                seen.add(logs, data)
+            return logs
+
+        return observed_step
+
+    def warn(self, kind: str, batch: Any) -> None:
+        """Warns of what the epoch's logs would get wrong, when a step has run; once for each kind.
+
+        Args:
+            kind: ``"train"`` or ``"test"``.
+            batch: what the step was run on.
+        """
+        self._done.add(kind)
+        seen, model = self._seen.pop(kind, _Seen()), self._model
+        stale = [m for m in _keras.leaf_metrics(model) if _is_untouched(m, seen.assigned)]
+        silent = self._never_updated(stale, seen, batch) if kind == "train" else []
+        if silent:
+            notices.warn(
+                f"The metrics {[m.name for m in silent]} of {type(model).__name__} are not updated "
+                "by its step, so their logged values mean nothing. Call `update_state` in "
+                "`compute_metrics`, pass them as `metrics=`, or remove them."
+            )
+        if not seen.names:
+            return
+        if seen.names == set(model.get_metrics_result()):
+            # What is updated in a test step of the user's own only is logged for its sake.
+            own_test = kind == "train" and _keras.overrides(model, "test_step")
+            others = self._updated_in_test(stale, batch) if own_test else set()
+            plain = {m.name for m in stale if m not in silent and id(m) not in others}
+            plain &= seen.logged
+        else:
+            plain = seen.of_batch | self._plain_numbers(kind, seen.numbers, batch)
+        if plain:
+            notices.warn(
+                f"The step of {type(model).__name__} returns {sorted(plain)}, which no metric that it "
+                "updates stands for: the epoch's logs would show their values in the last "
+                "batch, or 0. Return the result of a `keras.metrics.Mean` that the step "
+                "updates."
+            )
+
+    def _never_updated(self, stale, seen, batch):
+        """Those that no step updates; of Keras's loss trackers a step of the user's own may do without."""
+        model = self._model
+        trackers = {id(_keras.loss_tracker(model)), *map(id, _keras.output_loss_trackers(model))}
+        silent = [m for m in stale if id(m) not in trackers]
+        if not silent or not any(_keras.overrides(model, f"{k}_step") for k in ("train", "test")):
+            return silent
+        others = self._updated_in_test(silent, batch)
+        if _keras.overrides(model, "test_step"):
+            return [m for m in silent if id(m) not in others]
+        # Keras's test step updates what was compiled; a train step that returns it does not.
+        return [m for m in silent if id(m) not in others or m.name in seen.logged]
+
+    def _updated_in_test(self, metrics, batch):
+        """The ids of those of the metrics that the model's test step updates, or may update."""
+        model = self._model
+        if not metrics:
+            return set()
+        try:
+            with dry.nothing_kept(), _keras.assigned_variables() as assigned:
+                with keras.StatelessScope(collect_losses=True):
+                    _keras.output_spec(model.test_step, _keras.as_symbolic(batch))
+        except Exception:  # of any kind: the code is the user's
+            is_own = _keras.overrides(model, "test_step")
+            return {id(m) for m in metrics} if is_own else set()
+        return {id(m) for m in metrics if not _is_untouched(m, assigned)}
+
+    def _plain_numbers(self, kind, numbers, batch):
+        """Those names of an eager step's numbers that are of the batch: found in a trace, if it has one."""
+        if not numbers:
+            return set()
+        seen = _Seen()
+
+        def traced(*leaves):
+            data = tf.nest.pack_sequence_as(batch, leaves, expand_composites=True)
+            seen.add(self._steps[kind](data), data)
+            return ()
+
+        leaves = tf.nest.flatten(batch, expand_composites=True)
+        try:
+            with dry.nothing_kept():
+                specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
+                tf.compat.v1.wrap_function(traced, specs)  # which is not run
+        except Exception:  # of any kind: its code is the user's, and may need the numbers
+            return {name for name, value in numbers.items() if not self._is_known(value)}
+        return seen.of_batch
+
+    def _is_known(self, value) -> bool:
+        """Whether a number, of which no more is known, is now the result of a metric."""
+        known = []
+        for metric in _keras.all_metrics(self._model):
+            with contextlib.suppress(Exception):  # of any kind: one may be of the user's own
+                known += [result for _, result in _flat({"": metric.result()})]
+        try:
+            return any(np.allclose(value, one, equal_nan=True) for one in known)
+        except (TypeError, ValueError):  # no number
+            return True
+
+
+def _is_variable(value):
+    return isinstance(value, keras.Variable | tf.Variable)
+
+
+def _is_untouched(metric, assigned):
+    """Whether a metric has state, and none of it is among the ids of what was assigned."""
+    return bool(metric.variables) and not any(id(v) in assigned for v in metric.variables)
+
+
+def _flat(logs):
+    """``(name, value)`` of logs, of nested ones by their own names, as Keras logs them."""
+    for name, value in logs.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        else:
+            yield name, value

@@ -1,0 +1,229 @@
+"""Whether the rows of a batch depend on each other, found on a few rows.
+
+::
+
+    with dry.nothing_kept():
+        found = mixtures(model, batch, with_loss=True, in_turn=True)
+
+A batch can be cut only where each row is computed by itself. Let ``[A; B]`` be a batch
+of two halves. Then
+
+- the outputs of ``A`` must be the same in ``[A; B]`` and in ``[A; D]``, and in ``A`` alone;
+- the loss of ``[A; B]`` must be that of its parts, added up as the step adds them
+  (`kerastrain.loss`), for the same outputs;
+- what a layer adds by ``add_loss`` must be a mean over the rows, so that
+  ``f([A; B]) + f([C; D]) = f([A; D]) + f([C; B])``. This holds whatever random numbers
+  the rows draw by their place in the batch; without such numbers
+  ``2 f([A; B]) = f(A) + f(B)`` is asked too;
+- what a training call assigns must not depend on the rows, for replicas, nor on how
+  often it is assigned, for micro-batches.
+
+`BatchNormalization` of Keras runs in inference mode here: `kerastrain.lint` reports it in
+words of its own.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import dry
+from kerastrain.trial_calls import Assigned
+from kerastrain.trial_calls import TracedCall
+from kerastrain.trial_calls import array_of
+from kerastrain.trial_calls import same
+from kerastrain.trial_calls import statistics_known
+from kerastrain.trial_calls import watched
+
+# Rows of a dry run; half of them are exchanged.
+_ROWS = 6
+# The relative difference of two results that counts, in float32 and in half precision.
+_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
+# The same for assigned values, which a small rate may hardly move.
+_ASSIGNED_TOLERANCE = 1e-6
+
+
+class Mixtures(NamedTuple):
+    """What depends on how a batch is cut.
+
+    Attributes:
+        layers: the layers whose outputs of one row depend on others; the innermost ones.
+        losses: the compiled losses, or ``"compute_loss"``.
+        added: the lines of ``add_loss``, as in `Assigned`; None for one of Keras's own.
+        assigned: the variables.
+    """
+
+    layers: list[Any]
+    losses: list[Any]
+    added: list[tuple[str, str] | None]
+    assigned: list[Assigned]
+
+
+def mixtures(
+    model: keras.Model, batch: Any, *, with_loss: bool, in_turn: bool
+) -> Mixtures | None:
+    """Finds what depends on how a batch is cut; None if the model cannot be run on a few rows.
+
+    Args:
+        model: built and compiled.
+        batch: two rows or more of tensors.
+        with_loss: whether losses are judged.
+        in_turn: whether the parts of a batch run one after the other (micro-batches),
+            not at the same time from the same state (replicas).
+    """
+    count = dry.rows_of(batch)
+    half = min(count, _ROWS) // 2
+    if not half:
+        return None
+    # From all over the batch: its first rows may be alike.
+    rows = np.linspace(0, count - 1, 2 * half).astype(int).tolist()
+    a, b = rows[:half], rows[half:]
+    c, d = (a[1:] + b[:1]), (b[1:] + a[:1])
+    try:
+        with dry.nothing_built(model), statistics_known(model):
+            whole = TracedCall(model, batch, a + b, with_loss)
+            numbers = whole(a + b)
+            same_shape = [whole(a + d), whole(c + b), whole(c + d)]
+            parts = None
+            if not whole.random:
+                alone = TracedCall(model, batch, a, with_loss)
+                parts = alone(a), alone(b)
+            tolerance = _tolerance(model)
+            mixes = _mixes(numbers, same_shape[0], parts, half, tolerance)
+            return Mixtures(
+                _mixing_layers(model, batch, [a + b, a + d, *([a] if parts else [])], tolerance)
+                if mixes
+                else [],
+                whole.losses_cut(numbers, tolerance),
+                whole.added_cut(numbers, same_shape, parts, tolerance),
+                _assigned_by_parts(whole, numbers, same_shape, parts, (a, b) if in_turn else None),
+            )
+    except Exception:  # of any kind: the code is the user's
+        return None
+
+
+def _tolerance(model):
+    dtypes = {layer.compute_dtype for layer in _keras.all_layers(model)}
+    return _HALF_TOLERANCE if dtypes & {"float16", "bfloat16"} else _TOLERANCE
+
+
+def _mixes(numbers, others, parts, half, tolerance):
+    """Whether the outputs of the first half depend on the second, or on its being there."""
+    rows = 2 * half
+    by_rows = [i for i, leaf in enumerate(numbers.outputs) if np.shape(leaf)[:1] == (rows,)]
+    here, there = ([n.outputs[i][:half] for i in by_rows] for n in (numbers, others))
+    if not same(here, there, _TOLERANCE):
+        return True
+    if parts is None:
+        return False
+    alone = [np.concatenate([part.outputs[i] for part in parts]) for i in by_rows]
+    return not same([numbers.outputs[i] for i in by_rows], alone, tolerance)
+
+
+# Layers -----------------------------------------------------------------------
+
+
+def _mixing_layers(model, batch, sets, tolerance) -> list:
+    """The layers that mix rows which they are given unmixed, without those around them.
+
+    Args:
+        model, batch: as for `mixtures`.
+        sets: rows of the batch; the first half of the first set begins each of them.
+        tolerance: of results on fewer rows.
+    """
+    layers = _keras.all_operations(model)
+    half, heads = len(sets[0]) // 2, []
+    for rows in sets:  # in a graph each, where the same random numbers are drawn
+        calls: list[Any] = []
+        numbers = dry.computed(
+            lambda rows=rows, calls=calls: _calls_of(model, batch, rows, layers, calls)
+        )
+        arrays = tf.nest.map_structure(array_of, list(numbers))
+        heads.append(tf.nest.map_structure(lambda a, n=len(rows): _head(a, half, n), arrays))
+    found = {}
+    for others in heads[1:]:
+        for layer, (inputs, outputs), other in zip(calls, heads[0], others, strict=True):
+            same_outputs = same(outputs, other[1], tolerance)
+            if same(inputs, other[0], tolerance) and not same_outputs:
+                found[id(layer)] = layer
+    inner = [
+        layer
+        for layer in found.values()
+        if not any(id(below) in found for below in _keras.all_operations(layer)[1:])
+    ]
+    return inner or [model]
+
+
+def _calls_of(model, batch, rows, layers, calls):
+    """Inputs and outputs of each call, the innermost first; ``calls`` is told whose they are."""
+    graph, found = tf.compat.v1.get_default_graph(), []
+
+    def noted(structure):
+        return [
+            tf.identity(leaf)
+            for leaf in keras.tree.flatten(structure)
+            if isinstance(leaf, tf.Tensor) and leaf.graph is graph
+        ]
+
+    def around(call):
+        def calling(*args, **kwargs):
+            outputs = call(*args, **kwargs)
+            if tf.compat.v1.get_default_graph() is graph:
+                found.append([noted((args, kwargs)), noted(outputs)])
+                calls.append(call.__self__ if hasattr(call, "__self__") else owners[call])
+            return outputs
+
+        return calling
+
+    owners = {layer.call: layer for layer in layers if not hasattr(layer.call, "__self__")}
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(dry.picked(batch, rows))
+    scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
+    with scope, watched(layers, around):
+        _keras.forward(model, x, training=True)
+    return found
+
+
+def _head(leaf, half, rows):
+    """What belongs to the first ``half`` of so many rows; nothing of a leaf without rows."""
+    length = np.shape(leaf)[0] if np.ndim(leaf) else 1
+    return leaf[: length * half // rows] if length % rows == 0 else np.zeros(0)
+
+
+# Assignments ------------------------------------------------------------------
+
+
+def _assigned_by_parts(whole, numbers, same_shape, parts, turns) -> list[Assigned]:
+    """The assigned variables whose values depend on how the batch is cut."""
+    entries = whole.assigned
+    if turns and entries:
+        others = [whole.after(turns)]
+    else:
+        others = [n.assigned for n in (*same_shape, *(parts or ()))]
+    found = [
+        entry
+        for index, entry in enumerate(entries)
+        if not all(
+            same([numbers.assigned[index]], [values[index]], _ASSIGNED_TOLERANCE)
+            for values in others
+        )
+    ]
+    return found + whole.plain
+
+
+def owner_and_name(model: keras.Model, variable: Any) -> tuple[Any, str]:
+    """The layer or loss that has a variable as an attribute, and the attribute's name.
+
+    ``(None, "")`` where it is kept elsewhere.
+    """
+    losses = _keras.compiled_losses(model) or []
+    for owner in (*_keras.all_layers(model), *losses):
+        for name, value in vars(owner).items():
+            if name.startswith("_"):  # the lists in which Keras keeps all of them
+                continue
+            values = value.values() if isinstance(value, dict) else value
+            values = values if isinstance(value, dict | list | tuple) else [value]
+            if any(v is variable for v in values):
+                return owner, name
+    return None, ""

@@ -1,0 +1,304 @@
+"""Training calls on a few rows, which change nothing, and what they compute.
+
+::
+
+    with dry.nothing_kept(), dry.nothing_built(model), statistics_known(model):
+        run = TracedCall(model, batch, rows=[0, 1, 2], with_loss=True)
+        numbers = run([0, 1, 2])      # outputs, added losses, losses, assigned values
+
+A call is traced once, and run on several sets of rows, which are the same numbers of a batch
+or others. `kerastrain.mixing` compares what they give.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import dry
+from kerastrain import loss as loss_lib
+from kerastrain import user_code
+
+# What Keras calls the state of a random generator, wherever that is kept.
+_SEED_STATE = "seed_generator_state"
+
+
+class Assigned(NamedTuple):
+    """A variable that a training call assigns.
+
+    Attributes:
+        variable: of Keras, or of TensorFlow.
+        line: ``(name of the function, "file:line")`` of the user's code; None if no such
+            code does it.
+    """
+
+    variable: Any
+    line: tuple[str, str] | None
+
+
+class _Scope(keras.StatelessScope):
+    """Keeps assignments and added losses to itself, and who made them."""
+
+    def __init__(self):
+        super().__init__(collect_losses=True)
+        self.assigned: dict[int, Assigned] = {}
+        self.draws = 0
+        self.lines: list[tuple[str, str] | None] = []
+
+    def copy(self) -> "_Scope":
+        """A scope with the same values and losses, for what comes after."""
+        scope = _Scope()
+        scope.state_mapping.update(self.state_mapping)
+        scope.losses.extend(self.losses)
+        return scope
+
+    def add_update(self, update):
+        """Notes who assigns a variable, and what is drawn."""
+        super().add_update(update)
+        variable, _ = update
+        if variable.name == _SEED_STATE:
+            self.draws += 1
+        elif id(variable) not in self.assigned:
+            self.assigned[id(variable)] = Assigned(variable, user_code.running())
+
+    def add_loss(self, loss):
+        """Notes who adds a loss."""
+        super().add_loss(loss)
+        self.lines.append(user_code.running())
+
+
+class Numbers(NamedTuple):
+    """What a training call computes: lists of arrays."""
+
+    outputs: list
+    added: list
+    losses: list  # for each: numerator and denominator of the whole, and of the parts
+    assigned: list
+
+
+@contextlib.contextmanager
+def statistics_known(model: keras.Model) -> Iterator[None]:
+    """Inside, `BatchNormalization` takes its moving mean and variance."""
+    layers = [
+        layer
+        for layer in _keras.all_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+    def in_inference(call):
+        signature = inspect.signature(call)
+
+        def calling(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            if "training" in signature.parameters:
+                bound.arguments["training"] = False
+            return call(*bound.args, **bound.kwargs)
+
+        return calling
+
+    with watched(layers, in_inference):
+        yield
+
+
+@contextlib.contextmanager
+def watched(layers: list, around: Callable) -> Iterator[None]:
+    """Inside, the layers' ``call`` is ``around(call)``."""
+    before = {layer: vars(layer).get("call") for layer in layers}
+    for layer in layers:
+        vars(layer)["call"] = around(layer.call)
+    try:
+        yield
+    finally:
+        for layer, call in before.items():
+            if call is None:
+                vars(layer).pop("call", None)
+            else:
+                vars(layer)["call"] = call
+
+
+class TracedCall:
+    """A training call on so many rows, traced once and run on several sets of them.
+
+    Attributes:
+        random: whether it draws random numbers.
+        scope: what the forward pass has added, and drawn.
+        assigned: the variables that it assigns, or the losses do, in the order of `Numbers`.
+        plain: the variables of TensorFlow that it assigns, as `Assigned`.
+        names: the losses, in the order of `Numbers.losses`.
+    """
+
+    def __init__(self, model, batch, rows, with_loss):
+        self._model, self._batch, self._with_loss = model, batch, with_loss
+        self._trace(rows)
+        # TensorFlow's own random operations go on from one run to the next.
+        self._unsteady = not same(self._run(rows), self._run(rows), 0.0)
+        self.random = self._unsteady or self.scope.draws > 0
+
+    def __call__(self, rows) -> Numbers:
+        if self._unsteady:  # draws the same numbers again in a graph of its own
+            self._trace(rows)
+        return self._run(rows)
+
+    def _trace(self, rows):
+        few = dry.picked(self._batch, rows)
+        leaves = [leaf for leaf in tf.nest.flatten(few) if leaf is not None]
+        specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
+
+        def run(*given):
+            tf.compat.v1.set_random_seed(0)
+            given = iter(given)
+            return self._numbers(
+                tf.nest.map_structure(lambda t: None if t is None else next(given), few)
+            )
+
+        self._function = tf.compat.v1.wrap_function(run, specs)
+        self.plain = _assigned_in_graph(self._model, self._function)
+
+    def _run(self, rows):
+        few = dry.picked(self._batch, rows)
+        found = self._function(*[leaf for leaf in tf.nest.flatten(few) if leaf is not None])
+        return Numbers(*tf.nest.map_structure(array_of, list(found)))
+
+    def _numbers(self, batch):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        self.scope, self.names, losses = _Scope(), [], []
+        with self.scope:
+            y_pred = _keras.forward(self._model, x, training=True)
+        added, scope = list(self.scope.losses), self.scope
+        if self._with_loss:
+            with contextlib.suppress(Exception):  # of any kind: there may be none to compute
+                scope, losses = self._losses(dry.rows_of(batch), x, y, y_pred, sample_weight)
+            if scope.draws or not losses:  # what is drawn, the parts would draw anew
+                losses, self.names = [], []
+        metrics = {id(v) for m in _keras.all_metrics(self._model) for v in m.variables}
+        # The metrics' variables are merged by rules of their own.
+        kept = {**scope.assigned, **self.scope.assigned}
+        self.assigned = [entry for key, entry in kept.items() if key not in metrics]
+        assigned = [scope.get_current_value(entry.variable) for entry in self.assigned]
+        outputs = [leaf for leaf in keras.tree.flatten(y_pred) if isinstance(leaf, tf.Tensor)]
+        return [[tf.identity(t) for t in found] for found in (outputs, added, losses, assigned)]
+
+    def _losses(self, count, *batch):
+        """Numerators and denominators over all rows, and over the rows of two parts.
+
+        Each from the state that the forward pass leaves; the first one's scope is returned too.
+        """
+        cut = max(count * 2 // 3, 1)
+        found, scopes = [], []
+        for first, last in ((0, count), (0, cut), (cut, count))[: 3 if count > 1 else 1]:
+            parts = [dry.cut_rows(part, first, last) for part in batch]
+            with self.scope.copy() as scope:
+                terms = loss_lib.local_terms(self._model, *parts, tf.constant(last - first), True)
+                if _keras.overrides(self._model, "compute_loss"):
+                    terms, self.names = terms[-1:], ["compute_loss"]
+                else:
+                    self.names = [o.loss for o in _keras.output_losses(self._model, *parts[1:])]
+                    terms = terms[: len(self.names)]
+            scopes.append(scope)
+            for term in terms:
+                of_sum = term.group == loss_lib.SUM
+                count_of = tf.zeros_like(term.value) if of_sum else term.denominator
+                found += [tf.math.multiply_no_nan(term.value, term.denominator), count_of]
+        return scopes[0], found
+
+    def after(self, turns) -> list:
+        """The assigned values after calls on several sets of rows, one after the other."""
+
+        def run():
+            with (scope := _Scope()):
+                for rows in turns:
+                    x, y, weight = keras.utils.unpack_x_y_sample_weight(
+                        dry.picked(self._batch, rows)
+                    )
+                    y_pred = _keras.forward(self._model, x, training=True)
+                    if self._with_loss:
+                        count = tf.constant(len(rows))
+                        loss_lib.local_terms(self._model, x, y, y_pred, weight, count, True)
+            return [tf.identity(scope.get_current_value(entry.variable)) for entry in self.assigned]
+
+        return [array_of(value) for value in dry.computed(run)]
+
+    def losses_cut(self, numbers, tolerance) -> list:
+        """The losses whose value over all rows is not that of the parts."""
+        size = 2 * len(self.names)
+        found = []
+        for index, name in enumerate(self.names):
+            whole, one, other = (numbers.losses[size * k + 2 * index :][:2] for k in range(3))
+            parts = [a + b for a, b in zip(one, other, strict=True)]
+            if not same(whole, parts, tolerance):
+                found.append(name)
+        return found
+
+    def added_cut(self, numbers, same_shape, parts, tolerance) -> list:
+        """The lines of added losses that are no mean over the rows."""
+        found = []
+        for index, line in enumerate(self.scope.lines[: len(numbers.added)]):
+            ab, ad, cb, cd = (n.added[index] for n in (numbers, *same_shape))
+            is_mean = same([ab + cd], [ad + cb], tolerance)
+            if is_mean and parts is not None:
+                a, b = (n.added[index] for n in parts)
+                is_mean = same([2 * ab], [a + b], tolerance)
+            if not is_mean and line not in found:
+                found.append(line)
+        return found
+
+
+def array_of(tensor: tf.Tensor) -> np.ndarray:
+    """The numbers of a tensor; those of half precision as float32."""
+    half = tensor.dtype in (tf.float16, tf.bfloat16)
+    return (tf.cast(tensor, tf.float32) if half else tensor).numpy()
+
+
+def same(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two nested lists of numbers are equal, relative to the largest of each array."""
+    pairs = zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True)
+    for a, b in pairs:
+        if np.shape(a) != np.shape(b):
+            return False
+        if np.asarray(a).dtype.kind not in "fiub":
+            if not np.array_equal(a, b):
+                return False
+            continue
+        a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+        differs = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        with np.errstate(invalid="ignore"):
+            largest = max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
+            if np.any(differs & ~(np.abs(a - b) <= tolerance * largest)):
+                return False
+    return True
+
+
+def _assigned_in_graph(model, function) -> list[Assigned]:
+    """The variables of TensorFlow that a traced call assigns: Keras's stay in the scope.
+
+    Raises:
+        RuntimeError: running the graph would move a random generator of TensorFlow.
+    """
+    handles = {}
+    for outside, inside in zip(function.graph.external_captures,
+                               function.graph.internal_captures, strict=True):  # fmt: skip
+        handles[inside.ref()] = outside
+    assigned = []
+    for operation in function.graph.get_operations():
+        for tensor in operation.inputs:
+            if tensor.dtype != tf.resource or tensor.ref() not in handles:
+                continue
+            if operation.type.startswith(("Stateful", "Rng")):
+                raise RuntimeError("A dry run moves no random generator.")
+            if operation.type.startswith(("Assign", "ResourceScatter")):
+                assigned.append(handles[tensor.ref()])
+    found = {}
+    for layer in _keras.all_layers(model):
+        for value in vars(layer).values():
+            for variable in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(variable, tf.Variable):
+                    own = [part.handle for part in _keras.local_variables(variable)]
+                    if any(handle is one for handle in assigned for one in own):
+                        found[id(variable)] = Assigned(variable, None)
+    return list(found.values())

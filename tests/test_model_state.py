@@ -1,0 +1,272 @@
+"""The state of a training is complete: whatever steps change is restored and rolled back."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastrain import Execution
+from kerastrain import Guard
+from kerastrain import NonFiniteError
+from kerastrain import Trainer
+from kerastrain.model_state import ModelState
+from tests.models import largest_difference
+
+L = keras.layers
+X = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+Y = X.sum(1, keepdims=True)
+OUTSIDE: dict = {}
+
+
+def dense(*layers, loss="mse", optimizer=None):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((5,)), *layers, L.Dense(1)])
+    model.compile(optimizer or keras.optimizers.SGD(0.05), loss)
+    return model
+
+
+class Running(keras.losses.Loss):
+    """A squared error over its running mean, in a variable of Keras's or TensorFlow's."""
+
+    def __init__(self, make=keras.Variable):
+        super().__init__(name="running")
+        self.held = {"in a dict": [make(1.0, trainable=False)]}
+
+    def call(self, y_true, y_pred):
+        mean = self.held["in a dict"][0]
+        values = keras.ops.mean(keras.ops.square(y_true - y_pred), -1)
+        mean.assign(0.9 * mean + 0.1 * keras.ops.mean(values))
+        return values / mean
+
+
+class Noisy(keras.losses.Loss):
+    """A squared error of noisy targets, by a generator of the loss's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(3)
+
+    def call(self, y_true, y_pred):
+        noise = keras.random.normal(keras.ops.shape(y_true), seed=self.seed)
+        return keras.ops.mean(keras.ops.square(y_true + 0.1 * noise - y_pred), -1)
+
+
+def of_a_closure():
+    """A loss function with two variables that no object holds."""
+    fast, slow = tf.Variable(1.0), tf.Variable(1.0)
+
+    def loss(y_true, y_pred):
+        values = tf.reduce_mean(tf.square(y_true - y_pred), -1)
+        fast.assign(0.5 * fast + 0.5 * tf.reduce_mean(values))
+        slow.assign(0.9 * slow + 0.1 * tf.reduce_mean(values))
+        return values * fast / slow
+
+    return dense(loss=loss)
+
+
+def of_a_module():
+    """A generator at the level of a module, as scripts have it."""
+    OUTSIDE["seed"] = keras.random.SeedGenerator(5)
+
+    class Shaken(L.Layer):
+        def call(self, x, training=False):
+            return x + 0.1 * keras.random.normal(keras.ops.shape(x), seed=OUTSIDE["seed"])
+
+    return dense(Shaken())
+
+
+class Growing(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that a variable of its own makes smaller at each call."""
+
+    def __init__(self):
+        self.rate = keras.Variable(0.1, trainable=False)
+
+    def __call__(self, step):
+        self.rate.assign(0.95 * self.rate)
+        return self.rate + 0.0
+
+
+class Pulling(keras.regularizers.Regularizer):
+    """A penalty that grows with each step."""
+
+    def __init__(self):
+        self.strength = keras.Variable(0.01, trainable=False)
+
+    def __call__(self, x):
+        self.strength.assign(1.1 * self.strength)
+        return self.strength * keras.ops.sum(keras.ops.square(x))
+
+
+class Counting(L.Layer):
+    """Multiplies by a number that only a list which nothing tracks holds."""
+
+    def build(self, shape):
+        self._seen = ([tf.Variable(1.0, trainable=False)],)
+
+    def call(self, x):
+        return x * self._seen[0][0].assign_add(0.01)
+
+
+def stateful():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(batch_shape=(8, 5))
+    rows = L.Reshape((5, 1))(inputs)
+    cell = L.StackedRNNCells([L.GRUCell(3), L.LSTMCell(3)])
+    model = keras.Model(inputs, L.Dense(1)(L.RNN(cell, stateful=True)(rows)))
+    model.compile("sgd", "mse")
+    return model
+
+
+MODELS = {
+    "loss with a variable": lambda: dense(loss=Running()),
+    "loss with TensorFlow's variable": lambda: dense(loss=Running(tf.Variable)),
+    "loss with a generator": lambda: dense(loss=Noisy()),
+    "loss of a closure": of_a_closure,
+    "generator of a module": of_a_module,
+    "schedule": lambda: dense(optimizer=keras.optimizers.SGD(Growing())),
+    "regularizer": lambda: dense(L.Dense(4, kernel_regularizer=Pulling())),
+    "list that nothing tracks": lambda: dense(Counting()),
+    "stateful": stateful,
+}
+QUICK = ("loss of a closure", "list that nothing tracks", "stateful")
+CELLS = [
+    pytest.param(name, plan, marks=() if plan == "loop" and name in QUICK else pytest.mark.long)
+    for name in MODELS
+    for plan in ("loop", "step", "eager")
+]
+
+
+def execution(plan):
+    return Execution(eager=True) if plan == "eager" else Execution(plan=plan)
+
+
+@pytest.mark.parametrize(("name", "plan"), CELLS)
+def test_a_resumed_training_ends_in_the_same_bits(name, plan, tmp_path):
+    """Whatever holds the variables that steps change."""
+
+    def train(model, epochs, **run):
+        options = {"batch_size": 8, "verbose": 0, "epochs": epochs} | run
+        history = Trainer(model, seed=0, execution=execution(plan)).fit(X, Y, **options)
+        return model, history.history["loss"]
+
+    whole, losses = train(MODELS[name](), 4)
+    train(MODELS[name](), 2, run_dir=tmp_path / "run")
+    again, resumed = train(MODELS[name](), 4, run_dir=tmp_path / "run")
+    assert losses == resumed
+    assert 0.0 == largest_difference(whole, again)
+
+
+@pytest.mark.parametrize(("name", "plan"), CELLS)
+def test_a_bad_step_is_taken_back_wholly(name, plan):
+    """The step is named, and training on from there ends as if the row had not been there."""
+    x = X.copy()
+    x[20] = np.nan
+    with pytest.raises(NonFiniteError, match="Step 3 "):
+        fit = {"batch_size": 8, "shuffle": False, "verbose": 0}
+        Trainer(MODELS[name](), seed=0, execution=execution(plan)).fit(x, Y, **fit)
+    skipped, without = MODELS[name](), MODELS[name]()
+    with pytest.warns(UserWarning, match="Step 3 "):
+        Trainer(skipped, seed=0, guard=Guard("skip"), execution=execution(plan)).fit(x, Y, **fit)
+    good = np.delete(np.arange(40), np.arange(16, 24))
+    Trainer(without, seed=0, execution=execution(plan)).fit(X[good], Y[good], **fit)
+    assert 0.0 == largest_difference(skipped, without)
+
+
+def test_a_generator_that_the_bad_step_made():
+    """Keras's global generator, which the first step makes, is taken back with it."""
+
+    class Shaken(L.Layer):
+        def call(self, x, training=False):
+            return x + 0.1 * keras.random.normal(keras.ops.shape(x))
+
+    def trained(x, y, **options):
+        model = dense(Shaken())
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit = {"batch_size": 8, "shuffle": False, "verbose": 0}
+            Trainer(model, seed=0, execution="loop", **options).fit(x, y, **fit)
+        return model
+
+    bad = np.concatenate([np.full((8, 5), np.nan, "float32"), X])
+    skipped = trained(bad, np.concatenate([Y[:8], Y]), guard="skip")
+    assert 0.0 == largest_difference(skipped, trained(X, Y))
+
+
+class Averaging(keras.callbacks.Callback):
+    """Keeps an average of the first weight in a variable, made when the training begins."""
+
+    def on_train_begin(self, logs=None):
+        self.average = tf.Variable(self.model.weights[0])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.average.assign(0.5 * self.average + 0.5 * self.model.weights[0])
+
+
+def test_variables_of_callbacks(tmp_path):
+    """What a callback holds in variables is resumed, though it makes them late."""
+
+    def averaged(epochs, **run):
+        callback = Averaging()
+        trainer = Trainer(dense(), seed=0, execution="loop")
+        trainer.fit(X, Y, epochs=epochs, verbose=0, callbacks=[callback], **run)
+        return callback.average.numpy()
+
+    whole = averaged(4)
+    averaged(2, run_dir=tmp_path / "run")
+    assert np.array_equal(whole, averaged(4, run_dir=tmp_path / "run"))
+
+
+class Remembering(L.Layer):
+    """Counts its calls in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls_so_far = 0
+
+    def call(self, x):
+        self.calls_so_far += 1
+        return x
+
+
+def test_python_numbers_that_steps_change_are_named(tmp_path):
+    """In an eager model TensorFlow cannot see them: the first save says so, once."""
+    with pytest.warns(UserWarning, match=r"Remembering\.calls_so_far") as warned:
+        trainer = Trainer(dense(Remembering()), seed=0, execution=Execution(eager=True))
+        trainer.fit(X, Y, epochs=3, verbose=0, run_dir=tmp_path / "run", save_every=1)
+    assert 1 == sum("calls_so_far" in str(w.message) for w in warned)
+
+
+def test_python_numbers_that_a_trace_changes_are_not_named(tmp_path, recwarn):
+    """A compiled step calls the layer when it is traced, and that alone."""
+    trainer = Trainer(dense(Remembering()), seed=0, execution="loop")
+    trainer.fit(X, Y, epochs=4, verbose=0, run_dir=tmp_path / "run", save_every=1)
+    assert not [w for w in recwarn if "calls_so_far" in str(w.message)]
+
+
+def test_the_order_of_evaluate_and_fit_is_free(tmp_path):
+    """Variables that only steps know have names that do not tell which step ran first."""
+
+    def train(epochs, evaluates):
+        model = of_a_closure()
+        trainer = Trainer(model, seed=0, execution="loop")
+        if evaluates:
+            trainer.evaluate(X[:1] * 0, Y[:1] * 0, verbose=0)
+        trainer.fit(X, Y, epochs=epochs, verbose=0, run_dir=tmp_path / f"run{evaluates}")
+        trainer = Trainer(of_a_closure(), seed=0, execution="loop")
+        trainer.fit(X, Y, epochs=epochs + 1, verbose=0, run_dir=tmp_path / f"run{evaluates}")
+
+    train(2, False)
+    train(2, True)
+
+
+def test_each_variable_once():
+    """No variable has two names, and no two have one."""
+    model = stateful()
+    state = ModelState(model)
+    variables = state.variables()
+    assert len(variables) == len({id(v) for v in variables.values()})
+    assert {id(v) for v in model.variables} <= {id(v) for v in variables.values()}
