@@ -52,7 +52,7 @@ SAMPLE = (
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in SAMPLE else pytest.mark.slow)
+        pytest.param(name, marks=() if name in SAMPLE else resuming.marks_of(name))
         for name in resuming.CASES
         if name != "most"
     ],

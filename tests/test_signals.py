@@ -329,8 +329,8 @@ class Trains(keras.callbacks.Callback):
         """Nothing is remembered."""
 
 
-@pytest.mark.parametrize("has_own", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("event", ["on_epoch_end", pytest.param("on_epoch_begin", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("has_own", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.parametrize("event", ["on_epoch_end", pytest.param("on_epoch_begin", marks=pytest.mark.long)])
 def test_a_training_within_a_callback(tmp_path, event, has_own):
     """It goes on to its end, and the outer one is saved and leaves: both resume bit-exactly."""
     inner, other = (tmp_path / name if has_own else None for name in ("inner", "other"))
@@ -415,7 +415,7 @@ def test_output_that_nobody_reads_after_a_signal(tmp_path, monkeypatch, number):
         fit(tmp_path, verbose=2, callbacks=[Prints("on_train_batch_end", None)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
 def test_a_pipe_that_closes(tmp_path, number, status):
     """As that of `tee`, which Ctrl-C ends first: saved, and the status is that of the signal."""
