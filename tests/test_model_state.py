@@ -130,9 +130,14 @@ MODELS = {
     "list that nothing tracks": lambda: dense(Counting()),
     "stateful": stateful,
 }
-QUICK = ("loss of a closure", "list that nothing tracks", "stateful")
+QUICK = (
+    ("loss of a closure", "loop"),
+    ("list that nothing tracks", "loop"),
+    ("stateful", "loop"),
+    ("loss with a variable", "eager"),
+)
 CELLS = [
-    pytest.param(name, plan, marks=() if plan == "loop" and name in QUICK else pytest.mark.long)
+    pytest.param(name, plan, marks=() if (name, plan) in QUICK else pytest.mark.long)
     for name in MODELS
     for plan in ("loop", "step", "eager")
 ]

@@ -104,7 +104,9 @@ _ASSIGNMENTS = (
 @contextlib.contextmanager
 def assignments_seen(see: Callable[[tf.Variable], None]) -> Iterator[None]:
     """Inside, ``see`` is called with each variable just before this thread assigns to it."""
-    kind, thread = resource_variable_ops.BaseResourceVariable, threading.get_ident()
+    kinds, thread = [resource_variable_ops.BaseResourceVariable], threading.get_ident()
+    for kind in kinds:  # a class below has the methods once more, as its own
+        kinds += kind.__subclasses__()
 
     def seeing(assign):
         @functools.wraps(assign)
@@ -116,13 +118,15 @@ def assignments_seen(see: Callable[[tf.Variable], None]) -> Iterator[None]:
 
         return seen
 
-    before = {name: vars(kind)[name] for name in _ASSIGNMENTS}
-    for name, assign in before.items():
+    before = [
+        (kind, name, vars(kind)[name]) for kind in kinds for name in _ASSIGNMENTS if name in vars(kind)
+    ]
+    for kind, name, assign in before:
         setattr(kind, name, seeing(assign))
     try:
         yield
     finally:
-        for name, assign in before.items():
+        for kind, name, assign in before:
             setattr(kind, name, assign)
 
 
