@@ -37,15 +37,16 @@ class ModelState:
 
     Args:
         model: the model that trains; it may be built and compiled later.
+        eager: whether its steps run without being traced.
 
     Attributes:
-        model: as passed.
+        model, eager: as passed.
         callbacks: of the training that runs; their variables are state too.
         found: called with variables that were not known, before a step first changes them.
     """
 
-    def __init__(self, model: keras.Model):
-        self.model = model
+    def __init__(self, model: keras.Model, eager: bool = False):
+        self.model, self.eager = model, eager
         self._known: dict[str, Any] = {}
         self._handles: set[int] = set()
         # Those that only a step knows, by its kind. A train step comes first in all processes.
@@ -118,7 +119,7 @@ class ModelState:
 
     def watching(self, kind: str) -> contextlib.AbstractContextManager:
         """Around steps of a kind: where they run eagerly, what they assign is seen."""
-        if not self.model.run_eagerly:
+        if not self.eager:
             return contextlib.nullcontext()
         return _keras.assignments_seen(lambda variable: self._meet(kind, [variable]))
 

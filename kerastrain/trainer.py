@@ -154,7 +154,7 @@ class Trainer:
         self._model = self._compiled.model
         self._seed = seed
         checks.check_own_step(self._model, step, self._strategy)
-        self._state = ModelState(self._model)
+        self._state = ModelState(self._model, self._compiled.execution.eager)
         self._preparation = Preparation(self._compiled, self._strategy, self._state)
         self._states = metrics_lib.MetricStates(
             self._model, compiles=not self._compiled.execution.eager

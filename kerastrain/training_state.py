@@ -197,7 +197,7 @@ class TrainingState:
 
     def begin(self) -> None:
         """Called after ``on_train_begin``: what changes from here on is state."""
-        if self.model.run_eagerly:
+        if self._state.eager:
             self._variables()
             self._python_values = self._state.python_values()
 
