@@ -97,7 +97,8 @@ class NonFiniteError(KerastrainError, ArithmeticError):
     """A step ended with a loss, weight or slot that is NaN or infinite, and was taken back.
 
     The model has the weights from before it. Look at the rows that the message names, lower the
-    learning rate, or go on without such steps: `Trainer` takes ``guard="skip"``.
+    learning rate, or go on without such steps: `Trainer` takes ``guard="skip"``, which is another
+    run: with ``run_dir``, pass another directory.
 
     Attributes:
         epoch, step: of the step, and which of the epoch's it is, counted from 0.

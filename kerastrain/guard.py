@@ -61,7 +61,7 @@ _MOST_BYTES = 2**28
 
 _ADVICE = (
     "Look at what is named, lower the learning rate, or pass guard=\"skip\" to go on without such "
-    "steps."
+    "steps (a run_dir belongs to one guard: pass another)."
 )
 
 Run = Callable[[Chunk], list | None]

@@ -1,6 +1,7 @@
 """A batch stays what it was when it was drawn, whatever is done to its arrays; one copy does it."""
 
 import inspect
+import threading
 
 import keras
 import numpy as np
@@ -87,13 +88,14 @@ class Refilled(keras.utils.PyDataset):
 
     num_batches = COUNT
 
-    def __init__(self, buffer_of_batch=lambda index: 0, **arguments):
+    def __init__(self, **arguments):
         super().__init__(**arguments)
-        self.buffers = [buffers() for _ in range(4)]
-        self.buffer_of_batch = buffer_of_batch
+        self.of_thread = threading.local()
 
     def __getitem__(self, index):
-        return fill(self.buffers[self.buffer_of_batch(index)], index)
+        if not hasattr(self.of_thread, "buffers"):
+            self.of_thread.buffers = buffers()
+        return fill(self.of_thread.buffers, index)
 
 
 def generator():
@@ -148,16 +150,14 @@ def grain_loader():
     return rows.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
 
-class Alternating(Refilled):
-    """Two threads fill buffers of their own, in turn, while ten batches wait in a queue."""
-
-    def __init__(self):
-        super().__init__(lambda index: index % 4, workers=2)
+def of_threads():
+    """Two threads fill their buffers while ten batches wait in a queue."""
+    return Refilled(workers=2)
 
 
 SOURCES = {
     "PyDataset": Refilled,
-    "PyDataset of threads": Alternating,
+    "PyDataset of threads": of_threads,
     "generator": generator,
     "from_generator": from_generator,
     "numpy_function": numpy_function,
