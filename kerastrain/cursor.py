@@ -84,17 +84,23 @@ class Cursor:
             self.current.close()
             self.current = None
 
-    def track(self) -> None:
+    def track(self, begins_anew: bool = False) -> None:
         """Lets `state` be asked for. Before a batch is looked at.
+
+        Args:
+            begins_anew: whether each epoch begins with a new pass, though it has ``steps``.
 
         Raises:
             DataError: another process is known to draw other batches.
         """
-        if reason := self._passes.not_repeatable():
+        cuts = begins_anew and self._steps not in (None, self._batches)
+        if reason := self._passes.not_repeatable() or (cuts and self._passes.cut_differs()):
             raise DataError(
                 f"`{self._name}` does not give the same batches in each process, so that a run "
                 f"cannot be resumed: it has {reason}. {self._passes.advice}"
             )
+        if cuts:
+            self._passes.stay_behind()
         if reason := self._passes.may_differ():
             notices.warn(
                 f"`{self._name}` runs {reason}: a run can be resumed bit by bit only if these keep "
@@ -134,7 +140,7 @@ class Cursor:
         drawn = state.get("drawn")
         closed = self._closed_before_digests(state) if drawn is None else passes_of(drawn)
         cut = any(not over and count != self._batches for count, over, _ in closed)
-        if cut and self._passes.cut_is_a_race():
+        if cut and self._passes.cut_differs():
             self._refuse("how far it ran ahead of a pass that was not drawn to its end")
         drawn = drawn or {"digest": None, "closed": None, "first": None, "last": None}
         if self._passes.replay == NOTHING:

@@ -116,6 +116,7 @@ class Source:
         self.seed, self._shuffle = int(seed), shuffle if shuffle == "batch" else bool(shuffle)
         self._cursor = Cursor(name, self._passes, first_pass, self.steps)
         self._count = 0  # batches drawn of the current epoch
+        self._begins_anew = False
         self._resumed: int | None = None  # the same, where an epoch is to go on
         self._looked_at = False
 
@@ -220,8 +221,11 @@ class Source:
         """The batches that came before, of an epoch that goes on."""
         return self._resumed or 0
 
-    def track(self) -> "Source":
+    def track(self, begins_anew: bool = False) -> "Source":
         """Lets `state` be asked for, from the next pass on.
+
+        Args:
+            begins_anew: whether it is `restart`\ ed before each epoch.
 
         Returns:
             Itself.
@@ -229,7 +233,8 @@ class Source:
         Raises:
             DataError: another process is known to draw other batches.
         """
-        self._cursor.track()
+        self._cursor.track(begins_anew)
+        self._begins_anew = begins_anew
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -274,9 +279,10 @@ class Source:
         self._resumed = None if state["pass"] is None else state["of_epoch"]
 
     def _finish_pass(self):
-        """Starts the next pass with the next epoch if this one is used up."""
+        """Starts the next pass with the next epoch if this one is used up, or each epoch has one."""
         total, current = self._passes.num_batches, self._cursor.current
-        if total is not None and current is not None and current.taken >= total:
+        is_used_up = total is not None and current is not None and current.taken >= total
+        if is_used_up or self._begins_anew:
             self.close()
 
     def close(self) -> None:

@@ -68,9 +68,12 @@ class Passes:
         """Why another process may draw other batches, which cannot be told; else empty."""
         return ""
 
-    def cut_is_a_race(self) -> bool:
-        """Whether what comes after a pass that was left before its end is a matter of time."""
-        return False
+    def cut_differs(self) -> str:
+        """Why what comes after a pass that was left before its end is a matter of time; or empty."""
+        return ""
+
+    def stay_behind(self) -> None:
+        """Passes are going to be left before their end: nothing is drawn ahead of them unasked."""
 
     def state(self, is_open: bool) -> Any:
         """What else the next batches depend on.
@@ -227,7 +230,7 @@ class PipelinePasses(Passes):
         self._adapter, self._seed, self._steps = adapter, seed, steps
         self._is_users = not _keras.is_of_arrays(adapter)
         self.num_batches = adapter.num_batches
-        self._traits = None
+        self._traits, self._stays_behind = None, False
 
     def set_seed(self, seed: int) -> None:
         """Lets the order of passes follow another seed."""
@@ -250,9 +253,18 @@ class PipelinePasses(Passes):
             return ""
         return "Python functions in an order that is a matter of time (num_parallel_calls)"
 
-    def cut_is_a_race(self) -> bool:
-        """Whether what comes after a pass that was left before its end is a matter of time."""
-        return self.replay == DRAW and self.traits.runs_ahead
+    def cut_differs(self) -> str:
+        """Why what comes after a pass that was left before its end is a matter of time; or empty."""
+        if self.replay != DRAW or not self.traits.runs_ahead:
+            return ""
+        return (
+            f"{self.traits.runs_ahead}, which has drawn more or less of what follows when a pass "
+            "is left before its end (go through all of it, or shuffle after `repeat`)"
+        )
+
+    def stay_behind(self) -> None:
+        """Passes are going to be left before their end: nothing is drawn ahead of them unasked."""
+        self._stays_behind = self.replay == DRAW
 
     @property
     def traits(self) -> "_keras.PipelineTraits":
@@ -286,11 +298,14 @@ class PipelinePasses(Passes):
             with _keras.seeded_operations(_seed_of(self._seed, number)):
                 return iter(self._adapter.get_tf_dataset())
         dataset = self._adapter.get_tf_dataset()
-        if copies:  # TensorFlow would draw ahead in its own way, before a batch can be copied
-            options = tf.data.Options()
+        options = tf.data.Options()
+        # TensorFlow would draw ahead in its own way: before a batch can be copied ...
+        if copies:
             options.experimental_optimization.inject_prefetch = False
-            dataset = dataset.with_options(options)
-        return iter(dataset)
+        # ... and in all that it makes parallel, maps and batches for one.
+        if self._stays_behind:
+            options.experimental_optimization.apply_default_optimizations = False
+        return iter(dataset.with_options(options) if copies or self._stays_behind else dataset)
 
 
 class PythonPasses(Passes):

@@ -70,7 +70,7 @@ class Unsaved:
     def __exit__(self, *error) -> None:
         """Nothing to be closed."""
 
-    def track(self, source: Source) -> Source:
+    def track(self, source: Source, validates: bool = False) -> Source:
         """The source, as it is."""
         return source
 
@@ -166,7 +166,7 @@ class Run:
             self._signals.leave()  # it came when nothing was left to be saved
         self._signals.hand_on()
 
-    def track(self, source: Source) -> Source:
+    def track(self, source: Source, validates: bool = False) -> Source:
         """Lets a source tell where it is.
 
         Raises:
@@ -178,7 +178,7 @@ class Run:
                 "cannot be used with `run_dir`. Pass arrays, a keras.utils.PyDataset, or "
                 "tf.data.Dataset.from_generator with a function that makes the generator."
             )
-        return source.track()
+        return source.track(begins_anew=validates)
 
     def find(
         self,

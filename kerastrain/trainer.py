@@ -288,7 +288,7 @@ class Trainer:
             stack.enter_context(run)
             model = stack.enter_context(self._compiled.in_charge(trains=True))
             for part in (source, *validation.values()):
-                stack.enter_context(contextlib.closing(run.track(part)))
+                stack.enter_context(contextlib.closing(run.track(part, part is not source)))
             stack.callback(self._preparation.end)
             self._preparation.ready(source, validation.values())
             progress = stack.enter_context(Progress(verbose, epochs))

@@ -50,6 +50,7 @@ EPOCHS = 3
 FAILURES = ("silent", "crash", "altered")
 OUTCOMES = ("exact", "refused", "warned", *FAILURES)  # the worst of a data set's positions counts
 RACE = "runs Python functions"  # of a warning that a program's own functions may be a race
+CUT = "drawn more or less"  # of the refusal of passes that are cut while something draws ahead
 FEW = 3  # batches; a program with fewer is not counted
 
 
@@ -120,7 +121,7 @@ def start(program, place):
     source = Source(x, y, batch_size=size, steps=program.steps, shuffle=program.shuffle, seed=3)
     if program.blocks:
         source.in_blocks()
-    source.track()
+    source.track(begins_anew=program.validates)
     source.peek()
     return source
 
@@ -468,7 +469,8 @@ def main(arguments=None) -> int:
         for program, outcome in outcomes_of(options, place, fresh):
             counts[outcome.kind] += 1
             if outcome.kind == "refused":
-                needless = "needless, " if is_repeatable(program) else ""
+                is_race = CUT in outcome.reason
+                needless = "needless, " if is_repeatable(program) and not is_race else ""
                 reasons[needless + pattern(outcome.reason)] += 1
             if outcome.kind in FAILURES:
                 show(program, outcome, place, options.shrink and not fresh)

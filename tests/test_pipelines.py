@@ -95,9 +95,9 @@ def test_another_order_while_tracking_is_found(place):
     """A program whose seeds are all set has the order that TensorFlow gives it."""
     taken = Source.track
 
-    def other(self):
+    def other(self, begins_anew=False):
         self._passes._adapter._dataset = specs.build(SHUFFLED.data, place)  # with other seeds
-        return taken(self)
+        return taken(self, begins_anew)
 
     without = json.dumps(SHUFFLED.data).replace('"seed": 3', '"seed": null')
     unseeded = Program(json.loads(without), seed=7)

@@ -29,7 +29,7 @@ class PipelineTraits:
         is_same_each_pass: whether it is known that each pass is like the one before.
         begins_at_once: whether it is known that all that has seeds begins once in a pass, at
             its first batch: only how many passes have begun then decides about the next one.
-        runs_ahead: whether how far it has run when a pass is cut is a matter of time.
+        runs_ahead: what makes it a matter of time how far it has run when a pass is cut; or empty.
     """
 
     is_known: bool = True
@@ -38,7 +38,7 @@ class PipelineTraits:
     differs: str = ""
     is_same_each_pass: bool = False
     begins_at_once: bool = False
-    runs_ahead: bool = False
+    runs_ahead: str = ""
 
 
 def pipeline_traits(dataset: tf.data.Dataset) -> PipelineTraits:
@@ -48,11 +48,12 @@ def pipeline_traits(dataset: tf.data.Dataset) -> PipelineTraits:
     found = [_Operations.of(part) for part in parts]
     traits.runs_numpy = not traits.is_known or any(one.runs_numpy for one in found)
     traits.runs_python_in_parallel = any(one.runs_python and one.is_parallel for one in found)
-    ahead = any(
-        one.is_parallel or "Prefetch" in type(part).__name__
+    ahead = [
+        _name_of(part)
         for one, part in zip(found, parts, strict=True)
-    )
-    traits.runs_ahead = ahead
+        if one.is_parallel or "Prefetch" in type(part).__name__
+    ]
+    traits.runs_ahead = ahead[0] if ahead else ""
     pure = traits.is_known and not any(o.runs_python or o.changes or o.draws for o in found)
     seeded = {id(part) for part in parts if _seeds_of(part)}
     nested = any(one.has_seeds for one in found)
@@ -62,7 +63,7 @@ def pipeline_traits(dataset: tf.data.Dataset) -> PipelineTraits:
     if dataset.options().deterministic is False and any(one.is_parallel for one in found):
         reasons.append("the option deterministic=False")
     for one, part in zip(found, parts, strict=True):
-        name = type(part).__name__.strip("_").removesuffix("Dataset").lower()
+        name = _name_of(part)
         if one.unseeded:
             reasons.append(f"random numbers without a seed in {one.unseeded}")
         if one.is_any_order:
@@ -113,6 +114,10 @@ _BEGIN_AT_ONCE = (
 _UNKNOWN = ("_VariantDataset",)
 
 
+def _name_of(part):
+    return type(part).__name__.strip("_").removesuffix("Dataset").lower()
+
+
 def _parts_of(dataset):
     """The data set, and those that it is made of."""
     parts, coming = {}, [dataset]
@@ -147,7 +152,7 @@ class _Operations:
         if type(part).__name__ == "_ParallelInterleaveDataset":
             found.is_any_order = _interleaves_in_any_order(part)
         if _seeds_of(part) and not _has_seed(*_seeds_of(part)):
-            found.unseeded = type(part).__name__.strip("_").removesuffix("Dataset").lower()
+            found.unseeded = _name_of(part)
         for function in part._functions():
             graph = function.function.graph.as_graph_def()
             found.look_at(graph.node)
