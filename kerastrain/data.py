@@ -225,7 +225,7 @@ class Source:
         """Lets `state` be asked for, from the next pass on.
 
         Args:
-            begins_anew: whether it is `restart`\ ed before each epoch.
+            begins_anew: whether `restart` comes before each epoch.
 
         Returns:
             Itself.

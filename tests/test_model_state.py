@@ -126,7 +126,7 @@ MODELS = {
     "loss of a closure": of_a_closure,
     "generator of a module": of_a_module,
     "schedule": lambda: dense(optimizer=keras.optimizers.SGD(Growing())),
-    "regularizer": lambda: dense(L.Dense(4, kernel_regularizer=Pulling())),
+    "regularizer": lambda: dense(L.Dense(4, kernel_initializer="ones", kernel_regularizer=Pulling())),
     "list that nothing tracks": lambda: dense(Counting()),
     "stateful": stateful,
 }
@@ -147,19 +147,7 @@ def execution(plan):
     return Execution(eager=True) if plan == "eager" else Execution(plan=plan)
 
 
-CALLED_ONCE_MORE = "where a run is saved, something calls a regularizer once more, outside of a step"
-
-
-@pytest.mark.parametrize(
-    ("name", "plan"),
-    [
-        *(cell for cell in CELLS if cell.values != ("regularizer", "eager")),
-        pytest.param(
-            *("regularizer", "eager"),
-            marks=[pytest.mark.long, pytest.mark.xfail(reason=CALLED_ONCE_MORE, strict=True)],
-        ),
-    ],
-)
+@pytest.mark.parametrize(("name", "plan"), CELLS)
 def test_a_resumed_training_ends_in_the_same_bits(name, plan, tmp_path):
     """Whatever holds the variables that steps change."""
 
