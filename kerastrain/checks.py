@@ -30,6 +30,21 @@ _BY_SHAPE = ("accuracy", "acc", "crossentropy", "ce")
 # Arguments --------------------------------------------------------------------
 
 
+def as_optimizer(optimizer: Any) -> Any:
+    """The optimizer of a name, a configuration or an object.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    try:
+        return keras.optimizers.get(optimizer)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            f"Unknown optimizer. Received: optimizer={optimizer!r}. Use a name such as "
+            '"adam", or a keras.optimizers.Optimizer.'
+        ) from error
+
+
 def check_identifiers(arguments: dict[str, Any]) -> None:
     """Resolves the names of losses and metrics, so that unknown ones are found.
 

@@ -17,6 +17,7 @@ none; the usual step need not provide for that.
 import contextlib
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +26,7 @@ from kerastrain import _keras
 from kerastrain import merging
 from kerastrain import replicas
 from kerastrain import rows as rows_lib
+from kerastrain import scoped
 from kerastrain import step
 from kerastrain import xla_support
 from kerastrain.loops import Loop
@@ -44,6 +46,7 @@ class Steps:
         execution: how to compile.
         state: is told of each trace before it runs; None for one of the steps' own.
         observed: is given the kind and the function of a step, and returns what runs in its stead.
+        check: is given each concrete function before it runs for the first time.
 
     Attributes:
         state: the variables that steps change.
@@ -60,8 +63,9 @@ class Steps:
         execution: Execution,
         state: ModelState | None = None,
         observed: Callable[[str, Callable], Callable] = lambda kind, step: step,
+        check: Callable[[Any], None] = lambda function: None,
     ):
-        self.state = state or ModelState(model)
+        self.state, self._check = state or ModelState(model), check
         self._model, self._strategy, self._execution = model, strategy, execution
         self._ones: dict[tuple, Callable] = {}
         self._loops: dict[tuple, Loop] = {}
@@ -106,6 +110,11 @@ class Steps:
         self._ones.clear()
         self._loops.clear()
 
+    def _note(self, kind, function):
+        """A step has been traced, and is about to run for the first time."""
+        self._check(function)
+        self.state.note(kind, function)
+
     def can_use_xla(self, kind: str) -> bool:
         """Whether XLA may compile a loop, or on several replicas the part of each."""
         if self._has_replicas():
@@ -146,7 +155,7 @@ class Steps:
         key = kind, keeps, xla
         if key not in self._loops:
             full = self._has_replicas() and not self._kinds[kind][1]
-            traced = functools.partial(self.state.note, kind)
+            traced = functools.partial(self._note, kind)
             if xla and self._has_replicas():
                 kind, xla = f"xla_{kind}", False
             run = self._run(kind, bool(keeps), full)
@@ -170,7 +179,7 @@ class Steps:
         run_any = self._run(kind, report, full=False)
         if self._execution.eager:
             return run_any
-        by_xla, traced = self.jit_compile, functools.partial(self.state.note, kind)
+        by_xla, traced = self.jit_compile, functools.partial(self._note, kind)
         run_any = OpenRows(run_any, by_xla, traced)
         if self._kinds[kind][1] or not self._has_replicas():
             return run_any
@@ -196,6 +205,8 @@ class Steps:
                 run = strategy.run if strategy else lambda step, args: step(*args)
                 logs = run(function, args=(batch,))
                 return logs if report else None
+
+            around.enter_context(scoped.changes_checked(strategy))
 
             def on_replica(batch):
                 if is_users:

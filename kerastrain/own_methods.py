@@ -51,17 +51,16 @@ def inside_own_method(*extra: str, unless: Callable[[dict], bool] = lambda given
 
         @functools.wraps(function)
         def method(self, *args, **kwargs):
-            model, users = self._compiled.model, self._compiled.users
-            is_as_it_is = not (is_own(model, name) or is_own(users, name))
-            if is_as_it_is or unless(signature.bind(self, *args, **kwargs).arguments):
+            model = self._compiled.model
+            if not is_own(model, name) or unless(signature.bind(self, *args, **kwargs).arguments):
                 return function(self, *args, **kwargs)
-            _check_can_run(users, model, name)
+            _check_can_run(model, name)
             extras = {key: kwargs.pop(key) for key in extra if key in kwargs}
 
             def run(*args, **kwargs):
                 return function(self, *args, **kwargs, **extras)
 
-            with self._compiled.in_charge(trains=name == "fit"):
+            with self._compiled.in_charge():
                 return call(model, name, run, *args, once=bool(extras), **kwargs)
 
         return method
@@ -136,13 +135,8 @@ def _check_takes(model, name, args, kwargs):
         ) from error
 
 
-def _check_can_run(users, model, name):
+def _check_can_run(model, name):
     """Refuses, before anything has changed, what is certain not to come to Keras's method."""
-    if users is not model and name in vars(users):
-        raise ModelError(
-            f"`{name}` was set on this one {type(users).__name__}, and the strategy's copy does "
-            "not have it. Define it in the class, or build the model in the strategy's scope."
-        )
     functions = user_code.reached(model, getattr(model, name))
     if functions and not any(name in _names(f.__code__) for f in functions):
         raise ModelError(_not_reached(model, name))

@@ -85,7 +85,7 @@ class Preparation:
             self._observer.adds_state = not was_built
             self.steps = Steps(
                 *(model, self._strategy, self._compiled.options, self._compiled.execution),
-                *(self._state, self._observer.observed),
+                *(self._state, self._observer.observed, self._compiled.check_trace),
             )
             self._checked, self._runners = set(), {}
         # A step of the user's own decides what a batch is and means: it is left to it.
@@ -100,8 +100,6 @@ class Preparation:
         checks.check_whole_batches(model, parts, replicas)
         for _, part in kinds:
             self.check_rows(part)
-        with self._quietly(own[kinds[0][0]]):
-            self._build_users(source)
         for kind, part in kinds:
             if not own[kind]:
                 self._check_targets(part, eager)
@@ -141,7 +139,6 @@ class Preparation:
                 checks.check_optimizer_knows(model.optimizer, model)
             return
         own = _keras.overrides(model, "train_step")
-        self._compiled.copy_flags()
         state = trainable_state(model) if model.built else None
         if self._steps_for != state:
             self.steps.trace_anew()
@@ -150,9 +147,8 @@ class Preparation:
             checks.check_optimizer_knows(model.optimizer, model)
         if self._strategy is not None or not (eager or own):
             checks.build_optimizer(model)
-        self._begun = self._compiled.trainable = _keras.trainable_flags(model)
+        self._begun = _keras.trainable_flags(model)
         self.steps.trainable = None if eager else self._begun
-        self._compiled.take_over_optimizer()
         self._fits = True
 
     def end(self) -> None:
@@ -174,30 +170,6 @@ class Preparation:
         with _keras.trainable_as(self._model, saved and saved["begun"]):
             self.begin()
             yield
-
-    def _build_users(self, source):
-        """What trains, and the user's model, are built alike."""
-        batch = source.peek()
-        try:
-            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        except ValueError:  # a batch of a step of the user's own
-            return
-        self._compiled.build_users(x)
-
-    def look_at_stream(self, x: Any) -> None:
-        """Builds a copy in the scope, and compares it, before it predicts for a stream of batches.
-
-        Raises:
-            ModelError: it is another model, or the stream would lose the batch that is needed.
-        """
-        if not isinstance(x, Iterator):
-            with contextlib.closing(data_lib.Source(x)) as source:
-                self._build_users(source)
-        elif not self._compiled.users.built:
-            raise ModelError(
-                f"{type(self._compiled.users).__name__} is not built, and `x` is a generator, which "
-                "cannot be looked at without losing a batch. Call the model on a batch first."
-            )
 
     def check_rows(self, source: data_lib.Source) -> None:
         """Whether all batches have the rows that layers keep states for, as far as that is known.

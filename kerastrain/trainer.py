@@ -167,7 +167,7 @@ class Trainer:
     @property
     def model(self) -> keras.Model:
         """The user's model."""
-        return self._compiled.users
+        return self._compiled.model
 
     @property
     def optimizer(self) -> keras.optimizers.Optimizer:
@@ -286,7 +286,7 @@ class Trainer:
         validation, validate = self._validation(validation_data, **options)
         with contextlib.ExitStack() as stack:
             stack.enter_context(run)
-            model = stack.enter_context(self._compiled.in_charge(trains=True))
+            model = stack.enter_context(self._compiled.in_charge())
             for part in (source, *validation.values()):
                 stack.enter_context(contextlib.closing(run.track(part, part is not source)))
             stack.callback(self._preparation.end)
@@ -407,11 +407,6 @@ class Trainer:
             make_source = self._source if in_loops else data_lib.Source
             source = make_source(x, batch_size=batch_size, steps=steps)
         with self._compiled.in_charge() as model:
-            if source is None and not own and self._compiled.model is not self._compiled.users:
-                self._preparation.look_at_stream(x)
-            if source is not None and not own:
-                inputs, _, _ = keras.utils.unpack_x_y_sample_weight(source.peek())
-                self._compiled.build_users(inputs)
             if source is not None and source.arrays is not None and not eager and not own:
                 self._preparation.check_rows(source)
                 target_checks.check_call(model, source.peek(), "x")

@@ -87,8 +87,3 @@ def unknown_to_optimizer(optimizer, variables) -> list[str]:
         return []
     known = inner._trainable_variables_indices
     return [v.path for v in variables if inner._var_key(v) not in known]
-
-
-def optimizer_strategy(optimizer):
-    """The strategy in whose scope the optimizer was made."""
-    return getattr(_inner(optimizer), "_distribution_strategy", None)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common import variables as keras_variables
 from keras.src.ops import node
 from keras.src.utils import tracking
+from tensorflow.python.distribute import ps_values
 from tensorflow.python.ops import resource_variable_ops
 
 
@@ -24,6 +25,57 @@ def replicas_of(model: keras.Model) -> int:
     """The number of replicas of the strategy that the model was made under, or 1."""
     strategy = model_strategy(model)
     return strategy.num_replicas_in_sync if strategy is not None else 1
+
+
+@contextlib.contextmanager
+def under_strategy(parts: Iterable, strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Inside, models and optimizers are as if they had been made in the strategy's scope."""
+    names = [
+        "_distribute_strategy" if isinstance(part, keras.Model) else "_distribution_strategy"
+        for part in parts
+    ]
+    before = [vars(part)[name] for part, name in zip(parts, names, strict=True)]
+    for part, name in zip(parts, names, strict=True):
+        vars(part)[name] = strategy
+    try:
+        yield
+    finally:
+        for part, name, value in zip(parts, names, before, strict=True):
+            vars(part)[name] = value
+
+
+def is_made_under(variable: keras.Variable, strategy: tf.distribute.Strategy) -> bool:
+    """Whether what a variable holds was made in the strategy's scope."""
+    return strategy.extended.variable_created_in_scope(variable._value)
+
+
+def held_by(variable: keras.Variable) -> Any:
+    """TensorFlow's variable that one of Keras's holds; None where it has no value yet."""
+    return variable._value
+
+
+def hold(variable: keras.Variable, other: Any) -> None:
+    """Lets a variable of Keras's hold another one of TensorFlow's, with the value of the last.
+
+    Optimizers know both for the same: Keras 3.15.1 keeps their slots, and what has no weight decay,
+    by an identifier of TensorFlow's variables (backend/tensorflow/optimizer.py, `_var_key`).
+
+    Args:
+        variable: that has a value.
+        other: the other one, or None to make one in the scope that is open.
+    """
+    before = variable._value
+    value, key = before.numpy(), before._unique_id
+    if other is None or other.shape != value.shape or other.dtype != before.dtype:
+        variable._initialize(value)
+    else:
+        other.assign(value)
+        variable._value = other
+    held = variable._value
+    if isinstance(held, ps_values.AggregatingVariable):
+        held = held._v
+    for part in held.values if isinstance(held, tf.distribute.DistributedValues) else [held]:
+        part._unique_id = key
 
 
 def is_distributed(variable) -> bool:
@@ -65,6 +117,11 @@ def handles_of(variable) -> set[int]:
     return {id(part.handle) for part in parts}
 
 
+def captured_handles(function: Any) -> set[int]:
+    """The handles (`handles_of`) that a traced function has, inside of functions in it too."""
+    return {id(external) for external, _ in function.graph.captures}
+
+
 def captured_variables(function: Any, known: set[int]) -> list[tf.Variable]:
     """The variables that a traced function reads or changes, in the order of their first use.
 
@@ -102,8 +159,15 @@ _ASSIGNMENTS = (
 
 
 @contextlib.contextmanager
-def assignments_seen(see: Callable[[tf.Variable], None]) -> Iterator[None]:
-    """Inside, ``see`` is called with each variable just before this thread assigns to it."""
+def assignments_seen(
+    see: Callable[[tf.Variable], None], in_all_threads: bool = False
+) -> Iterator[None]:
+    """Inside, ``see`` is called with each variable just before this thread assigns to it.
+
+    Args:
+        see: called outside of the graph that is traced, if any.
+        in_all_threads: whether also where another thread assigns.
+    """
     kinds, thread = [resource_variable_ops.BaseResourceVariable], threading.get_ident()
     for kind in kinds:  # a class below has the methods once more, as its own
         kinds += kind.__subclasses__()
@@ -111,7 +175,7 @@ def assignments_seen(see: Callable[[tf.Variable], None]) -> Iterator[None]:
     def seeing(assign):
         @functools.wraps(assign)
         def seen(self, *args, **kwargs):
-            if threading.get_ident() == thread:
+            if in_all_threads or threading.get_ident() == thread:
                 with tf.init_scope():
                     see(self)
             return assign(self, *args, **kwargs)
