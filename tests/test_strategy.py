@@ -498,8 +498,12 @@ class TestOwnCode:
         with (scope := strategy.resolve("mirrored:2")).scope():
             model = models.mlp(outputs=1)
         trainer = Trainer(model, optimizer="sgd", loss="mse")
-        trainer.fit(X, Y, batch_size=4, verbose=0)
-        assert scope is trainer.optimizer._distribution_strategy
+        seen = []
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: seen.append(trainer.optimizer._distribution_strategy)
+        )
+        trainer.fit(X, Y, batch_size=4, verbose=0, callbacks=[callback])
+        assert [scope] == seen
 
     def test_predict_before_fit(self):
         """An unbuilt model is built once: its predictions do not change without training."""

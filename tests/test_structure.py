@@ -19,7 +19,7 @@ LAYERS = (
     ("digests", "memory"),
     ("blocks", "stacks", "data_checks", "indexed", "drawn", "open_rows"),
     ("passes", "cursor", "loops"),
-    ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "scope_copy", "data", "named_data", "schedule", "datasets"),
+    ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "scoped", "data", "named_data", "schedule", "datasets"),
     ("step", "dry", "user_code"),
     ("trial_calls", "logits"),
     ("mixing",),

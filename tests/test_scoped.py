@@ -1,15 +1,15 @@
-"""A copy in a strategy's scope is the same model, or is refused with the layer that differs."""
+"""Under a strategy a model is the one that it was, or is refused before a weight changes."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerastrain import Execution
 from kerastrain import ModelError
 from kerastrain import Trainer
 from kerastrain.layer_states import layer_states
 from kerastrain.layer_states import set_layer_states
-from kerastrain.scope_copy import copy_optimizer
 from tests.models import largest_difference
 
 L = keras.layers
@@ -19,11 +19,6 @@ Y = X.sum(1, keepdims=True) / 10
 WORDS = np.array(["ant bee", "bee", "cat ant ant", "dog"] * 8)
 
 
-def register(kind):
-    return keras.saving.register_keras_serializable("test_scope_copy")(kind)
-
-
-@register
 class Tabled(L.Layer):
     """Looks up a row of an array that is no variable, and is saved by Keras's protocol."""
 
@@ -41,7 +36,6 @@ class Tabled(L.Layer):
         return x * self.table
 
 
-@register
 class Centred(L.Layer):
     """Takes off a constant that is derived from a variable when it is loaded, as in Keras's."""
 
@@ -64,7 +58,6 @@ class Centred(L.Layer):
         return x - (0.0 if self.constant is None else self.constant)
 
 
-@register
 class Listed(L.Layer):
     """Multiplies by variables in a list that Keras does not track."""
 
@@ -73,16 +66,6 @@ class Listed(L.Layer):
 
     def call(self, x):
         return x * self.factors[0]["one"][0]
-
-
-@register
-class Forgetful(L.Layer):
-    """Multiplies by a number that its configuration does not have."""
-
-    factor = 1.0
-
-    def call(self, x):
-        return x * self.factor
 
 
 def of_numbers(layer):
@@ -159,7 +142,7 @@ MODELS = (normalized, binned, tabled, centred, listed, looked_up, vectorized, co
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_the_copy_is_the_same_model(make):
+def test_layers_that_keep_more_than_variables(make):
     """Before any training, and after it: the numbers are those of the model itself."""
     (model, x), (alone, _) = make(), make()
     y = Y[: len(x)]
@@ -173,32 +156,180 @@ def test_the_copy_is_the_same_model(make):
     assert np.isclose(trainer.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), rtol=1e-5)
 
 
-def test_a_copy_that_differs_is_refused():
-    """With the name and class of the layer, before a weight changes."""
-    layer = Forgetful(name="forgets")
-    model = of_numbers(layer)
-    layer.factor = 2.0
+SETTINGS = {}
+
+
+def setting(function):
+    """Something that makes a model another one, of which its configuration says nothing."""
+    SETTINGS[function.__name__] = function
+
+
+@setting
+def weights_without_decay(model):
+    model.optimizer.exclude_from_weight_decay(var_names=["kernel"])
+
+
+@setting
+def a_weight_without_decay(model):
+    model.optimizer.exclude_from_weight_decay(var_list=[model.layers[1].kernel])
+
+
+@setting
+def a_frozen_weight(model):
+    model.layers[0].kernel.trainable = False
+
+
+@setting
+def a_regularizer_of_one_weight(model):
+    model.layers[0].kernel.regularizer = keras.regularizers.L2(0.5)
+
+
+@setting
+def a_constraint_of_one_weight(model):
+    model.layers[0].kernel.constraint = keras.constraints.MaxNorm(0.1)
+
+
+@setting
+def a_regularizer_that_has_no_effect(model):
+    model.layers[0].kernel_regularizer = keras.regularizers.L2(0.5)
+
+
+@setting
+def a_number_of_a_layer(model):
+    model.layers[2].factor = 3.0
+
+
+@setting
+def a_function_of_the_model(model):
+    usual = model.compute_loss
+    model.compute_loss = lambda *args, **kwargs: 3 * usual(*args, **kwargs)
+
+
+@setting
+def a_function_of_a_layer(model):
+    usual = model.layers[1].call
+    model.layers[1].call = lambda x, training=None: 2 * usual(x)
+
+
+class Factored(L.Layer):
+    """Multiplies by a number while it trains, which its configuration does not have."""
+
+    factor = 1.0
+
+    def call(self, x, training=False):
+        return self.factor * x if training else x
+
+
+def plain():
+    keras.utils.set_random_seed(1)
+    layers = L.Dense(4, activation="tanh"), L.Dense(3), Factored(), L.Dense(1)
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    model.compile(keras.optimizers.AdamW(0.05, weight_decay=0.2), "mse")
+    return model
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored:2"])
+def test_what_was_set_on_a_model(name, strategy):
+    """It holds in the scope, without a word in a configuration."""
+    models = plain(), plain(), plain()
+    fit = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+    for model, where in zip(models, (None, strategy), strict=False):
+        SETTINGS[name](model)
+        Trainer(model, seed=0, strategy=where).fit(X, Y, **fit)
+    Trainer(models[2], seed=0).fit(X, Y, **fit)
+    assert largest_difference(*models[:2]) < 1e-5
+    has_effect = "no_effect" not in name
+    assert has_effect == (largest_difference(models[0], models[2]) > 1e-3)
+
+
+def test_who_holds_a_model_sees_what_trains():
+    """A callback that has it from elsewhere reads its weights, and changes what goes on."""
+    model, seen = plain(), []
+
+    def on_epoch_end(epoch, logs):
+        seen.append((model.get_weights()[0], model.predict(X, verbose=0)))
+        model.optimizer.learning_rate = 0.0
+        model.stop_training = epoch == 2
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+    begin = model.get_weights()[0]
+    Trainer(model, seed=0, strategy="mirrored:2").fit(
+        X, Y, epochs=9, verbose=0, callbacks=[callback]
+    )
+    assert 3 == len(seen)
+    assert np.abs(seen[0][0] - begin).max() > 1e-3
+    assert all(np.array_equal(seen[0][0], weights) for weights, _ in seen)
+    assert np.allclose(seen[2][1], model.predict(X, verbose=0), atol=1e-6)
+
+
+def test_keras_and_trainer_train_on_in_turn():
+    """Optimizer and weights are the same objects, with one state."""
+    models = plain(), plain()
+    for model, where in zip(models, (None, "mirrored:2"), strict=True):
+        trainer = Trainer(model, seed=0, strategy=where)
+        for _ in range(2):
+            trainer.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+            model.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    assert largest_difference(*models) < 1e-5
+    iterations = [int(model.optimizer.iterations) for model in models]
+    assert iterations[0] == iterations[1] > 0
+
+
+def test_variables_are_those_outside_again_after_an_error():
+    """With the values that they had got."""
+    model = plain()
+    before = [v.value for v in (*model.weights, *model.optimizer.variables)]
+
+    def fail(batch, logs):
+        raise RuntimeError("enough")
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=fail)
+    trainer = Trainer(model, seed=0, strategy="mirrored:2")
+    with pytest.raises(RuntimeError, match="enough"):
+        trainer.fit(X, Y, verbose=0, callbacks=[callback])
+    assert all(v.value is one for v, one in zip(model.weights, before, strict=False))
+    assert 1 == int(model.optimizer.iterations)
+
+
+@pytest.mark.parametrize("kind", [tf.Variable, keras.Variable])
+@pytest.mark.parametrize("plan", ["loop", "step", "xla_step", None])
+def test_a_variable_that_each_replica_would_change_is_refused(kind, plan):
+    """It was made outside, and nothing but a function holds it."""
+    count = kind(0.0, trainable=False)
+
+    def counted(y_true, y_pred):
+        count.assign(count + 1.0)
+        return keras.ops.square(y_true - y_pred)
+
+    model = plain()
+    model.compile("sgd", counted)
     before = model.get_weights()
-    for door in ("fit", "evaluate"):
-        with pytest.raises(ModelError, match="'forgets' of type Forgetful"):
-            getattr(Trainer(model, seed=0, strategy="mirrored:2"), door)(X, Y, verbose=0)
-    with pytest.raises(ModelError, match="'forgets' of type Forgetful"):
-        Trainer(model, seed=0, strategy="mirrored:2").predict(X, verbose=0)
+    execution = Execution(plan=plan) if plan else Execution(eager=True)
+    trainer = Trainer(model, seed=0, strategy="mirrored:2", execution=execution)
+    with pytest.raises(ModelError, match="made outside the strategy's scope"):
+        trainer.fit(X, Y, verbose=0)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    assert 0.0 == float(count)
+
+
+def test_what_was_traced_outside_is_refused():
+    """A function of TensorFlow's that a layer has been called through keeps the variables of then."""
+
+    class Traced(L.Dense):
+        @tf.function(input_signature=[tf.TensorSpec((None, 5), tf.float32)])
+        def call(self, x):
+            return super().call(x)
+
+    model = of_numbers(Traced(3))
+    model(X)
+    before = model.get_weights()
+    with pytest.raises(ModelError, match="has been traced with 'traced.*/kernel'"):
+        Trainer(model, seed=0, strategy="mirrored:2").fit(X[:8], Y[:8], batch_size=8, verbose=0)
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
-def test_a_model_that_draws_numbers_when_it_predicts_is_no_other():
-    """Outputs that differ from themselves say nothing about the copy."""
-
-    @register
-    class Sampling(L.Layer):
-        def call(self, x):
-            return x + tf.random.normal(tf.shape(x))
-
-    Trainer(of_numbers(Sampling()), seed=0, strategy="mirrored:2").fit(X, Y, verbose=0)
-
-
-def test_what_changed_between_two_fits_is_in_the_copy():
+def test_what_changed_between_two_fits():
     """The user's model may be adapted or loaded anew after the Trainer was made."""
     layer = L.Normalization()
     layer.adapt(X[:3])
@@ -226,7 +357,6 @@ def test_steps_that_were_traced_do_not_keep_old_constants(strategy):
 def test_a_stream_is_predicted_by_the_same_model():
     """Also where nothing was built or trained before: the weights are those of the user's model."""
 
-    @register
     class Lazy(keras.Model):
         def __init__(self, **arguments):
             super().__init__(**arguments)
@@ -239,9 +369,6 @@ def test_a_stream_is_predicted_by_the_same_model():
     trainer = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2", seed=0)
     found = trainer.predict(tf.data.Dataset.from_tensor_slices(X).batch(8), verbose=0)
     assert np.allclose(model(X), found, atol=1e-5)
-    unbuilt = Trainer(Lazy(), optimizer="sgd", loss="mse", strategy="mirrored:2")
-    with pytest.raises(ModelError, match="Call the model on a batch first"):
-        unbuilt.predict(iter([X]), verbose=0)
 
 
 def test_layer_states_are_those_of_another_copy():
@@ -252,20 +379,3 @@ def test_layer_states_are_those_of_another_copy():
         states = layer_states(layers)
         set_layer_states(layers, states)
         assert repr(states) == repr(layer_states(layers))
-
-
-def test_optimizers_are_matched_by_attributes():
-    """Of optimizers in an optimizer, each gets the state of its counterpart."""
-
-    def make():
-        inner = {".*kernel": keras.optimizers.Adam(0.01), ".*bias": keras.optimizers.SGD(0.1, 0.9)}
-        chosen = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.05), inner)
-        return keras.optimizers.MultiOptimizer(chosen)
-
-    model, other = of_numbers(L.Dense(3)), of_numbers(L.Dense(3))
-    one, two = make(), make()
-    one.build(model.trainable_variables)
-    for index, variable in enumerate(one.variables):
-        variable.assign(keras.ops.full(variable.shape, index + 1))
-    copy_optimizer(one, two, other.trainable_variables)
-    assert [v.numpy().tolist() for v in one.variables] == [v.numpy().tolist() for v in two.variables]
