@@ -12,8 +12,8 @@ TensorFlow's: inside, it holds another one, which the scope has made. So nothing
 a configuration: layers, losses and optimizers stay the objects that they are, with all that was
 ever set on them, and whoever holds them sees what trains.
 
-What is no variable of Keras's, or was traced before, cannot change so. A step that would change it,
-or read a variable as it is outside, is refused before it runs for the first time.
+What is no variable of Keras's cannot change so. A step that changes it on several replicas, or reads
+a variable as it is outside, is refused before it runs for the first time.
 """
 
 import contextlib
@@ -78,8 +78,8 @@ class ScopedVariables:
         for variable, outside, _ in self._pairs.values():
             if captured & _keras.handles_of(outside):
                 raise ModelError(
-                    f"A tf.function of the model's own has been traced with {variable.path!r} as it is "
-                    f"outside the strategy's scope. {_FIX}"
+                    f"A step reads {variable.path!r} as it is outside the strategy's scope, by the "
+                    f"tf.Variable that it held there. {_FIX}"
                 )
 
     def _enter(self, roots):

@@ -313,19 +313,37 @@ def test_a_variable_that_each_replica_would_change_is_refused(kind, plan):
     assert 0.0 == float(count)
 
 
-def test_what_was_traced_outside_is_refused():
-    """A function of TensorFlow's that a layer has been called through keeps the variables of then."""
+def test_a_function_that_was_traced_outside():
+    """A layer's own tf.function is traced anew in the scope, and is as it was outside."""
 
     class Traced(L.Dense):
         @tf.function(input_signature=[tf.TensorSpec((None, 5), tf.float32)])
         def call(self, x):
             return super().call(x)
 
-    model = of_numbers(Traced(3))
-    model(X)
+    models = [of_numbers(Traced(3, kernel_initializer="ones")) for _ in range(2)]
+    for model, where in zip(models, (None, "mirrored:2"), strict=True):
+        model(X)
+        Trainer(model, seed=0, strategy=where).fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    assert largest_difference(*models) < 1e-5
+    assert np.allclose(models[0](X), models[1](X), atol=1e-5)
+
+
+def test_a_variable_as_it_is_outside_is_refused():
+    """A layer may have kept what Keras's variable held when it was built."""
+
+    class Keeping(L.Dense):
+        def build(self, shape):
+            super().build(shape)
+            self.kept = (self.kernel.value,)
+
+        def call(self, x):
+            return super().call(x) + tf.reduce_sum(self.kept[0])
+
+    model = of_numbers(Keeping(3))
     before = model.get_weights()
-    with pytest.raises(ModelError, match="has been traced with 'traced.*/kernel'"):
-        Trainer(model, seed=0, strategy="mirrored:2").fit(X[:8], Y[:8], batch_size=8, verbose=0)
+    with pytest.raises(ModelError, match="keeping.*/kernel' as it is outside the strategy's scope"):
+        Trainer(model, seed=0, strategy="mirrored:2").fit(X, Y, verbose=0)
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
