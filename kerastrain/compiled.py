@@ -13,6 +13,7 @@ its weights and optimizer state are handed back to the user's own.
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,10 @@ from kerastrain.errors import UnsupportedTypeError
 from kerastrain.options import Execution
 from kerastrain.options import StepOptions
 from kerastrain.options import check_clips_once
+
+
+# Models that carry the compile state of some trainer in place of their own.
+_IN_CHARGE: weakref.WeakSet = weakref.WeakSet()
 
 
 class CompiledModel:
@@ -78,12 +83,23 @@ class CompiledModel:
         if strict:
             self.options = dataclasses.replace(self.options, strict=True)
         self._state = self._compile(arguments)
+        self._users_marks = _keras.compile_marks(self.users)
         check_clips_once(self.options, self.optimizer)
 
     @property
     def optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer that trains the model."""
         return self._state.get("optimizer")
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the user's model has been compiled again since what is here was taken from it."""
+        if self._is_in_charge or self.users in _IN_CHARGE:
+            return False
+        now = _keras.compile_marks(self.users)
+        return len(now) != len(self._users_marks) or any(
+            mark is not before for mark, before in zip(now, self._users_marks, strict=True)
+        )
 
     def scope(self) -> contextlib.AbstractContextManager:
         """The strategy's scope, or nothing."""
@@ -166,12 +182,15 @@ class CompiledModel:
         users = _keras.compile_state(self.model)
         options = _keras.set_step_options(self.model, self.options)
         _keras.set_compile_state(self.model, self._state)
-        self._is_in_charge = True
+        self._is_in_charge, was_in_charge = True, self.model in _IN_CHARGE
+        _IN_CHARGE.add(self.model)
         try:
             with self.scope(), _keras.base_method_replaced(self.model, "compile", self._refuse):
                 yield self.model
         finally:
             self._is_in_charge = False
+            if not was_in_charge:
+                _IN_CHARGE.discard(self.model)
             self._state = _keras.compile_state(self.model)
             _keras.set_compile_state(self.model, users)
             _keras.set_step_options(self.model, options)
@@ -183,8 +202,8 @@ class CompiledModel:
         raise ModelError(
             f"`compile` of {type(self.users).__name__} was called while a Trainer runs, by a callback "
             "or by the model's own code. The training has compiled the model already: to change the "
-            "loss or the optimizer, end it, compile the model and make a new Trainer; a learning "
-            "rate may be assigned at any time."
+            "loss or the optimizer, end it, and compile the model before the next; a learning rate may be "
+            "assigned at any time."
         )
 
     def build_users(self, x: Any) -> None:

@@ -51,6 +51,7 @@ def inside_own_method(*extra: str, unless: Callable[[dict], bool] = lambda given
 
         @functools.wraps(function)
         def method(self, *args, **kwargs):
+            self._take_up_compile()
             model, users = self._compiled.model, self._compiled.users
             is_as_it_is = not (is_own(model, name) or is_own(users, name))
             if is_as_it_is or unless(signature.bind(self, *args, **kwargs).arguments):
