@@ -309,6 +309,7 @@ def check_optimizer_knows(optimizer: Any, model: keras.Model) -> None:
     if unknown:
         raise ModelError(
             f"The weights {unknown} of {type(model).__name__} became trainable after "
-            f"{type(optimizer).__name__} was built, which has no state for them. Make a "
-            "new Trainer with a new optimizer, or compile the model again."
+            f"{type(optimizer).__name__} was built, which has no state for them. Compile "
+            "the model again with a new optimizer; one that was passed to Trainer stays, so make a new "
+            "Trainer with another."
         )

@@ -13,6 +13,7 @@ charge (`kerastrain.scoped`).
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,10 @@ from kerastrain.options import Execution
 from kerastrain.options import StepOptions
 from kerastrain.options import check_clips_once
 from kerastrain.scoped import ScopedVariables
+
+
+# Models that carry the compile state of some trainer in place of their own.
+_IN_CHARGE: weakref.WeakSet = weakref.WeakSet()
 
 
 class CompiledModel:
@@ -72,12 +77,23 @@ class CompiledModel:
         if strict:
             self.options = dataclasses.replace(self.options, strict=True)
         self._state = self._compile(arguments)
+        self._marks = _keras.compile_marks(self.model)
         check_clips_once(self.options, self.optimizer)
 
     @property
     def optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer that trains the model."""
         return self._state.get("optimizer")
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the user's model has been compiled again since what is here was taken from it."""
+        if self._is_in_charge or self.model in _IN_CHARGE:
+            return False
+        now = _keras.compile_marks(self.model)
+        return len(now) != len(self._marks) or any(
+            mark is not before for mark, before in zip(now, self._marks, strict=True)
+        )
 
     def scope(self) -> contextlib.AbstractContextManager:
         """The strategy's scope, or nothing."""
@@ -147,7 +163,8 @@ class CompiledModel:
         users = _keras.compile_state(self.model)
         options = _keras.set_step_options(self.model, self.options)
         _keras.set_compile_state(self.model, self._state)
-        self._is_in_charge = True
+        self._is_in_charge, was_in_charge = True, self.model in _IN_CHARGE
+        _IN_CHARGE.add(self.model)
         try:
             with (
                 self._with_scoped_variables(),
@@ -157,6 +174,8 @@ class CompiledModel:
                 yield self.model
         finally:
             self._is_in_charge = False
+            if not was_in_charge:
+                _IN_CHARGE.discard(self.model)
             self._state = _keras.compile_state(self.model)
             _keras.set_compile_state(self.model, users)
             _keras.set_step_options(self.model, options)
@@ -180,6 +199,6 @@ class CompiledModel:
         raise ModelError(
             f"`compile` of {type(self.model).__name__} was called while a Trainer runs, by a callback "
             "or by the model's own code. The training has compiled the model already: to change the "
-            "loss or the optimizer, end it, compile the model and make a new Trainer; a learning "
-            "rate may be assigned at any time."
+            "loss or the optimizer, end it, and compile the model before the next; a learning rate may be "
+            "assigned at any time."
         )

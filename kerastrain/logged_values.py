@@ -8,9 +8,11 @@
     observer.warn("train", batch)
 
 An epoch logs what Keras logs of it: the results of the metrics where the step returns exactly
-their names, else what the last step returned. The result of a metric is read from variables, so a
-value that is computed from the batch by any other way is of the last batch alone; and a metric none of
-whose variables a step assigns has measured nothing. Names play no part in either.
+their names, else what the last step returned, which on one device is Keras's number whatever it is.
+A metric none of whose variables a step assigns has measured nothing. The result of a metric is read
+from variables, so a value that is computed from the batch by any other way is of the batch alone.
+On several replicas each has values of its own, of its rows; only what is logged by the name of a
+metric is computed from all rows.
 """
 
 import contextlib
@@ -19,7 +21,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
@@ -36,21 +37,20 @@ class _Seen:
         self.assigned: set[int] = set()
         self.names: set[str] | None = None  # which the step returns, nested ones as they are
         self.logged: set[str] = set()  # the same, as they are logged
-        self.of_batch: set[str] = set()  # of these, what is computed from the batch
-        self.numbers: dict[str, Any] = {}  # of these, what has been returned without a graph
+        self.of_rows: set[str] = set()  # of these, what is computed from the rows of a replica
 
-    def add(self, logs: Any, data: Any) -> None:
+    def add(self, logs: Any, data: Any, handles: set[int]) -> None:
         if not isinstance(logs, dict):
             return
         self.names = set(logs)
         tensors = [t for t in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(t)]
         for name, value in _flat(logs):
             self.logged.add(name)
-            depends = _keras.depends_on(value, tensors)
+            depends = _keras.depends_on(value, tensors, handles)
+            if depends is None:
+                depends = tf.executing_eagerly() and not _is_variable(value)
             if depends:
-                self.of_batch.add(name)
-            elif depends is None and tf.executing_eagerly() and not _is_variable(value):
-                self.numbers[name] = value
+                self.of_rows.add(name)
 
 
 class StepObserver:
@@ -67,7 +67,6 @@ class StepObserver:
     def __init__(self, model: keras.Model):
         self._model, self.adds_state = model, False
         self._seen: dict[str, _Seen] = {}
-        self._steps: dict[str, Callable] = {}
         self._done: set[str] = set()
         self._lock = threading.Lock()  # replicas are traced in threads
 
@@ -79,8 +78,6 @@ class StepObserver:
             step: a function of a batch, and more.
         """
 
-        self._steps.setdefault(kind, step)  # that of XLA comes later
-
         def observed_step(data, *args, **kwargs):
             if kind in self._done:
                 return step(data, *args, **kwargs)
@@ -90,10 +87,15 @@ class StepObserver:
             with self._lock:
                 seen = self._seen.setdefault(kind, _Seen())
                 seen.assigned |= assigned
-                seen.add(logs, data)
+                seen.add(logs, data, self._handles())
             return logs
 
         return observed_step
+
+    def _handles(self):
+        """Of the variables of all metrics."""
+        metrics = _keras.all_metrics(self._model)
+        return {h for m in metrics for v in m.variables for h in _keras.handles_of(v)}
 
     def warn(self, kind: str, batch: Any) -> None:
         """Warns of what the epoch's logs would get wrong, when a step has run; once for each kind.
@@ -114,20 +116,41 @@ class StepObserver:
             )
         if not seen.names:
             return
-        if seen.names == set(model.get_metrics_result()):
-            # What is updated in a test step of the user's own only is logged for its sake.
-            own_test = kind == "train" and _keras.overrides(model, "test_step")
-            others = self._updated_in_test(stale, batch) if own_test else set()
-            plain = {m.name for m in stale if m not in silent and id(m) not in others}
-            plain &= seen.logged
-        else:
-            plain = seen.of_batch | self._plain_numbers(kind, seen.numbers, batch)
+        results, replicas = model.get_metrics_result(), _keras.replicas_of(model)
+        if seen.names == set(results):
+            self._warn_of_results(kind, stale, silent, seen, batch)
+        elif replicas > 1 and (of_rows := seen.of_rows - set(results)):
+            notices.warn(
+                f"The step of {type(model).__name__} returns {sorted(of_rows)}, which are no "
+                "results of metrics by their names: the epoch's logs show the mean of the values that "
+                f"the {replicas} replicas have after the last batch, each of its own rows. Return the "
+                "result of a metric that the step updates, under its name."
+            )
+
+    def _warn_of_results(self, kind, stale, silent, seen, batch):
+        """Warns of metrics whose results are logged in place of what the step returned."""
+        model = self._model
+        last = {m.name: m for m in _keras.leaf_metrics(model)}
+        # What is updated in a test step of the user's own only is logged for its sake.
+        own_test = kind == "train" and _keras.overrides(model, "test_step")
+        others = self._updated_in_test(stale, batch) if own_test else set()
+        # Of several of one name, Keras logs the last.
+        logged = [m for m in stale if last[m.name] is m and m not in silent]
+        plain = {m.name for m in logged if id(m) not in others} & seen.logged
         if plain:
             notices.warn(
-                f"The step of {type(model).__name__} returns {sorted(plain)}, which no metric that it "
-                "updates stands for: the epoch's logs would show their values in the last "
-                "batch, or 0. Return the result of a `keras.metrics.Mean` that the step "
+                f"The step of {type(model).__name__} returns {sorted(plain)}, and the metrics of these "
+                "names, which Keras logs in place of what is returned, are not updated by it: the "
+                "epoch's logs would show 0. Return the result of a `keras.metrics.Mean` that the step "
                 "updates."
+            )
+        ids = {id(m) for m in stale}
+        updated = [m.name for m in _keras.own_metrics(model) if id(m) not in ids]
+        twice = {name for name in updated if updated.count(name) > 1}
+        if twice:
+            notices.warn(
+                f"{type(model).__name__} updates several metrics of one name, {sorted(twice)}: of these, "
+                "Keras logs the last alone, whatever the step returns. Give each its own name."
             )
 
     def _never_updated(self, stale, seen, batch):
@@ -156,37 +179,6 @@ class StepObserver:
             is_own = _keras.overrides(model, "test_step")
             return {id(m) for m in metrics} if is_own else set()
         return {id(m) for m in metrics if not _is_untouched(m, assigned)}
-
-    def _plain_numbers(self, kind, numbers, batch):
-        """Those names of an eager step's numbers that are of the batch: found in a trace, if it has one."""
-        if not numbers:
-            return set()
-        seen = _Seen()
-
-        def traced(*leaves):
-            data = tf.nest.pack_sequence_as(batch, leaves, expand_composites=True)
-            seen.add(self._steps[kind](data), data)
-            return ()
-
-        leaves = tf.nest.flatten(batch, expand_composites=True)
-        try:
-            with dry.nothing_kept():
-                specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
-                tf.compat.v1.wrap_function(traced, specs)  # which is not run
-        except Exception:  # of any kind: its code is the user's, and may need the numbers
-            return {name for name, value in numbers.items() if not self._is_known(value)}
-        return seen.of_batch
-
-    def _is_known(self, value) -> bool:
-        """Whether a number, of which no more is known, is now the result of a metric."""
-        known = []
-        for metric in _keras.all_metrics(self._model):
-            with contextlib.suppress(Exception):  # of any kind: one may be of the user's own
-                known += [result for _, result in _flat({"": metric.result()})]
-        try:
-            return any(np.allclose(value, one, equal_nan=True) for one in known)
-        except (TypeError, ValueError):  # no number
-            return True
 
 
 def _is_variable(value):

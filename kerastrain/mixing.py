@@ -10,7 +10,8 @@ of two halves. Then
 
 - the outputs of ``A`` must be the same in ``[A; B]`` and in ``[A; D]``, and in ``A`` alone;
 - the loss of ``[A; B]`` must be that of its parts, added up as the step adds them
-  (`kerastrain.loss`), for the same outputs;
+  (`kerastrain.loss`), for the same outputs: those of the model, and random ones that are far
+  enough apart, as all rows may have nearly the same loss before the training;
 - what a layer adds by ``add_loss`` must be a mean over the rows, so that
   ``f([A; B]) + f([C; D]) = f([A; D]) + f([C; B])``. This holds whatever random numbers
   the rows draw by their place in the batch; without such numbers
@@ -77,13 +78,12 @@ def mixtures(
     half = min(count, _ROWS) // 2
     if not half:
         return None
-    # From all over the batch: its first rows may be alike.
-    rows = np.linspace(0, count - 1, 2 * half).astype(int).tolist()
+    rows = _varied_rows(batch, count, 2 * half)
     a, b = rows[:half], rows[half:]
     c, d = (a[1:] + b[:1]), (b[1:] + a[:1])
     try:
         with dry.nothing_built(model), statistics_known(model):
-            whole = TracedCall(model, batch, a + b, with_loss)
+            whole = TracedCall(model, batch, a + b, with_loss, spreads=True)
             numbers = whole(a + b)
             same_shape = [whole(a + d), whole(c + b), whole(c + d)]
             parts = None
@@ -102,6 +102,18 @@ def mixtures(
             )
     except Exception:  # of any kind: the code is the user's
         return None
+
+
+def _varied_rows(batch, count, number) -> list[int]:
+    """So many rows from all over the batch, of different labels where there are such."""
+    order = np.arange(count)
+    try:
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        labels = tf.nest.flatten(y)[0]
+        order = np.argsort(np.reshape(labels, (count, -1)).sum(axis=1), kind="stable")
+    except Exception:  # there are none, or no numbers
+        pass
+    return order[np.linspace(0, count - 1, number).astype(int)].tolist()
 
 
 def _tolerance(model):

@@ -51,6 +51,7 @@ def inside_own_method(*extra: str, unless: Callable[[dict], bool] = lambda given
 
         @functools.wraps(function)
         def method(self, *args, **kwargs):
+            self._take_up_compile()
             model = self._compiled.model
             if not is_own(model, name) or unless(signature.bind(self, *args, **kwargs).arguments):
                 return function(self, *args, **kwargs)

@@ -116,7 +116,8 @@ class Preparation:
             checks.check_optimizer_knows(model.optimizer, model)
         if self._strategy is not None:
             _keras.let_replicas_update(model)
-        target_checks.check_names(model)
+        if any(self._logs_metrics(kind) for kind, _ in kinds):
+            target_checks.check_names(model)
         merging.check_model(model)
         if not self._fits:
             self._steps_for = trainable_state(model) if model.built else None
@@ -216,6 +217,11 @@ class Preparation:
         """
         methods = methods or (f"{kind}_step", "compute_metrics")
         return any(_keras.overrides(self._model, m) for m in methods)
+
+    def _logs_metrics(self, kind):
+        """Whether a step's logs are all metrics by their names, as Keras has it."""
+        own_results = _keras.overrides(self._model, "get_metrics_result")
+        return not (own_results or self.reports_own_logs(kind))
 
     def runner(self, kind: str, *, listening: bool = False, replayed: bool = False) -> Runner:
         """What runs steps; the choice of its plan is kept.

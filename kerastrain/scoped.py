@@ -1,4 +1,4 @@
-"""A model that was made outside a strategy's scope, with the scope's variables while it trains there.
+"""A model that was made outside a strategy's scope, with the scope's variables while it trains.
 
 ::
 
@@ -12,8 +12,8 @@ TensorFlow's: inside, it holds another one, which the scope has made. So nothing
 a configuration: layers, losses and optimizers stay the objects that they are, with all that was
 ever set on them, and whoever holds them sees what trains.
 
-What is no variable of Keras's cannot change so. A step that changes it on several replicas, or reads
-a variable as it is outside, is refused before it runs for the first time.
+What is no variable of Keras's cannot change so. A step that changes it on several replicas, or
+reads a variable as it is outside, is refused before it runs for the first time.
 """
 
 import contextlib

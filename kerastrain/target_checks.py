@@ -306,7 +306,7 @@ def _is_nan(values):
 
 
 def check_names(model: keras.Model) -> None:
-    """Refuses metrics of which one would hide another in the logs.
+    """Refuses metrics of which one would hide another in the logs of Keras's own step.
 
     Raises:
         MetricError: two metrics or losses have one name. (Keras renames the

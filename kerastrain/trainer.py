@@ -85,11 +85,12 @@ class Trainer:
         model: any ``keras.Model``, compiled or not, built or not; or a function without
             arguments that returns one, called inside the strategy's scope.
         optimizer, loss, loss_weights, metrics, weighted_metrics: as for ``keras.Model.compile``.
-            What is None is taken from the compiled model; pass ``metrics=[]`` for none.
+            What is None is taken from the compiled model, as it is compiled when ``fit``,
+            ``evaluate`` or ``predict`` is called; pass ``metrics=[]`` for none.
         strategy: a ``tf.distribute.Strategy``, ``"mirrored"``, ``"mirrored:2"``, ``"auto"`` or
             None (`kerastrain.strategy`): that in whose scope the model was built, if any. A model
-            built outside the scope is built again inside it; after ``fit`` your model and
-            optimizer have the trained weights and state.
+            built outside it has the scope's variables while it trains, and its own afterwards,
+            with what was trained (`kerastrain.scoped`).
         seed: an integer that the order of shuffled arrays follows, with the epoch; None draws
             one from Python's ``random``.
         step: micro-batches and clipping, `StepOptions`. None takes those of a compiled
@@ -138,7 +139,7 @@ class Trainer:
         strict: bool = False,
         guard: Guard | str | None = None,
     ):
-        given = {
+        self._given = {
             "optimizer": optimizer,
             "loss": loss,
             "loss_weights": loss_weights,
@@ -150,10 +151,15 @@ class Trainer:
             execution = Execution(plan=execution)
         checks.check_options(step, execution, seed, self._strategy)
         self._guard = checks.check_guard(guard)
-        self._compiled = CompiledModel(model, given, self._strategy, execution, step, strict)
+        self._seed, self._how = seed, (execution, step, strict)
+        self._set_up(model)
+        self.times = Times()
+
+    def _set_up(self, model):
+        """Makes what depends on how the model is compiled."""
+        self._compiled = CompiledModel(model, self._given, self._strategy, *self._how)
         self._model = self._compiled.model
-        self._seed = seed
-        checks.check_own_step(self._model, step, self._strategy)
+        checks.check_own_step(self._model, self._how[1], self._strategy)
         self._state = ModelState(self._model, self._compiled.execution.eager)
         self._preparation = Preparation(self._compiled, self._strategy, self._state)
         self._states = metrics_lib.MetricStates(
@@ -162,7 +168,13 @@ class Trainer:
         self._evaluation = Evaluation(self._model, self._states)
         self._cuts = self._compiled.options.micro_batches == "auto"
         self._guarded = GuardedSteps(self._model, self._state, self._preparation.cut)
-        self.times = Times()
+
+    def _take_up_compile(self):
+        """Takes what was not given from the model anew, where that has been compiled again."""
+        if self._compiled.is_outdated:
+            if isinstance(self._given["optimizer"], str | dict):  # one that has trained trains on
+                self._given["optimizer"] = self._compiled.optimizer
+            self._set_up(self._compiled.model)
 
     @property
     def model(self) -> keras.Model:
@@ -172,6 +184,7 @@ class Trainer:
     @property
     def optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer that trains the model."""
+        self._take_up_compile()
         return self._compiled.optimizer
 
     @property

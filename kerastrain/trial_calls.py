@@ -27,6 +27,16 @@ from kerastrain import user_code
 
 # What Keras calls the state of a random generator, wherever that is kept.
 _SEED_STATE = "seed_generator_state"
+# How often losses are tried on outputs that are spread, on the rows in another order each time.
+_TRIALS = 3
+# What rounding makes of a loss in float32, in terms of its size.
+_ROUNDING = 1e-5
+# The difference that counts, in terms of how far apart the losses of the parts are.
+_OF_VARIATION = 1e-3
+# From this tolerance on, it is that of half precision.
+_HALF = 1e-2
+# How far from 1 the sum of probabilities may be.
+_SUM_SLACK = 0.02
 
 
 class Assigned(NamedTuple):
@@ -80,6 +90,7 @@ class Numbers(NamedTuple):
     added: list
     losses: list  # for each: numerator and denominator of the whole, and of the parts
     assigned: list
+    spread: list  # the losses once more, of outputs that are spread: for each trial
 
 
 @contextlib.contextmanager
@@ -133,8 +144,9 @@ class TracedCall:
         names: the losses, in the order of `Numbers.losses`.
     """
 
-    def __init__(self, model, batch, rows, with_loss):
+    def __init__(self, model, batch, rows, with_loss, spreads=False):
         self._model, self._batch, self._with_loss = model, batch, with_loss
+        self._spreads = spreads
         self._trace(rows)
         # TensorFlow's own random operations go on from one run to the next.
         self._unsteady = not same(self._run(rows), self._run(rows), 0.0)
@@ -146,6 +158,7 @@ class TracedCall:
         return self._run(rows)
 
     def _trace(self, rows):
+        self._rows = len(rows)
         few = dry.picked(self._batch, rows)
         leaves = [leaf for leaf in tf.nest.flatten(few) if leaf is not None]
         specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -167,7 +180,7 @@ class TracedCall:
 
     def _numbers(self, batch):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        self.scope, self.names, losses = _Scope(), [], []
+        self.scope, self.names, losses, spread = _Scope(), [], [], []
         with self.scope:
             y_pred = _keras.forward(self._model, x, training=True)
         added, scope = list(self.scope.losses), self.scope
@@ -176,20 +189,24 @@ class TracedCall:
                 scope, losses = self._losses(dry.rows_of(batch), x, y, y_pred, sample_weight)
             if scope.draws or not losses:  # what is drawn, the parts would draw anew
                 losses, self.names = [], []
+            elif self._spreads:
+                with contextlib.suppress(Exception):  # of any kind: it may want other outputs
+                    spread = self._losses_of_spread_outputs(x, y, y_pred, sample_weight)
         metrics = {id(v) for m in _keras.all_metrics(self._model) for v in m.variables}
         # The metrics' variables are merged by rules of their own.
         kept = {**scope.assigned, **self.scope.assigned}
         self.assigned = [entry for key, entry in kept.items() if key not in metrics]
         assigned = [scope.get_current_value(entry.variable) for entry in self.assigned]
         outputs = [leaf for leaf in keras.tree.flatten(y_pred) if isinstance(leaf, tf.Tensor)]
-        return [[tf.identity(t) for t in found] for found in (outputs, added, losses, assigned)]
+        lists = outputs, added, losses, assigned, spread
+        return [[tf.identity(t) for t in found] for found in lists]
 
     def _losses(self, count, *batch):
         """Numerators and denominators over all rows, and over the rows of two parts.
 
         Each from the state that the forward pass leaves; the first one's scope is returned too.
         """
-        cut = max(count * 2 // 3, 1)
+        cut = _first_part(count)
         found, scopes = [], []
         for first, last in ((0, count), (0, cut), (cut, count))[: 3 if count > 1 else 1]:
             parts = [dry.cut_rows(part, first, last) for part in batch]
@@ -206,6 +223,17 @@ class TracedCall:
                 count_of = tf.zeros_like(term.value) if of_sum else term.denominator
                 found += [tf.math.multiply_no_nan(term.value, term.denominator), count_of]
         return scopes[0], found
+
+    def _losses_of_spread_outputs(self, x, y, y_pred, sample_weight):
+        """The losses of each trial, one after the other, as `_losses` has them."""
+        count, found = dry.rows_of(x), []
+        for number in range(_TRIALS):
+            order = [*range(number, count), *range(number)][:: 1 if number % 2 else -1]
+            outputs = _spread(y_pred, number)
+            found += self._losses(
+                count, *(_ordered(part, order) for part in (x, y, outputs, sample_weight))
+            )[1]
+        return found
 
     def after(self, turns) -> list:
         """The assigned values after calls on several sets of rows, one after the other."""
@@ -225,13 +253,21 @@ class TracedCall:
         return [array_of(value) for value in dry.computed(run)]
 
     def losses_cut(self, numbers, tolerance) -> list:
-        """The losses whose value over all rows is not that of the parts."""
+        """The losses whose value over all rows is not that of the parts.
+
+        For the model's outputs, where all rows may have nearly the same loss as long as it is not
+        trained, and for outputs that are spread.
+        """
         size = 2 * len(self.names)
+        if not size:
+            return []
+        trials = [numbers.spread[i : i + 3 * size] for i in range(0, len(numbers.spread), 3 * size)]
         found = []
         for index, name in enumerate(self.names):
-            whole, one, other = (numbers.losses[size * k + 2 * index :][:2] for k in range(3))
+            whole, one, other = _of_parts(numbers.losses, size, index)
             parts = [a + b for a, b in zip(one, other, strict=True)]
-            if not same(whole, parts, tolerance):
+            spread = [_of_parts(losses, size, index) for losses in trials]
+            if not same(whole, parts, tolerance) or any(_is_cut(t, self._rows, tolerance) for t in spread):
                 found.append(name)
         return found
 
@@ -247,6 +283,69 @@ class TracedCall:
             if not is_mean and line not in found:
                 found.append(line)
         return found
+
+
+def _of_parts(losses, size, index):
+    """Numerator and denominator of one loss: of all rows, and of the two parts."""
+    return [losses[size * part + 2 * index :][:2] for part in range(3)]
+
+
+def _first_part(count):
+    """How many of so many rows are the first of two unequal parts."""
+    return max(count * 2 // 3, 1)
+
+
+def _is_cut(losses, count, tolerance) -> bool:
+    """Whether a loss of outputs that are spread is not that of its parts."""
+    whole, one, other = (np.asarray(numerator, "float64") for numerator, _ in losses)
+    size, first = abs(whole) + abs(one) + abs(other), _first_part(count)
+    variation = abs(one / first - other / (count - first)) * count
+    apart = abs(whole - (one + other))
+    rounding = _ROUNDING if tolerance < _HALF else tolerance
+    return bool(apart > rounding * size and apart > _OF_VARIATION * variation)
+
+
+def _spread(outputs, number):
+    """Random outputs of the same kind, far enough apart for the rows to have different losses.
+
+    Probabilities stay such, and what is nowhere below 0 stays so.
+    """
+    leaves = enumerate(keras.tree.flatten(outputs))
+    return keras.tree.pack_sequence_as(
+        outputs, [_spread_leaf(leaf, (number, index)) for index, leaf in leaves]
+    )
+
+
+def _spread_leaf(leaf, seed):
+    if not isinstance(leaf, tf.Tensor) or not leaf.dtype.is_floating or not leaf.shape.rank:
+        return leaf
+    values = tf.cast(leaf, tf.float32)
+    noise = tf.random.stateless_normal(tf.shape(values), seed)
+    moved = values + noise * tf.maximum(tf.math.reduce_std(values), 1.0)
+    within = tf.reduce_all((values >= 0) & (values <= 1))
+    of_classes = tf.reduce_all(tf.abs(tf.reduce_sum(values, axis=-1) - 1) < _SUM_SLACK)
+    shares = tf.where(of_classes, tf.nn.softmax(noise), tf.sigmoid(noise))
+    moved = tf.where(tf.reduce_all(values >= 0), tf.abs(moved), moved)
+    spread = tf.cast(tf.where(within, shares, moved), leaf.dtype)
+    return _with_mask(spread, _keras.get_mask(leaf))
+
+
+def _ordered(part, order):
+    """The rows in another order, with their masks."""
+
+    def ordered(tensor):
+        if not isinstance(tensor, tf.Tensor):
+            return tensor
+        mask = _keras.get_mask(tensor)
+        return _with_mask(tf.gather(tensor, order), None if mask is None else tf.gather(mask, order))
+
+    return tf.nest.map_structure(ordered, part)
+
+
+def _with_mask(tensor, mask):
+    if mask is not None:
+        _keras.set_mask(tensor, mask)
+    return tensor
 
 
 def array_of(tensor: tf.Tensor) -> np.ndarray:

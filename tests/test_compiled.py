@@ -138,3 +138,81 @@ def test_xla_with_replicas():
             models.mlp(), optimizer="sgd", loss="mse", strategy="mirrored:2",
             execution=Execution(jit_compile=True),
         )  # fmt: skip
+
+
+# Compiled again ----------------------------------------------------------------
+
+
+def _fine_tuned(make):
+    """A model that is trained, thawed, compiled again and trained on; and its history of both."""
+    keras.utils.set_random_seed(1)
+    model = models.mlp()
+    model.layers[0].trainable = False
+    model.compile(keras.optimizers.Adam(0.05), "mse", metrics=["mae"])
+    trainer, fit = make(model), {"epochs": 1, "batch_size": 8, "shuffle": False, "verbose": 0}
+    first = trainer.fit(X, Y, **fit).history
+    model.layers[0].trainable = True
+    model.compile(keras.optimizers.SGD(0.01), "mae", metrics=["mse"])
+    second = trainer.fit(X, Y, **fit).history
+    return model, [first, second, trainer.evaluate(X, Y, verbose=0, return_dict=True)]
+
+
+@pytest.mark.parametrize("strategy", (None, "mirrored:2"))
+def test_a_model_that_is_compiled_again(strategy):
+    """The trainer follows it, as Keras does: optimizer, loss, metrics and what is trained."""
+    expected, histories = _fine_tuned(lambda model: model)
+    model, found = _fine_tuned(lambda model: Trainer(model, strategy=strategy))
+    for one, other in zip(expected.weights, model.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+    for one, other in zip(histories, found, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-5)
+
+
+def test_what_was_given_stays():
+    """What the trainer was given is its own, however the model is compiled later on."""
+    model = models.mlp()
+    model.compile("sgd", "mse")
+    trainer = Trainer(model, optimizer="adam", metrics=["mae"])
+    trainer.fit(X, Y, verbose=0)
+    optimizer, steps = trainer.optimizer, int(trainer.optimizer.iterations)
+    model.compile("sgd", "mse", metrics=["mse"])
+    assert trainer.optimizer is optimizer
+    assert {"loss", "mae"} == set(trainer.fit(X, Y, verbose=0).history)
+    assert int(trainer.optimizer.iterations) == 2 * steps
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_compiled_after_the_trainer_was_made():
+    """Also for a first time, to run eagerly, and with the step's options of a model that has some."""
+    model = TrainableModel(*_layers())
+    trainer = Trainer(model, optimizer="sgd", loss="mse")
+    model.compile("adam", "mae", metrics=["mae"], clipnorm=1e-9, run_eagerly=True)
+    before = model.get_weights()
+    assert {"loss", "mae"} == set(trainer.fit(X, Y, verbose=0).history)
+    assert trainer.plans["train"] == "step"
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def _layers():
+    inputs = keras.Input(X.shape[1:])
+    return inputs, keras.layers.Dense(Y.shape[1])(inputs)
+
+
+def test_nothing_is_made_anew_without_need():
+    """Neither by other calls, nor in a callback, where the model carries another's compile state."""
+    model = models.mlp()
+    model.compile("sgd", "mse")
+    trainer, other = Trainer(model), Trainer(model, optimizer="adam", loss="mae")
+    trainer.fit(X, Y, verbose=0)
+    compiled, optimizer = trainer._compiled, trainer.optimizer
+    model.fit(X, Y, verbose=0)
+    results = []
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: results.append(trainer.evaluate(X, Y, verbose=0))
+    )
+    other.fit(X, Y, verbose=0, callbacks=[callback])
+    assert results == [pytest.approx(trainer.evaluate(X, Y, verbose=0), rel=1e-6)]
+    assert trainer._compiled is compiled and trainer.optimizer is optimizer

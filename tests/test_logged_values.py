@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerastrain import MetricError
 from kerastrain import Trainer
 from kerastrain import _keras
 from tests import models
@@ -19,12 +20,13 @@ class Steps(keras.Model):
     """A model whose step a test writes: `logged` updates metrics and returns the logs."""
 
     compiled_metrics_of_keras = None
+    names = ("first", "second")
 
     def __init__(self):
         super().__init__()
         self.out = keras.layers.Dense(1)
         if self.compiled_metrics_of_keras is None:
-            self.first, self.second = keras.metrics.Mean("first"), keras.metrics.Mean("second")
+            self.first, self.second = map(keras.metrics.Mean, self.names)
 
     def call(self, x):
         return self.out(x)
@@ -67,6 +69,8 @@ class OfAllMetrics(Steps):
 
 
 class OtherNames(Steps):
+    expected_on_replicas = "returns ['loss', 'ratio']"
+
     def logged(self, loss, y, outputs):
         super().logged(loss, y, outputs)
         return {"loss": self.first.result(), "ratio": self.first.result() / self.second.result()}
@@ -119,14 +123,40 @@ class Nested(Steps):
         return {"a": {"first": self.first.result(), "b": {"other": self.second.result()}}}
 
 
-IDIOMS = (
-    OfAllMetrics, OtherNames, InTestOnly, InTestOnlyLoggedInBoth, MadeInTheStep, InAFunction,
-    ByItsVariables, Nested,
-)  # fmt: skip
+class OfOneName(Steps):
+    """Two metrics have the name of their class, and are logged by others."""
+
+    names = (None, None)
+    metrics = property(keras.Model.metrics.fget)
+    expected_on_replicas = "returns ['c', 'p']"
+
+    def logged(self, loss, y, outputs):
+        self.first.update_state(outputs)
+        self.second.update_state(y)
+        return {"p": self.first.result(), "c": self.second.result()}
+
+    def test_step(self, data):
+        self.first.update_state(self(data[0]))
+        return {"p": self.first.result()}
+
+
+class TrackerOfItsOwn(Steps):
+    """Beside that of Keras there is one more named "loss"."""
+
+    names = ("loss", "second")
+    metrics = property(keras.Model.metrics.fget)
+
+    def test_step(self, data):
+        return self.logged(tf.reduce_mean(self(data[0])), None, None)
 
 
 class OfTheBatch(Steps):
-    expected = "returns ['b', 'loss']"
+    """Keras logs the values of the last batch."""
+
+    expected_on_replicas = "returns ['b', 'good', 'loss']"
+
+    def test_step(self, data):
+        return {"largest": tf.reduce_max(self(data[0]))}
 
     def logged(self, loss, y, outputs):
         super().logged(loss, y, outputs)
@@ -134,20 +164,23 @@ class OfTheBatch(Steps):
 
 
 class OfTheBatchInACondition(Steps):
-    expected = "returns ['c']"
-
     def logged(self, loss, y, outputs):
         super().logged(loss, y, outputs)
         return {"good": self.first.result(), "c": tf.cond(loss > 0, lambda: loss, lambda: -loss)}
 
 
 class OfTheBatchInAFunction(Steps):
-    expected = "returns ['loss']"
-
     @tf.function
     def train_step(self, data):
         logs = super().train_step(data)
         return {"good": logs["first"], "loss": tf.reduce_mean(self(data[0]))}
+
+
+IDIOMS = (
+    OfAllMetrics, OtherNames, InTestOnly, InTestOnlyLoggedInBoth, MadeInTheStep, InAFunction,
+    ByItsVariables, Nested, OfOneName, TrackerOfItsOwn, OfTheBatch, OfTheBatchInACondition,
+    OfTheBatchInAFunction,
+)  # fmt: skip
 
 
 class BesideItsMetric(Steps):
@@ -181,9 +214,32 @@ class CompiledAndLoggedOnly(OfAllMetrics):
         return {metric.name: metric.result() for metric in self.metrics}
 
 
+class ReturnedBesideTheTracker(Steps):
+    """Keras logs its own tracker in place of the value that is returned: 0."""
+
+    expected = "returns ['loss'], and the metrics of these names"
+    metrics = property(lambda self: [m for m in keras.Model.metrics.fget(self) if m.name == "loss"])
+
+    def logged(self, loss, y, outputs):
+        return {"loss": loss}
+
+
+class BothOfOneName(TrackerOfItsOwn):
+    """The value of the first is lost, though it is what the step returns."""
+
+    expected = "updates several metrics of one name, ['loss']"
+
+    def logged(self, loss, y, outputs):
+        super().logged(loss, y, outputs)
+        self.metrics[0].update_state(2 * loss)
+        return {"loss": self.metrics[0].result(), "second": self.second.result()}
+
+    def test_step(self, data):
+        return {"seen": self.second.result()}
+
+
 MISTAKES = (
-    OfTheBatch, OfTheBatchInACondition, OfTheBatchInAFunction, BesideItsMetric, NobodyUpdates,
-    CompiledAndLoggedOnly,
+    BesideItsMetric, NobodyUpdates, CompiledAndLoggedOnly, ReturnedBesideTheTracker, BothOfOneName,
 )  # fmt: skip
 
 
@@ -215,7 +271,7 @@ def test_mistakes(cls):
     assert cls.expected in message
 
 
-@pytest.mark.parametrize("cls", (OtherNames, MadeInTheStep, OfTheBatch))
+@pytest.mark.parametrize("cls", (OtherNames, MadeInTheStep, OfTheBatch, BesideItsMetric))
 def test_eager_steps(cls):
     """The same is found where each step runs eagerly."""
     messages, _ = said(cls, run_eagerly=True)
@@ -223,25 +279,42 @@ def test_eager_steps(cls):
     assert hasattr(cls, "expected") == bool(messages)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("cls", (OfAllMetrics, OtherNames, OfTheBatch, NobodyUpdates))
-def test_replicas(cls):
-    """The same is found in the step of each replica."""
-    messages, _ = said(cls, strategy="mirrored:2")
-    assert hasattr(cls, "expected") == bool(messages)
+@pytest.mark.slow
+@pytest.mark.parametrize("eager", (False, True))
+@pytest.mark.parametrize("cls", (OfAllMetrics, OtherNames, OfOneName, OfTheBatch, InTestOnly))
+def test_values_of_replicas(cls, eager):
+    """What is computed from the rows of a replica is not that of the batch: it is said."""
+    messages, _ = said(cls, strategy="mirrored:2", run_eagerly=eager)
+    assert getattr(cls, "expected_on_replicas", "") in "".join(messages)
+    assert hasattr(cls, "expected_on_replicas") == bool(messages)
 
 
-def test_an_eager_step_that_needs_its_numbers():
-    """It cannot be traced: a number that no metric has now is warned of, another one is not."""
+@pytest.mark.parametrize("plan", ("step", "loop", "xla_loop"))
+@pytest.mark.parametrize("cls", (OfTheBatch, OfOneName, TrackerOfItsOwn))
+def test_values_are_those_of_keras(cls, plan):
+    """By each plan: those of the last batch, where the step returns such."""
+    histories = []
+    for fit in (keras.Model.fit, lambda m, *args, **kw: Trainer(m, execution=plan).fit(*args, **kw)):
+        keras.utils.set_random_seed(1)
+        model = cls()
+        model.compile("sgd", "mse")
+        data = {"batch_size": 4, "validation_data": (X[:6], Y[:6]), "shuffle": False}
+        histories.append(fit(model, X[:7], Y[:7], epochs=2, verbose=0, **data).history)
+    assert histories[0].keys() == histories[1].keys()
+    for name, expected in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], expected, rtol=1e-5)
 
-    class Reads(Steps):
-        def logged(self, loss, y, outputs):
-            super().logged(loss, y, outputs)
-            worst = float(np.max(outputs.numpy()))
-            return {"good": float(self.first.result()), "bad": worst}
 
-    [message] = said(Reads, run_eagerly=True)[0]
-    assert "returns ['bad']" in message
+def test_two_of_one_name_are_refused_where_keras_drops_one():
+    """Its own test step logs the results by the metrics' names."""
+
+    class TestedByKeras(TrackerOfItsOwn):
+        test_step = keras.Model.test_step
+
+    trainer = Trainer(TestedByKeras(), optimizer="sgd", loss="mse")
+    with pytest.raises(MetricError, match="2 metrics would be logged as 'loss'"):
+        trainer.fit(X, Y, validation_data=(X, Y), verbose=0)
+    trainer.fit(X, Y, verbose=0)
 
 
 def test_nested_logs_have_the_names_that_keras_gives_them():

@@ -485,6 +485,89 @@ def test_a_loss_that_cannot_be_computed():
     assert marked("add_loss") in finding.message
 
 
+# Losses of a model that is not trained ------------------------------------------
+
+LABELS = np.arange(16)[:, None] % 3
+TOKENS = np.where(np.arange(8) < 2 + np.arange(16)[:, None] % 7, 1 + np.arange(8) % 5, 0)
+CROSSENTROPY = keras.losses.sparse_categorical_crossentropy
+
+
+def of_mask(y_true, y_pred):  # line: mask
+    mask = ops.cast(ops.not_equal(y_true, 0), "float32")
+    return ops.sum(mask * CROSSENTROPY(y_true, y_pred, from_logits=True)) / ops.sum(mask)
+
+
+def of_weights(y_true, y_pred):  # line: weights
+    weights = ops.cast(y_true[:, 0], "float32") + 0.1
+    values = CROSSENTROPY(y_true, y_pred, from_logits=True)
+    return ops.sum(weights * values) / ops.sum(weights)
+
+
+def of_probabilities(y_true, y_pred):  # line: probabilities
+    values = CROSSENTROPY(y_true, y_pred)
+    weights = ops.cast(y_true[:, 0] > 0, "float32") + 0.5
+    return ops.sum(weights * values) / ops.sum(weights)
+
+
+def root(y_true, y_pred):  # line: root
+    return ops.sqrt(ops.mean((y_true - y_pred) ** 2))
+
+
+def of_one_token():
+    """Each row has a token in turn: as a model that is not trained has nearly the same loss of all."""
+    inputs = keras.Input((5,))
+    hidden = layers.Dense(8 * 4, kernel_initializer=keras.initializers.RandomNormal(stddev=1e-3))
+    model = keras.Model(inputs, layers.Dense(7)(layers.Reshape((8, 4))(hidden(inputs))))
+    model.compile("sgd", of_mask)
+    return model
+
+
+def classifies(loss, activation=None):
+    model = keras.Sequential(
+        [keras.Input((5,)), layers.Dense(3, activation, kernel_initializer="zeros")]
+    )
+    model.compile("sgd", loss)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("line", "make", "y"),
+    (
+        ("mask", of_one_token, TOKENS),
+        ("weights", lambda: classifies(of_weights), LABELS),
+        ("probabilities", lambda: classifies(of_probabilities, "softmax"), LABELS),
+        ("root", lambda: sequential(loss=root), np.sign(Y)),
+    ),
+)
+def test_a_mean_that_is_not_over_the_rows(line, make, y):
+    """It is found though all rows have the same loss, or nearly, as long as nothing is trained."""
+    assert f"({marked(line)})" in found(make, y=y)[lint.ROWS]
+
+
+def test_as_many_of_each_row():
+    """A masked mean is a mean over the rows where each has as many tokens."""
+    assert {} == found(of_one_token, y=np.where(np.arange(8) < 5, TOKENS + 1, 0))
+
+
+LOSSES = {
+    name: kind
+    for name, kind in sorted(vars(keras.losses).items())
+    if isinstance(kind, type) and name not in ("Loss", "CTC")
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_keras_on_outputs_that_are_spread(name):
+    """None is reported but those that take the batch as one."""
+    of_indices = ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy", "Circle")
+    y = LABELS[:, 0] if name in of_indices else np.eye(3, dtype="float32")[LABELS[:, 0]]
+    # Of probabilities whose sum is 1, a ratio over all rows is a mean over the rows.
+    activation = "sigmoid" if name in ("Dice", "Tversky") else "softmax"
+    findings = found(lambda: classifies(LOSSES[name](), activation), y=y)
+    expected = [lint.ROWS] if name in ("Circle", "Dice", "Tversky") else []
+    assert expected == [rule for rule in findings if rule == lint.ROWS]
+
+
 def test_a_step_of_its_own_is_given_whole_micro_batches():
     """One that overrides ``train_step`` cuts nothing by itself on one device."""
 

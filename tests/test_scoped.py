@@ -321,10 +321,10 @@ def test_a_function_that_was_traced_outside():
         def call(self, x):
             return super().call(x)
 
-    models = [of_numbers(Traced(3, kernel_initializer=keras.initializers.GlorotUniform(1))) for _ in range(2)]
+    models = [of_numbers(Traced(3, kernel_initializer="identity")) for _ in range(2)]
     for model, where in zip(models, (None, "mirrored:2"), strict=True):
         model(X)
-        Trainer(model, seed=0, strategy=where).fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+        Trainer(model, seed=0, strategy=where).fit(X / 9, Y, batch_size=8, shuffle=False, verbose=0)
     assert largest_difference(*models) < 1e-5
     assert np.allclose(models[0](X), models[1](X), atol=1e-5)
 

@@ -41,6 +41,13 @@ def compile_state(model: keras.Model) -> dict[str, Any]:
     return {name: state[name] for name in _COMPILE_ATTRIBUTES if name in state}
 
 
+def compile_marks(model: keras.Model) -> tuple:
+    """Objects that are others, each for itself, after the model was compiled again."""
+    if not model.compiled:
+        return (None,)
+    return (model._loss_tracker, model.optimizer, bool(model.run_eagerly), bool(model.jit_compile))
+
+
 def set_compile_state(model: keras.Model, state: dict[str, Any]) -> None:
     """Puts a `compile_state` back.
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
-def depends_on(value: Any, tensors: list[tf.Tensor]) -> bool | None:
+def depends_on(value: Any, tensors: list[tf.Tensor], handles: set[int] = frozenset()) -> bool | None:
     """Whether a value is computed from tensors other than by way of a variable.
 
     What is read from a variable depends on nothing here, whatever was assigned to it before.
@@ -15,6 +15,7 @@ def depends_on(value: Any, tensors: list[tf.Tensor]) -> bool | None:
     Args:
         value: a tensor of a graph, or anything else.
         tensors: of the same graph.
+        handles: of variables (`handles_of`): what is read from these counts too.
 
     Returns:
         None where that is not known: it is no tensor of a graph.
@@ -23,7 +24,7 @@ def depends_on(value: Any, tensors: list[tf.Tensor]) -> bool | None:
         return None
     try:
         leaves = tf.nest.flatten(value, expand_composites=True)
-        return any(_reaches(leaf, {id(t) for t in tensors}) for leaf in leaves)
+        return any(_reaches(leaf, {id(t) for t in tensors} | handles) for leaf in leaves)
     except (AttributeError, NotImplementedError, KeyError):  # a tensor that is no part of a graph
         return None
 
@@ -42,18 +43,18 @@ def _reaches(tensor, wanted):
 
 
 def _sources(tensor):
-    """The tensors that it is computed from, without the handles of variables."""
+    """The tensors that it is computed from; the handle of a variable is computed from none."""
+    if not hasattr(tensor, "graph"):  # outside of all graphs
+        return []
     operation = tensor.op
-    inputs = [t for t in operation.inputs if t.dtype != tf.resource]
     if operation.type == "Placeholder":  # of a graph inside another one
-        outer = [of for of, inner in getattr(operation.graph, "captures", ()) if inner is tensor]
-        return [of for of in outer if hasattr(of, "graph") and of.dtype != tf.resource]
+        return [of for of, inner in getattr(operation.graph, "captures", ()) if inner is tensor]
     if operation.type not in _CALLS:
-        return inputs
+        return list(operation.inputs)
     called = operation.graph._get_function(operation.get_attr("f").name).graph
     output = called.outputs[tensor.value_index]
     return [
         given
         for given, inner in zip(operation.inputs, called.inputs, strict=True)
-        if given.dtype != tf.resource and _reaches(output, {id(inner)})
+        if _reaches(output, {id(inner)})
     ]
