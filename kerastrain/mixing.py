@@ -83,7 +83,7 @@ def mixtures(
     c, d = (a[1:] + b[:1]), (b[1:] + a[:1])
     try:
         with dry.nothing_built(model), statistics_known(model):
-            whole = TracedCall(model, batch, a + b, with_loss, spreads=True)
+            whole = _traced_whole(model, batch, a + b, with_loss)
             numbers = whole(a + b)
             same_shape = [whole(a + d), whole(c + b), whole(c + d)]
             parts = None
@@ -102,6 +102,14 @@ def mixtures(
             )
     except Exception:  # of any kind: the code is the user's
         return None
+
+
+def _traced_whole(model, batch, rows, with_loss):
+    """The call on all rows, with a trial of the losses on other outputs, if they take any."""
+    try:
+        return TracedCall(model, batch, rows, with_loss, spreads=True)
+    except Exception:  # of any kind: it may be of those outputs
+        return TracedCall(model, batch, rows, with_loss)
 
 
 def _varied_rows(batch, count, number) -> list[int]:

@@ -7,6 +7,7 @@
     step(batch_of_7)          # the same trace
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,21 +57,33 @@ class OpenRows:
         for nesting, other, _ in self._traced:
             if skeleton == nesting:
                 signature = _joined(signature, other) or signature
+        drawn: list = []  # of one trace, or the same would be said of open and of fixed rows
         try:
-            concrete = self._trace(batch, signature)
+            concrete = self._trace(batch, signature, drawn)
         except UnsupportedByXla:
             raise
         except (TypeError, ValueError):
             # A model that reads the number of rows in Python needs it fixed.
-            signature = [_Open.of(leaf, fixed=True) for leaf in leaves]
-            concrete = self._trace(batch, signature)
+            signature, drawn_again = [_Open.of(leaf, fixed=True) for leaf in leaves], []
+            concrete = self._trace(batch, signature, drawn_again)
+            drawn = drawn_again
+        finally:
+            for one in drawn:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
         self._tell(concrete)
         self._traced.insert(0, (skeleton, signature, concrete))
         return concrete
 
-    def _trace(self, batch, signature):
+    def _trace(self, batch, signature, drawn):
+        """A trace; what it warns of is added to ``drawn``."""
         specs = [None if entry is None else entry.spec() for entry in signature]
-        concrete = self._function.get_concrete_function(tf.nest.pack_sequence_as(batch, specs))
+        given = tf.nest.pack_sequence_as(batch, specs)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                concrete = self._function.get_concrete_function(given)
+            finally:
+                drawn += caught
         if self._by_xla:
             xla_support.check_graph(concrete.graph)
         return concrete

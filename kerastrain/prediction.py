@@ -6,7 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastrain import _keras
+from kerastrain import indexed
 from kerastrain.data import Source
+from kerastrain.errors import DataError
 from kerastrain.progress import Progress
 from kerastrain.runner import Runner
 
@@ -31,3 +34,25 @@ def predict(runner: Runner, source: Source, verbose: Any) -> Any:
             progress.update(len(outputs), dict)
         progress.end_epoch({})
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def predict_by_keras(model: keras.Model, x: Any, **options: Any) -> Any:
+    """Leaves it to ``keras.Model.predict``.
+
+    Args:
+        model: the model.
+        x: as there.
+        **options: further arguments of it.
+
+    Raises:
+        DataError: there is no batch.
+    """
+    try:
+        return keras.Model.predict(model, indexed.safe_for_keras(x), **options)
+    except UnboundLocalError as error:
+        if not _keras.is_without_batches(error):
+            raise
+        raise DataError(
+            "`x` has no batches: it ended before the first one. Pass at least one row, or a new "
+            "generator."
+        ) from None

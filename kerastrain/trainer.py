@@ -50,7 +50,6 @@ from kerastrain import callbacks as callbacks_lib
 from kerastrain import checks
 from kerastrain import data as data_lib
 from kerastrain import data_checks
-from kerastrain import indexed
 from kerastrain import named_data
 from kerastrain import own_methods
 from kerastrain.metrics import states as metrics_lib
@@ -65,6 +64,7 @@ from kerastrain.options import Execution
 from kerastrain.options import Guard
 from kerastrain.options import StepOptions
 from kerastrain.prediction import predict
+from kerastrain.prediction import predict_by_keras
 from kerastrain.preparation import Preparation
 from kerastrain.progress import Progress
 from kerastrain.run import make_run
@@ -426,8 +426,7 @@ class Trainer:
                 if in_loops:
                     return predict(self._preparation.predictor(), source, verbose)
             options = {"batch_size": batch_size, "verbose": verbose, "steps": steps}
-            x = indexed.safe_for_keras(x)
-            return keras.Model.predict(model, x, callbacks=callbacks, **options)
+            return predict_by_keras(model, x, callbacks=callbacks, **options)
 
     # Before the loop ----------------------------------------------------------
 

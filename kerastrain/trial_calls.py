@@ -29,12 +29,10 @@ from kerastrain import user_code
 _SEED_STATE = "seed_generator_state"
 # How often losses are tried on outputs that are spread, on the rows in another order each time.
 _TRIALS = 3
-# What rounding makes of a loss in float32, in terms of its size.
-_ROUNDING = 1e-5
+# What rounding makes of a loss in float32 and in half precision, in terms of its size.
+_ROUNDING, _HALF_ROUNDING = 1e-5, 5e-2
 # The difference that counts, in terms of how far apart the losses of the parts are.
 _OF_VARIATION = 1e-3
-# From this tolerance on, it is that of half precision.
-_HALF = 1e-2
 # How far from 1 the sum of probabilities may be.
 _SUM_SLACK = 0.02
 
@@ -218,6 +216,9 @@ class TracedCall:
                     self.names = [o.loss for o in _keras.output_losses(self._model, *parts[1:])]
                     terms = terms[: len(self.names)]
             scopes.append(scope)
+            self._rounding = _ROUNDING
+            if any(term.value.dtype.size < 4 for term in terms):
+                self._rounding = _HALF_ROUNDING
             for term in terms:
                 of_sum = term.group == loss_lib.SUM
                 count_of = tf.zeros_like(term.value) if of_sum else term.denominator
@@ -267,7 +268,7 @@ class TracedCall:
             whole, one, other = _of_parts(numbers.losses, size, index)
             parts = [a + b for a, b in zip(one, other, strict=True)]
             spread = [_of_parts(losses, size, index) for losses in trials]
-            if not same(whole, parts, tolerance) or any(_is_cut(t, self._rows, tolerance) for t in spread):
+            if not same(whole, parts, tolerance) or any(_is_cut(t, self._rows, self._rounding) for t in spread):
                 found.append(name)
         return found
 
@@ -295,13 +296,12 @@ def _first_part(count):
     return max(count * 2 // 3, 1)
 
 
-def _is_cut(losses, count, tolerance) -> bool:
+def _is_cut(losses, count, rounding) -> bool:
     """Whether a loss of outputs that are spread is not that of its parts."""
     whole, one, other = (np.asarray(numerator, "float64") for numerator, _ in losses)
     size, first = abs(whole) + abs(one) + abs(other), _first_part(count)
     variation = abs(one / first - other / (count - first)) * count
     apart = abs(whole - (one + other))
-    rounding = _ROUNDING if tolerance < _HALF else tolerance
     return bool(apart > rounding * size and apart > _OF_VARIATION * variation)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerastrain import DataError
 from kerastrain import Trainer
 
 
@@ -137,3 +138,13 @@ def test_results_that_are_zero():
     results = trainer().evaluate(x, y, sample_weight=0 * y[:, 0], verbose=0, return_dict=True)
     assert results["loss"] == 0.0
     assert results["mae"] > 0
+
+
+@pytest.mark.parametrize("callbacks", (None, [keras.callbacks.Callback()]))
+@pytest.mark.parametrize("steps", (None, 2))
+def test_no_batch_to_predict(callbacks, steps):
+    """There are no outputs to return: it is refused."""
+    x, _ = rows()
+    empty = tf.data.Dataset.from_tensor_slices(x).take(0).batch(4)
+    with warnings.catch_warnings(action="ignore"), pytest.raises(DataError, match="`x` has no batches"):
+        trainer().predict(empty, steps=steps, callbacks=callbacks, verbose=0)

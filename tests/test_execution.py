@@ -1,5 +1,8 @@
 """One compiled step for batches of any number of rows."""
 
+import contextlib
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -67,6 +70,22 @@ class TestOpenRows:
         function = execution.OpenRows(lambda batch: tf.zeros(int(batch.shape[0])), False)
         assert function(tf.zeros((4, 2))).shape == (4,)
         assert function(tf.zeros((3, 2))).shape == (3,)
+
+    @pytest.mark.parametrize("fails", (False, True))
+    def test_warnings_are_of_one_trace(self, fails):
+        """What both traces warn of is said once, also where the second fails too."""
+
+        def warning(batch):
+            warnings.warn(f"rows: {batch.shape[0]}", stacklevel=1)
+            if fails:
+                raise ValueError("wrong for any rows")
+            return tf.zeros(int(batch.shape[0]))
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(ValueError, match="any rows") if fails else contextlib.nullcontext():
+                execution.OpenRows(warning, False)(tf.zeros((4, 2)))
+        assert ["rows: None" if fails else "rows: 4"] == [str(w.message) for w in caught]
 
 
 def test_a_model_that_reads_its_batch_size():

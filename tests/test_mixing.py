@@ -325,6 +325,7 @@ def test_half_precision():
     try:
         assert {} == found(lambda: sequential(layers.Dense(32), layers.Dropout(0.1)))
         assert [lint.ROWS] == list(found(lambda: sequential(loss=contrast)))
+        assert [lint.ROWS] == list(found(lambda: classifies(of_weights), y=LABELS))
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
@@ -542,6 +543,18 @@ def classifies(loss, activation=None):
 def test_a_mean_that_is_not_over_the_rows(line, make, y):
     """It is found though all rows have the same loss, or nearly, as long as nothing is trained."""
     assert f"({marked(line)})" in found(make, y=y)[lint.ROWS]
+
+
+def test_a_loss_that_does_not_take_all_outputs():
+    """Where it fails for others than the model's own, the rest is judged as it is."""
+
+    def of_small(y_true, y_pred):
+        check = tf.debugging.assert_less(tf.abs(y_pred), 0.1)
+        with tf.control_dependencies([check]):
+            return tf.abs(y_true - y_pred)
+
+    small = layers.Lambda(lambda x: 0.01 * ops.tanh(x))
+    assert [lint.ROWS] == list(found(lambda: sequential(Centered(), small, loss=of_small)))
 
 
 def test_as_many_of_each_row():

@@ -79,6 +79,14 @@ def is_stream(data: Any) -> bool:
     return is_torch_dataloader(data) or is_grain_dataset(data)
 
 
+def is_without_batches(error: Exception) -> bool:
+    """Whether Keras's ``predict`` ended in this error because there was no batch.
+
+    Keras 3.15.1 then returns what no batch has set (backend/tensorflow/trainer.py, `predict`).
+    """
+    return isinstance(error, UnboundLocalError) and "batch_outputs" in str(error)
+
+
 def list_to_tuple(batch: Any) -> Any:
     """A batch's outer list as a tuple, which is what Keras unpacks."""
     return data_adapter_utils.list_to_tuple(batch)

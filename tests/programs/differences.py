@@ -56,10 +56,5 @@ KNOWN: dict[str, Difference] = {
     "text_vectorization": _TOKENS,
 }
 
-_LAST_BATCH = "the step returns plain tensors, and the logs show their values in the last batch"
-
-DESERVED: dict[str, dict[str, str]] = {
-    "distillation_step": {"The step of Distiller returns ['distillation_loss']": _LAST_BATCH},
-    "wgan_gp": {"The step of WGAN returns ['d_loss', 'g_loss']": _LAST_BATCH},
-}
+DESERVED: dict[str, dict[str, str]] = {}
 """Warnings that a program deserves: their beginnings, and the reason, by program."""
