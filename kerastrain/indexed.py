@@ -74,6 +74,7 @@ class IndexedBatches:
         seed: an integer that the order follows, or None for the order that it has.
 
     Attributes:
+        data: the ``PyDataset``.
         has_events: whether it does something between passes.
         shuffles: whether the order follows the seed.
     """
@@ -84,7 +85,7 @@ class IndexedBatches:
         make_adapter: Callable[[keras.utils.PyDataset], Any],
         seed: int | None,
     ):
-        self._data, self._make_adapter, self._seed = data, make_adapter, seed
+        self.data, self._make_adapter, self._seed = data, make_adapter, seed
         self.shuffles = seed is not None
         self.has_events = any(
             getattr(type(data), name) is not getattr(keras.utils.PyDataset, name)
@@ -101,7 +102,7 @@ class IndexedBatches:
         They are as they are drawn, in the memory of the data set, except that those of threads
         have been copied there.
         """
-        data = self._data
+        data = self.data
         data.on_epoch_begin()
         try:
             order = None
