@@ -35,6 +35,7 @@ from kerastrain.passes import NOTHING
 from kerastrain.passes import Passes
 
 _ALL = 2**31 - 1
+_FEW = 8  # batches that do not tell enough of a pass that code of the user's own makes
 
 
 class Cursor:
@@ -146,6 +147,7 @@ class Cursor:
             "taken": 0 if current is None else current.taken,
             "batches": self._batches,
             "passes": self._passes.state(is_open=current is not None),
+            "drawn_from": self._passes.drawn_from(),
             "drawn": None if self._drawn is None else self._drawn.state(),
         }
 
@@ -170,6 +172,11 @@ class Cursor:
             self._begin_there(state, drawn, each, closed)
         else:
             self._draw_again(state, drawn, each, closed)
+            if state.get("drawn_from", now := self._passes.drawn_from()) != now:
+                self._refuse(
+                    "the state of the global random numbers, which on_epoch_begin or on_epoch_end "
+                    "draws from (use a generator with a seed, or keras.utils.set_random_seed),"
+                )
         if "passes" in drawn:
             self._drawn.set_closed(drawn)
         self.next_pass = state["next_pass"]
@@ -216,11 +223,13 @@ class Cursor:
         """Draws again what was drawn, or begins and ends passes as that was done."""
         number, taken, index, is_whole = state["pass"], state["taken"], 0, True
         total = sum(times for _, _, times in closed)
+        # The last pass before is drawn too, if little of this one has been.
+        draws_last = number is None or (self._passes.digests is not None and taken < _FEW)
         for count, is_over, times in closed:
             for _ in range(times):
                 index += 1
                 self.look()
-                if self._passes.replay == DRAW or (number is None and index == total):
+                if self._passes.replay == DRAW or (draws_last and index == total):
                     self._take_exactly(count)
                     if is_over and self.take(1) is not None:
                         self._refuse(f"the number of batches of pass {index}")
@@ -232,10 +241,10 @@ class Cursor:
         differs = drawn["digest"] not in (None, now["digest"])
         if is_whole and (differs or each["passes"] not in (None, of_each["passes"])):
             self._refuse("a batch of an earlier pass")
+        differs = drawn["closed"] not in (None, now["closed"])
+        if draws_last and (differs or each["closed"] not in ([], of_each["closed"])):
+            self._refuse("a batch of the last pass")
         if number is None:
-            differs = drawn["closed"] not in (None, now["closed"])
-            if differs or each["closed"] not in ([], of_each["closed"]):
-                self._refuse("a batch of the last pass")
             return
         if self.current is None:
             self.next_pass = number

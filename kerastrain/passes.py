@@ -26,6 +26,7 @@ from kerastrain.blocks import bytes_of
 from kerastrain.blocks import map_leaves
 from kerastrain.blocks import rows_of
 from kerastrain.indexed import IndexedBatches
+from kerastrain.torch_states import TorchStates
 
 # The batches of a stack of arrays at most: more than of what comes batch by batch, and may
 # take its time.
@@ -89,6 +90,10 @@ class Passes:
     def lasting(self) -> tuple[tuple[Any, str], ...]:
         """What goes on from pass to pass, in other passes that have it too; with its name."""
         return ()
+
+    def drawn_from(self) -> str:
+        """A digest of the global random numbers that passes began or ended with; or empty."""
+        return ""
 
     def state(self, is_open: bool) -> Any:
         """What else the next batches depend on.
@@ -399,6 +404,10 @@ class PythonPasses(Passes):
         if self.follow_seed:
             self._data.set_seed(seed)
 
+    def drawn_from(self) -> str:
+        """A digest of the global random numbers that passes began or ended with; or empty."""
+        return self._data.drawn_from if isinstance(self._data, IndexedBatches) else ""
+
     def state(self, is_open: bool) -> Any:
         """The states of torch's random numbers, for a loader that follows them."""
         return self._torch.state(is_open) if self._torch else None
@@ -442,46 +451,6 @@ class PythonPasses(Passes):
                 yield batch
         finally:
             self._adapter.on_epoch_end()
-
-
-class TorchStates:
-    """The states of torch's random numbers where a pass of a ``DataLoader`` begins."""
-
-    def __init__(self):
-        self._begun: np.ndarray | None = None
-        self._next: np.ndarray | None = None
-
-    def begin(self) -> None:
-        """A pass begins."""
-        if self._next is not None:
-            self._set(self._next)
-            self._next = None
-        self._begun = self._now()
-
-    def state(self, is_open: bool) -> dict[str, np.ndarray | None]:
-        """Where a pass was begun last, and, if none is open, now."""
-        return {"begun": self._begun, "now": None if is_open else self._now()}
-
-    def set_state(self, state: dict | np.ndarray) -> None:
-        """Lets the next pass begin where one was begun last, then."""
-        self._next = state["begun"] if isinstance(state, dict) else state
-
-    def finish_state(self, state: dict | np.ndarray) -> None:
-        """Lets the next pass begin as it was then, where none was open."""
-        self._begun = state["begun"] if isinstance(state, dict) else None
-        self._next = state["now"] if isinstance(state, dict) else state
-
-    @staticmethod
-    def _now():
-        import torch
-
-        return torch.get_rng_state().numpy().copy()
-
-    @staticmethod
-    def _set(state):
-        import torch
-
-        torch.set_rng_state(torch.from_numpy(state.copy()))
 
 
 def _draw(iterator, number):
