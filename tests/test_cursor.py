@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kerastrain import DataError
 from kerastrain import state_trees
+from kerastrain._keras import pipelines
 from kerastrain.data import Source
 from kerastrain.digests import digest_of
 
@@ -253,9 +254,9 @@ def zipped_with(data, count):
     return tf.data.Dataset.zip((data, rows(0, count))).map(lambda a, b: a)
 
 
-def from_outside(function):
+def from_outside(function, then=lambda data: data):
     """A data set that a function has from outside of the pipeline."""
-    outside = rows(0, 5).shuffle(5, seed=3)
+    outside = then(rows(0, 5).shuffle(5, seed=3))
     return tf.data.Dataset.range(2).flat_map(lambda i: function(outside))
 
 
@@ -317,6 +318,10 @@ def test_what_a_part_leaves_before_its_end(name):
         ),
         (lambda: ahead(endless_order()).batch(3).take(3).repeat(2), "prefetch.*when take stops"),
         (
+            lambda: from_outside(lambda data: data.take(2), ahead).batch(3),
+            "flatmap.*when its function stops",
+        ),
+        (
             lambda: tf.data.Dataset.choose_from_datasets(
                 [ahead(endless_order()), endless_order()], tf.data.Dataset.range(2).repeat(4)
             ).batch(3),
@@ -350,6 +355,7 @@ def test_what_draws_ahead_of_it_is_refused_at_the_begin(made, why):
         lambda: ahead(
             rows().shuffle(20, seed=1, reshuffle_each_iteration=False).repeat()
         ).batch(3).take(3),
+        lambda: from_outside(lambda data: data.batch(2).repeat(2), ahead),
         lambda: ahead(inner_shuffle(1).repeat()).take(3),
         lambda: ahead(augmented(seed=1).repeat()).take(3),
     ],
@@ -387,6 +393,19 @@ def test_a_data_set_from_outside(name):
     assert expected[:3] != expected[3:6]
     for position in positions[1::4]:
         assert expected[position[1] :] == resumed(make, position)
+
+
+@pytest.mark.parametrize("parallel", [None, 2])
+@pytest.mark.parametrize("more", [(), (np.float32(0), np.float32(1), np.float32(0))])
+def test_the_threads_of_a_data_set_from_outside(parallel, more):
+    """Are known, however many arguments its functions have from outside themselves."""
+    constants = [tf.constant(one) for one in more]
+    inner = lambda i: rows(0, 4).map(lambda x, y: (sum(constants, x), y))
+    outside = tf.data.Dataset.range(3).interleave(inner, 2, num_parallel_calls=parallel)
+    made = tf.data.Dataset.range(2).flat_map(lambda i: outside)
+    found = [pipelines._Operations.of(part) for part in pipelines._parts_of(made)]
+    assert any(one.is_parallel for one in found) == (parallel is not None)
+    Source(made.batch(4)).track().close()
 
 
 def test_a_data_set_from_outside_without_a_seed_is_refused():

@@ -128,7 +128,7 @@ def _left(dataset, operations, seeded, is_cut):
     left, seen, coming = Left(), set(), [(dataset, "" if is_cut else None)]
     while coming:
         part, by = coming.pop()
-        if by is None and operations[id(part)].is_unknown:
+        if by is None and operations[id(part)].is_unknown and operations[id(part)].leaves:
             by = "its function"
         if (id(part), by) in seen:
             continue
@@ -224,8 +224,19 @@ _BEGIN_AT_ONCE = (
 _DRAINING = (
     *(name for name in _BEGIN_AT_ONCE if "Take" not in name and "Zip" not in name),
     "CacheDataset",
+    "_CacheDataset",
     "_ConcatenateDataset",
     "_RepeatDataset",
+)
+# Data sets that are made of none.
+_SOURCES = (
+    "_FixedLengthRecordDataset",
+    "_GeneratorDataset",
+    "_RangeDataset",
+    "_TFRecordDataset",
+    "_TensorDataset",
+    "_TensorSliceDataset",
+    "_TextLineDataset",
 )
 # Data sets that were made of what nobody has kept: only their graphs tell of it.
 _UNKNOWN = ("_VariantDataset",)
@@ -252,6 +263,7 @@ class _Operations:
 
     is_unknown: bool = False
     runs_ahead: bool = False
+    leaves: bool = False
     runs_numpy: bool = False
     runs_python: bool = False
     is_parallel: bool = False
@@ -312,6 +324,8 @@ class _Operations:
             self.is_parallel |= bool(_inputs(node, "num_parallel_calls"))
             self.is_any_order |= node.attr["deterministic"].s == b"false"
             self.runs_ahead |= "Prefetch" in node.op
+            kind, is_dataset, _ = node.op.partition("Dataset")
+            self.leaves |= bool(is_dataset) and f"_{kind}Dataset" not in (*_DRAINING, *_SOURCES)
             if node.op.startswith(_CHANGES):
                 self.changes = self.changes or node.op
             if {"seed", "seed2"} <= node.attr.keys():
@@ -363,7 +377,13 @@ def _inputs(node, *names):
     definition = op_def_registry.get(node.op)
     if definition is None:  # a function
         return []
-    places = {argument.name: place for place, argument in enumerate(definition.input_arg)}
+    places, place = {}, 0
+    for argument in definition.input_arg:
+        places[argument.name] = place
+        if argument.type_list_attr:
+            place += len(node.attr[argument.type_list_attr].list.type)
+        else:
+            place += node.attr[argument.number_attr].i if argument.number_attr else 1
     if not set(names) <= places.keys():
         return []
     return [node.input[places[name]] for name in names]
