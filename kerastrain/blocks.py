@@ -111,6 +111,25 @@ class Block:
         begin = index * self.rows
         return self.data[1][begin : begin + int(self.sizes[index])].numpy()
 
+    def batches_on_host(self, indices: range) -> Iterator[Any]:
+        """Yields the batches of some indices; of many that lie together, as arrays of NumPy.
+
+        That copies all of the block once.
+        """
+        if self.is_batch:
+            yield from (self.data for _ in indices)
+            return
+        arrays, order = self._on_host
+        for index in indices:
+            begin = index * self.rows
+            taken = order[begin : begin + int(self.sizes[index])]
+            yield map_leaves(lambda array, taken=taken: array[taken], arrays)
+
+    @functools.cached_property
+    def _on_host(self):
+        arrays, order, _ = self.data
+        return map_leaves(lambda leaf: leaf.numpy(), arrays), order.numpy()
+
     @functools.cached_property
     def signature(self) -> tuple:
         """What a program of XLA over such a block depends on."""

@@ -237,6 +237,14 @@ class Source:
         self._begins_anew = begins_anew
         return self
 
+    def check_apart(self, other: "Source") -> None:
+        """Refuses data whose passes go on from one another's, as of one shuffle that both have.
+
+        Raises:
+            DataError: names both.
+        """
+        self._cursor.check_apart(other._cursor)
+
     def identity(self) -> dict[str, Any]:
         """What tells data sets apart, of JSON's types: numbers, types, and a few rows of arrays."""
         batch = self.peek()

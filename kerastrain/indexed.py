@@ -12,6 +12,7 @@ before ``on_epoch_end``, and what they have made in vain is dropped.
 """
 
 import inspect
+import random
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastrain import digests
 from kerastrain import memory
 
 
@@ -74,8 +76,11 @@ class IndexedBatches:
         seed: an integer that the order follows, or None for the order that it has.
 
     Attributes:
+        data: the ``PyDataset``.
         has_events: whether it does something between passes.
         shuffles: whether the order follows the seed.
+        drawn_from: a digest of the states of the global random numbers of Python and NumPy, from
+            which the data set has drawn between passes; empty if it has not.
     """
 
     def __init__(
@@ -84,8 +89,8 @@ class IndexedBatches:
         make_adapter: Callable[[keras.utils.PyDataset], Any],
         seed: int | None,
     ):
-        self._data, self._make_adapter, self._seed = data, make_adapter, seed
-        self.shuffles = seed is not None
+        self.data, self._make_adapter, self._seed = data, make_adapter, seed
+        self.shuffles, self.drawn_from = seed is not None, ""
         self.has_events = any(
             getattr(type(data), name) is not getattr(keras.utils.PyDataset, name)
             for name in ("on_epoch_begin", "on_epoch_end")
@@ -101,8 +106,8 @@ class IndexedBatches:
         They are as they are drawn, in the memory of the data set, except that those of threads
         have been copied there.
         """
-        data = self._data
-        data.on_epoch_begin()
+        data = self.data
+        self._run(data.on_epoch_begin)
         try:
             order = None
             if self.shuffles:
@@ -119,4 +124,16 @@ class IndexedBatches:
             finally:
                 adapter.on_epoch_end()
         finally:
-            data.on_epoch_end()
+            self._run(data.on_epoch_end)
+
+    def _run(self, event):
+        """Runs what the data set does between passes, and notes what that follows."""
+        before = _global_random_numbers() if self.has_events else ""
+        event()
+        if self.has_events and _global_random_numbers() != before:
+            self.drawn_from = digests.joined(self.drawn_from, before)
+
+
+def _global_random_numbers():
+    """A digest of their states."""
+    return digests.digest_of((repr(random.getstate()), np.random.get_state()))

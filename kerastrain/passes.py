@@ -26,10 +26,15 @@ from kerastrain.blocks import bytes_of
 from kerastrain.blocks import map_leaves
 from kerastrain.blocks import rows_of
 from kerastrain.indexed import IndexedBatches
+from kerastrain.torch_states import TorchStates
 
 # The batches of a stack of arrays at most: more than of what comes batch by batch, and may
 # take its time.
 _OF_ARRAYS = 256
+
+# Of a data set that gives any batch by its index, how many of the last ones are drawn again, to be
+# compared with those of then.
+_RECENT = 8
 
 # What has to be done of the passes before one, to begin it as it was begun: nothing; begin and
 # end each; or draw each as far as it was drawn.
@@ -46,11 +51,14 @@ class Passes:
         replay: ``NOTHING``, ``BEGIN`` or ``DRAW``.
         seeks: whether a pass can begin at any batch without those before it.
         orders_itself: whether code of the user's own decides the order between passes.
+        digests: where code of the user's own makes the batches, how many of the last ones are
+            compared one by one; 0 for all of a pass, together. None elsewhere.
         advice: what to do if the batches are not the same in another process.
     """
 
     follow_seed, storage, num_batches, orders_itself = False, "batch", None, False
     replay, seeks, advice = DRAW, False, "Make the data set the same in each process."
+    digests: int | None = None
 
     def in_blocks(self, resident_bytes: int) -> None:
         """From the next pass on, batches lie together."""
@@ -69,11 +77,23 @@ class Passes:
         return ""
 
     def cut_differs(self) -> str:
-        """Why what comes after a pass that was left before its end is a matter of time; or empty."""
+        """Why what follows a pass that is left before its end is a matter of time; or empty."""
         return ""
 
-    def stay_behind(self) -> None:
-        """Passes are going to be left before their end: nothing is drawn ahead of them unasked."""
+    def stay_behind(self, is_cut: bool) -> None:
+        """Nothing is drawn ahead unasked of what is left before its end.
+
+        Args:
+            is_cut: whether passes are.
+        """
+
+    def lasting(self) -> tuple[tuple[Any, str], ...]:
+        """What goes on from pass to pass, in other passes that have it too; with its name."""
+        return ()
+
+    def drawn_from(self) -> str:
+        """A digest of the global random numbers that passes began or ended with; or empty."""
+        return ""
 
     def state(self, is_open: bool) -> Any:
         """What else the next batches depend on.
@@ -211,8 +231,12 @@ class PipelinePasses(Passes):
     Of a pipeline of the user's, each pass takes up where those before have left its seeds: a
     shuffle draws one whenever it begins. Where all of it begins once in a pass, at the first
     batch, it is enough to begin the passes before; else (``repeat`` or ``cache`` after a
-    shuffle, ``concatenate``, Python functions) they are drawn again. Ragged and sparse arrays are shuffled by a pipeline of Keras's,
-    which is made anew for each pass, with the seed ``(seed, pass)``.
+    shuffle, ``concatenate``, Python functions) they are drawn again. Where some of it stops before
+    its data are over (``take``, ``zip``), how far these were drawn decides about the next pass:
+    nothing then draws ahead unasked, and what was asked to is refused.
+
+    Ragged and sparse arrays are shuffled by a pipeline of Keras's, which is made anew for each
+    pass, with the seed ``(seed, pass)``.
 
     Args:
         adapter: Keras's.
@@ -230,7 +254,8 @@ class PipelinePasses(Passes):
         self._adapter, self._seed, self._steps = adapter, seed, steps
         self._is_users = not _keras.is_of_arrays(adapter)
         self.num_batches = adapter.num_batches
-        self._traits, self._stays_behind = None, False
+        self._traits: _keras.PipelineTraits | None = None
+        self._left: _keras.Left | None = None
 
     def set_seed(self, seed: int) -> None:
         """Lets the order of passes follow another seed."""
@@ -249,22 +274,41 @@ class PipelinePasses(Passes):
 
     def may_differ(self) -> str:
         """Why another process may draw other batches, which cannot be told; else empty."""
-        if not (self._is_users and self.traits.runs_python_in_parallel):
+        if not self._is_users:
             return ""
-        return "Python functions in an order that is a matter of time (num_parallel_calls)"
+        if self.traits.runs_python_in_parallel:
+            return "Python functions in an order that is a matter of time (num_parallel_calls)"
+        if self._left is not None and self._left.runs_python_ahead:
+            by = f"what {self._left.by} stops" if self._left.by else "a pass that is left"
+            return f"Python functions ahead of {by} before its end ({self._left.runs_python_ahead})"
+        return ""
 
     def cut_differs(self) -> str:
-        """Why what comes after a pass that was left before its end is a matter of time; or empty."""
-        if self.replay != DRAW or not self.traits.runs_ahead:
+        """Why what follows a pass that is left before its end is a matter of time; or empty."""
+        if not self._is_users or not self.traits.left_if_cut.runs_ahead:
             return ""
         return (
-            f"{self.traits.runs_ahead}, which has drawn more or less of what follows when a pass "
-            "is left before its end (go through all of it, or shuffle after `repeat`)"
+            f"{self.traits.left_if_cut.runs_ahead}, which has drawn more or less of what follows "
+            "when a pass is left before its end (go through all of it, or shuffle after `repeat`)"
         )
 
-    def stay_behind(self) -> None:
-        """Passes are going to be left before their end: nothing is drawn ahead of them unasked."""
-        self._stays_behind = self.replay == DRAW
+    def stay_behind(self, is_cut: bool) -> None:
+        """Nothing is drawn ahead unasked of what is left before its end.
+
+        Args:
+            is_cut: whether passes are.
+        """
+        if self._is_users:
+            self._left = self.traits.left_if_cut if is_cut else self.traits.left
+
+    def lasting(self) -> tuple[tuple[Any, str], ...]:
+        """What goes on from pass to pass, in other passes that have it too; with its name."""
+        return self.traits.lasting if self._is_users else ()
+
+    @property
+    def digests(self) -> int | None:
+        """Of Python functions, all batches of a pass are compared; see `Passes`."""
+        return 0 if self._is_users and self.traits.runs_python else None
 
     @property
     def traits(self) -> "_keras.PipelineTraits":
@@ -298,14 +342,15 @@ class PipelinePasses(Passes):
             with _keras.seeded_operations(_seed_of(self._seed, number)):
                 return iter(self._adapter.get_tf_dataset())
         dataset = self._adapter.get_tf_dataset()
+        stays_behind = self._left is not None and self._left.goes_on
         options = tf.data.Options()
         # TensorFlow would draw ahead in its own way: before a batch can be copied ...
         if copies:
             options.experimental_optimization.inject_prefetch = False
         # ... and in all that it makes parallel, maps and batches for one.
-        if self._stays_behind:
-            options.experimental_optimization.apply_default_optimizations = False
-        return iter(dataset.with_options(options) if copies or self._stays_behind else dataset)
+        if stays_behind:
+            _keras.without_optimizations(options, dataset)
+        return iter(dataset.with_options(options) if copies or stays_behind else dataset)
 
 
 class PythonPasses(Passes):
@@ -317,15 +362,20 @@ class PythonPasses(Passes):
         steps: batches of an epoch, or None for a whole pass.
     """
 
+    digests = 0
+
     def __init__(self, adapter, data, steps):
         self._adapter, self._data, self._steps = adapter, data, steps
         self.num_batches = adapter.num_batches
         self._once: Iterator | None = None
         self._torch: TorchStates | None = None
+        self._lasting: list = []
         if isinstance(data, IndexedBatches):
             self.follow_seed, self.seeks = data.shuffles, not data.has_events
             self.replay = BEGIN if data.has_events else NOTHING
             self.orders_itself = data.has_events
+            self.digests = 0 if data.has_events else _RECENT
+            self._lasting = [data.data] if data.has_events else []
             self.advice = (
                 "`__getitem__` must return the same batch for the same index, in each process; "
                 "let it change nothing, and draw random numbers from "
@@ -338,15 +388,25 @@ class PythonPasses(Passes):
                 "with a seed, the same in each process."
             )
             # A generator of its own goes on from pass to pass.
-            if data.generator is None and getattr(data.sampler, "generator", None) is None:
+            generators = [data.generator, getattr(data.sampler, "generator", None)]
+            self._lasting = [one for one in generators if one is not None]
+            if not self._lasting:
                 self.replay, self._torch = NOTHING, TorchStates()
         elif not isinstance(data, Iterator):
             self.replay = NOTHING  # Grain's data sets are the same each time
+
+    def lasting(self) -> tuple[tuple[Any, str], ...]:
+        """What goes on from pass to pass, in other passes that have it too; with its name."""
+        return tuple((one, type(one).__name__) for one in self._lasting)
 
     def set_seed(self, seed: int) -> None:
         """Lets the order of passes follow another seed."""
         if self.follow_seed:
             self._data.set_seed(seed)
+
+    def drawn_from(self) -> str:
+        """A digest of the global random numbers that passes began or ended with; or empty."""
+        return self._data.drawn_from if isinstance(self._data, IndexedBatches) else ""
 
     def state(self, is_open: bool) -> Any:
         """The states of torch's random numbers, for a loader that follows them."""
@@ -391,46 +451,6 @@ class PythonPasses(Passes):
                 yield batch
         finally:
             self._adapter.on_epoch_end()
-
-
-class TorchStates:
-    """The states of torch's random numbers where a pass of a ``DataLoader`` begins."""
-
-    def __init__(self):
-        self._begun: np.ndarray | None = None
-        self._next: np.ndarray | None = None
-
-    def begin(self) -> None:
-        """A pass begins."""
-        if self._next is not None:
-            self._set(self._next)
-            self._next = None
-        self._begun = self._now()
-
-    def state(self, is_open: bool) -> dict[str, np.ndarray | None]:
-        """Where a pass was begun last, and, if none is open, now."""
-        return {"begun": self._begun, "now": None if is_open else self._now()}
-
-    def set_state(self, state: dict | np.ndarray) -> None:
-        """Lets the next pass begin where one was begun last, then."""
-        self._next = state["begun"] if isinstance(state, dict) else state
-
-    def finish_state(self, state: dict | np.ndarray) -> None:
-        """Lets the next pass begin as it was then, where none was open."""
-        self._begun = state["begun"] if isinstance(state, dict) else None
-        self._next = state["now"] if isinstance(state, dict) else state
-
-    @staticmethod
-    def _now():
-        import torch
-
-        return torch.get_rng_state().numpy().copy()
-
-    @staticmethod
-    def _set(state):
-        import torch
-
-        torch.set_rng_state(torch.from_numpy(state.copy()))
 
 
 def _draw(iterator, number):

@@ -136,6 +136,7 @@ class Run:
         self._best = Best(self.directory, monitor)
         self._signals = Signals()
         self._found: Checkpoint | None = None
+        self._tracked: list[Source] = []
         self._saved: tuple | None = None  # where the training was when it was saved last
         self.told = ""
 
@@ -170,7 +171,7 @@ class Run:
         """Lets a source tell where it is.
 
         Raises:
-            DataError: it cannot begin anywhere but where it is.
+            DataError: it cannot begin anywhere but where it is, or changes what another yields.
         """
         if source.is_one_shot:
             raise DataError(
@@ -178,7 +179,11 @@ class Run:
                 "cannot be used with `run_dir`. Pass arrays, a keras.utils.PyDataset, or "
                 "tf.data.Dataset.from_generator with a function that makes the generator."
             )
-        return source.track(begins_anew=validates)
+        source.track(begins_anew=validates)
+        for other in self._tracked:
+            source.check_apart(other)
+        self._tracked.append(source)
+        return source
 
     def find(
         self,

@@ -192,6 +192,19 @@ def _scan(place, made):
     return made.scan(tf.constant(0.0), as_is(summed))
 
 
+def _outside(place, made, times):
+    """A data set that a function has from outside."""
+    return tf.data.Dataset.range(times).flat_map(as_is(lambda number: made))
+
+
+def _enumerate(place, made):
+    return made.enumerate().map(as_is(lambda number, row: row))
+
+
+def _take_while(place, made, most):
+    return made.take_while(as_is(lambda x, y: tf.reduce_sum(y) < most))
+
+
 def _options(place, made, **values):
     options = tf.data.Options()
     for name, value in values.items():
@@ -313,6 +326,7 @@ BUILDERS = {
     "shard": lambda place, made, count, index: made.shard(count, index),
     "zip": _zip, "concatenate": lambda place, one, other: one.concatenate(other),
     "sample": _sample, "choose": _choose, "interleave": _interleave, "window": _window,
+    "outside": _outside, "enumerate": _enumerate, "take_while": _take_while,
     "scan": _scan, "prefetch": lambda place, made, count: made.prefetch(count),
     "options": _options, "batch": _batch, "padded_batch": _padded_batch, "bucket": _bucket,
     "ragged_batch": _ragged_batch, "unbatch": lambda place, made: made.unbatch(),
@@ -349,7 +363,7 @@ def is_endless(spec: list) -> bool:
     operation, arguments, *inputs = spec
     if operation == "repeat" and arguments["count"] == -1:
         return True
-    if operation == "take":
+    if operation in ("take", "take_while"):
         return False
     if operation == "zip":
         return all(map(is_endless, inputs))
@@ -454,7 +468,8 @@ def _elements(rng, depth):
 def _changed(rng, made, depth):
     """One more operation on elements."""
     kinds = ["shuffle"] * 6 + ["map"] * 4 + ["filter", "cache", "repeat", "take", "skip", "shard",
-             "interleave", "window", "scan", "prefetch", "options"]  # fmt: skip
+             "interleave", "window", "scan", "prefetch", "options", "outside", "enumerate",
+             "take_while"]  # fmt: skip
     if depth:
         kinds += ["zip", "concatenate", "sample", "sample", "choose"]
     kind = rng.choice(kinds)
@@ -466,6 +481,12 @@ def _changed(rng, made, depth):
         return [kind, {"kind": rng.choice(["rest", "rest", "random"]), "seed": _seed(rng)}, made]
     if kind == "interleave":
         return [kind, {"cycle": rng.choice([1, 2, 3]), **_threads(rng)}, made]
+    if kind == "outside":
+        return [kind, {"times": rng.randint(1, 3)}, made]
+    if kind == "enumerate":
+        return [kind, {}, made]
+    if kind == "take_while":  # of which most begin with less
+        return [kind, {"most": rng.choice([12, 900, 10**7])}, made]
     if kind == "window":
         return [kind, {"size": rng.randint(2, 4), "shift": rng.randint(1, 4)}, made]
     if kind == "shard":

@@ -602,6 +602,27 @@ def test_torch_workers_end():
     assert [] == workers_left(before)
 
 
+# A run of data that have something in common ------------------------------------
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_split_of_one_shuffle(tmp_path, fixed):
+    """Refused before a step, unless its order is fixed; without `run_dir` it is Keras's matter."""
+    rows = tf.data.Dataset.from_tensor_slices((X, Y))
+    full = rows.shuffle(ROWS, seed=1, reshuffle_each_iteration=not fixed)
+    data = {"x": full.skip(4).batch(2), "validation_data": full.take(4).batch(2), "verbose": 0}
+    trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse")
+    if fixed:
+        assert "val_loss" in trainer.fit(**data, epochs=2, run_dir=tmp_path / "run").history
+        return
+    before = trainer.model.get_weights()
+    with pytest.raises(DataError, match="`x` and `validation_data` have the same shuffle"):
+        trainer.fit(**data, run_dir=tmp_path / "run")
+    for one, other in zip(before, trainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    trainer.fit(**data)
+
+
 # Source -----------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables", "model_state"),
     ("finite", "rollback"),
     ("xla",),
-    ("digests", "memory"),
+    ("digests", "memory", "torch_states"),
     ("blocks", "stacks", "data_checks", "indexed", "drawn", "open_rows"),
     ("passes", "cursor", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "scoped", "data", "named_data", "schedule", "datasets"),

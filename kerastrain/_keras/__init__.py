@@ -118,10 +118,12 @@ from kerastrain._keras.optimizers import (
     updates_in_replicas,
 )
 from kerastrain._keras.pipelines import (
+    Left,
     PipelineTraits,
     begins_alike,
     pipeline_traits,
     seeded_operations,
+    without_optimizations,
 )
 from kerastrain._keras.replicated_layers import (
     let_replicas_update,
@@ -164,6 +166,7 @@ from kerastrain._keras.xla_kernels import (
 
 __all__ = [
     "BuildsFromShapes",
+    "Left",
     "OutputLoss",
     "PipelineTraits",
     "add_growing_variable",
@@ -284,6 +287,7 @@ __all__ = [
     "weighted_twins",
     "wiring",
     "without_collectives",
+    "without_optimizations",
     "without_results",
     "yields_tensors",
 ]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import context
@@ -29,7 +30,11 @@ class PipelineTraits:
         is_same_each_pass: whether it is known that each pass is like the one before.
         begins_at_once: whether it is known that all that has seeds begins once in a pass, at
             its first batch: only how many passes have begun then decides about the next one.
-        runs_ahead: what makes it a matter of time how far it has run when a pass is cut; or empty.
+        runs_python: whether functions of Python's, or what nobody has kept, make its batches.
+        left: what its own parts leave before its end.
+        left_if_cut: the same, where passes are left before their end.
+        lasting: what goes on from pass to pass, and from one pipeline to another that has it
+            too, with its name.
     """
 
     is_known: bool = True
@@ -38,27 +43,50 @@ class PipelineTraits:
     differs: str = ""
     is_same_each_pass: bool = False
     begins_at_once: bool = False
+    runs_python: bool = False
+    left: "Left" = None
+    left_if_cut: "Left" = None
+    lasting: tuple[tuple[Any, str], ...] = ()
+
+
+@dataclasses.dataclass
+class Left:
+    """Parts of a pipeline that are left before their end, and go on in the next pass.
+
+    What these yield then depends on how far they were drawn.
+
+    Attributes:
+        goes_on: whether there are any.
+        runs_ahead: what draws ahead there, so that how far is a matter of time; or empty.
+        runs_python_ahead: the same, of what goes on only if Python functions keep a state.
+        by: what leaves that which runs ahead; empty for the pass itself.
+    """
+
+    goes_on: bool = False
     runs_ahead: str = ""
+    runs_python_ahead: str = ""
+    by: str = ""
 
 
 def pipeline_traits(dataset: tf.data.Dataset) -> PipelineTraits:
     """What can be told of a pipeline, from its parts and their functions."""
     traits, parts = PipelineTraits(), _parts_of(dataset)
-    traits.is_known = all(type(part).__name__ not in _UNKNOWN for part in parts)
     found = [_Operations.of(part) for part in parts]
+    traits.is_known = not any(one.is_unknown for one in found)
+    traits.runs_python = not traits.is_known or any(one.runs_python for one in found)
     traits.runs_numpy = not traits.is_known or any(one.runs_numpy for one in found)
     traits.runs_python_in_parallel = any(one.runs_python and one.is_parallel for one in found)
-    ahead = [
-        _name_of(part)
-        for one, part in zip(found, parts, strict=True)
-        if one.is_parallel or "Prefetch" in type(part).__name__
-    ]
-    traits.runs_ahead = ahead[0] if ahead else ""
+    runs_ahead = any(one.runs_ahead for one in found)
     pure = traits.is_known and not any(o.runs_python or o.changes or o.draws for o in found)
-    seeded = {id(part) for part in parts if _seeds_of(part)}
+    seeded = {id(part) for part in parts if _reshuffles(part)}
     nested = any(one.has_seeds for one in found)
     traits.is_same_each_pass = pure and not nested and not seeded
     traits.begins_at_once = pure and not nested and _begins_at_once(dataset, seeded)
+    of_parts = {id(part): one for one, part in zip(found, parts, strict=True)}
+    traits.left = _left(dataset, of_parts, seeded, is_cut=False)
+    traits.left_if_cut = _left(dataset, of_parts, seeded, is_cut=True)
+    traits.lasting = tuple((part, _name_of(part)) for part in parts if id(part) in seeded)
+    traits.lasting += tuple(pair for one in found for pair in one.lasting)
     reasons = []
     if dataset.options().deterministic is False and any(one.is_parallel for one in found):
         reasons.append("the option deterministic=False")
@@ -70,8 +98,13 @@ def pipeline_traits(dataset: tf.data.Dataset) -> PipelineTraits:
             reasons.append(f"deterministic=False in {name}")
         if one.is_parallel and (one.draws or one.changes):
             reasons.append(f"{one.draws or one.changes} in what {name} runs in parallel")
-        elif one.changes and ahead:
+        elif one.changes and runs_ahead:
             reasons.append(f"{one.changes} in what runs ahead of the training")
+    if traits.left.runs_ahead:
+        reasons.append(
+            f"{traits.left.runs_ahead}, which has drawn more or less of what follows when "
+            f"{traits.left.by} stops (let nothing draw ahead before that)"
+        )
     traits.differs = reasons[0] if reasons else ""
     return traits
 
@@ -90,10 +123,78 @@ def _begins_at_once(part, seeded):
     return known and all(_begins_at_once(one, seeded) for one in part._inputs())
 
 
+def _left(dataset, operations, seeded, is_cut):
+    """What of a pipeline is left before its end; ``is_cut`` tells whether a pass over it is."""
+    left, seen, coming = Left(), set(), [(dataset, "" if is_cut else None)]
+    while coming:
+        part, by = coming.pop()
+        if by is None and operations[id(part)].is_unknown and operations[id(part)].leaves:
+            by = "its function"
+        if (id(part), by) in seen:
+            continue
+        seen.add((id(part), by))
+        leaves = [] if by is not None else [id(one) for one in _left_by(part)]
+        for one in part._inputs():
+            coming.append((one, _name_of(part) if id(one) in leaves else by))
+        if by is None:
+            continue
+        below = [operations[id(one)] for one in _parts_of(part)]
+        goes_on = not _begins_at_once(part, seeded)
+        goes_on = goes_on or any(one.is_unknown or one.changes for one in below)
+        in_python = any(one.runs_python for one in below)
+        left.goes_on |= goes_on or in_python
+        if operations[id(part)].runs_ahead and (goes_on or in_python):
+            kind = "runs_ahead" if goes_on else "runs_python_ahead"
+            if not getattr(left, kind):
+                setattr(left, kind, _name_of(part))
+                left.by = by
+    return left
+
+
+def _left_by(part):
+    """The data sets of a part that it may leave before their end."""
+    inputs, name = part._inputs(), type(part).__name__
+    if name in _DRAINING or _is_endless(part):
+        return []
+    if name == "_ZipDataset":
+        inputs = [one for one in inputs if not all(_is_endless(o) for o in inputs if o is not one)]
+    if name == "_DirectedInterleaveDataset" and not part._stop_on_empty_dataset:
+        selector, *_ = inputs
+        inputs = [selector] if _is_endless(selector) else inputs
+    return [one for one in inputs if not _is_of_one_length(one, part)]
+
+
+def _is_endless(part):
+    """Whether it certainly has no end."""
+    if type(part).__name__ == "_DirectedInterleaveDataset":
+        selector, *others = part._inputs()
+        one = all if part._stop_on_empty_dataset else any
+        return _is_endless(selector) and one(map(_is_endless, others))
+    return part.cardinality() == tf.data.INFINITE_CARDINALITY and _is_length_known(part)
+
+
+def _is_of_one_length(part, other):
+    """Whether two have certainly equally many elements, which have an end."""
+    count = int(part.cardinality())
+    is_known = count >= 0 and _is_length_known(part) and _is_length_known(other)
+    return is_known and count == int(other.cardinality())
+
+
+def _is_length_known(part):
+    """Whether its cardinality is to be trusted: TensorFlow takes mixtures of data for endless."""
+    return all(
+        type(one).__name__ != "_DirectedInterleaveDataset"
+        or one.cardinality() != tf.data.INFINITE_CARDINALITY
+        or _is_endless(one)
+        for one in _parts_of(part)
+    )
+
+
 # Data sets that draw from all of theirs at their first element, and begin these only then.
 _BEGIN_AT_ONCE = (
     "_BatchDataset",
     "_DenseToRaggedDataset",
+    "_DenseToSparseBatchDataset",
     "_FilterDataset",
     "_FlatMapDataset",
     "_GroupByWindowDataset",
@@ -105,12 +206,39 @@ _BEGIN_AT_ONCE = (
     "_ParallelInterleaveDataset",
     "_ParallelMapDataset",
     "_PrefetchDataset",
+    "_RandomDataset",
+    "_RebatchDataset",
+    "_RestructuredDataset",
+    "_ScanDataset",
+    "_ShardDataset",
     "_ShuffleDataset",
+    "_SkipDataset",
     "_TakeDataset",
+    "_TakeWhileDataset",
     "_UnbatchDataset",
+    "_UniqueDataset",
+    "_WindowDataset",
     "_ZipDataset",
 )
-# Data sets that were made of what nobody has kept.
+# Data sets that draw all of theirs to the end, or as long as they are drawn themselves.
+_DRAINING = (
+    *(name for name in _BEGIN_AT_ONCE if "Take" not in name and "Zip" not in name),
+    "CacheDataset",
+    "_CacheDataset",
+    "_ConcatenateDataset",
+    "_RepeatDataset",
+)
+# Data sets that are made of none.
+_SOURCES = (
+    "_FixedLengthRecordDataset",
+    "_GeneratorDataset",
+    "_RangeDataset",
+    "_TFRecordDataset",
+    "_TensorDataset",
+    "_TensorSliceDataset",
+    "_TextLineDataset",
+)
+# Data sets that were made of what nobody has kept: only their graphs tell of it.
 _UNKNOWN = ("_VariantDataset",)
 
 
@@ -131,8 +259,11 @@ def _parts_of(dataset):
 
 @dataclasses.dataclass
 class _Operations:
-    """What the operations of a part of a pipeline do; text says which one does it."""
+    """What a part of a pipeline and its operations do; text says which one does it."""
 
+    is_unknown: bool = False
+    runs_ahead: bool = False
+    leaves: bool = False
     runs_numpy: bool = False
     runs_python: bool = False
     is_parallel: bool = False
@@ -141,6 +272,7 @@ class _Operations:
     unseeded: str = ""
     draws: str = ""
     changes: str = ""
+    lasting: tuple[tuple[Any, str], ...] = ()
 
     @classmethod
     def of(cls, part):
@@ -153,12 +285,35 @@ class _Operations:
             found.is_any_order = _interleaves_in_any_order(part)
         if _seeds_of(part) and not _has_seed(*_seeds_of(part)):
             found.unseeded = _name_of(part)
+        if type(part).__name__ in _UNKNOWN:
+            found.look_into(part._variant_tensor, "a data set that was handed over")
         for function in part._functions():
             graph = function.function.graph.as_graph_def()
             found.look_at(graph.node)
             for inner in graph.library.function:
                 found.look_at(inner.node_def)
+            captured = function.function.captured_inputs
+            for outside in (one for one in captured if one.dtype == tf.variant):
+                found.look_into(outside, f"a data set inside of {_name_of(part)}")
+            if found.changes:
+                resources = [one for one in captured if one.dtype == tf.resource]
+                found.lasting += tuple((one, found.changes) for one in resources)
+        in_background = any(word in type(part).__name__ for word in ("Prefetch", "Parallel"))
+        found.runs_ahead |= found.is_parallel or in_background
         return found
+
+    def look_into(self, variant, name):
+        """Notes what a data set from outside does: nothing else is known of it."""
+        graph = _graph_of(variant)
+        if graph is not None:
+            inside = _Operations()
+            for nodes in (graph.node, *(inner.node_def for inner in graph.library.function)):
+                inside.look_at(nodes)
+                self.look_at(nodes)
+            if not inside.has_seeds:
+                return
+        self.is_unknown = True
+        self.lasting += ((variant, name),)
 
     def look_at(self, nodes):
         """Notes what some operations do."""
@@ -168,6 +323,9 @@ class _Operations:
             self.runs_python |= node.op in _PYTHON
             self.is_parallel |= bool(_inputs(node, "num_parallel_calls"))
             self.is_any_order |= node.attr["deterministic"].s == b"false"
+            self.runs_ahead |= "Prefetch" in node.op
+            kind, is_dataset, _ = node.op.partition("Dataset")
+            self.leaves |= bool(is_dataset) and f"_{kind}Dataset" not in (*_DRAINING, *_SOURCES)
             if node.op.startswith(_CHANGES):
                 self.changes = self.changes or node.op
             if {"seed", "seed2"} <= node.attr.keys():
@@ -182,13 +340,27 @@ class _Operations:
 
 def _interleaves_in_any_order(part):
     """Whether a parallel interleave may mix its files otherwise: only its operation knows."""
-    policy = tf.data.experimental.ExternalStatePolicy.IGNORE
-    try:
-        told = part._as_serialized_graph(external_state_policy=policy).numpy()
-    except tf.errors.OpError:  # what cannot be known may be so
+    graph = _graph_of(part._variant_tensor)
+    if graph is None:  # what cannot be known may be so
         return True
-    nodes = tf.compat.v1.GraphDef.FromString(told).node
-    return any(node.attr["deterministic"].s == b"false" for node in nodes)
+    return any(node.attr["deterministic"].s == b"false" for node in graph.node)
+
+
+def _graph_of(variant):
+    """A data set and all that it is made of as one graph; None where TensorFlow cannot tell."""
+    ignore = tf.data.experimental.ExternalStatePolicy.IGNORE.value
+    try:
+        told = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=ignore)
+    except tf.errors.OpError:
+        return None
+    return tf.compat.v1.GraphDef.FromString(told.numpy())
+
+
+def _reshuffles(part):
+    """Whether it has seeds, and each pass over it takes others."""
+    fixed = getattr(part, "_reshuffle_each_iteration", True) is False  # None stands for True
+    fixed = fixed or not getattr(part, "_rerandomize", True)
+    return bool(_seeds_of(part)) and not fixed
 
 
 def _seeds_of(part):
@@ -205,7 +377,13 @@ def _inputs(node, *names):
     definition = op_def_registry.get(node.op)
     if definition is None:  # a function
         return []
-    places = {argument.name: place for place, argument in enumerate(definition.input_arg)}
+    places, place = {}, 0
+    for argument in definition.input_arg:
+        places[argument.name] = place
+        if argument.type_list_attr:
+            place += len(node.attr[argument.type_list_attr].list.type)
+        else:
+            place += node.attr[argument.number_attr].i if argument.number_attr else 1
     if not set(names) <= places.keys():
         return []
     return [node.input[places[name]] for name in names]
@@ -214,6 +392,16 @@ def _inputs(node, *names):
 def _constant(name, constants):
     tensor = constants.get(name.split(":")[0])
     return None if tensor is None else int(tf.make_ndarray(tensor))
+
+
+def without_optimizations(options: tf.data.Options, dataset: tf.data.Dataset) -> None:
+    """Lets nothing of a pipeline be made parallel or draw ahead, unless a part of it says so."""
+    chosen = options.experimental_optimization
+    chosen.apply_default_optimizations = False
+    own = dataset.options().experimental_optimization
+    for name, value in vars(type(own)).items():
+        if isinstance(value, property) and getattr(own, name):
+            setattr(chosen, name, False)
 
 
 @contextlib.contextmanager
