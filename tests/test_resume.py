@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kerastrain import ArgumentError
 from kerastrain import DataError
+from kerastrain import Guard
 from kerastrain import Trainer
 from kerastrain import choice
 from kerastrain.checkpoint import Checkpoints
@@ -503,3 +504,48 @@ def test_a_callback_is_given_its_own_attributes_only(tmp_path):
     place.write(found.tensors, found.info)
     fit(tmp_path / "run", epochs=3, callbacks=[keras.callbacks.ModelCheckpoint(target)])
     assert not (tmp_path / "elsewhere.keras").exists()
+
+
+# What the guard has kept -----------------------------------------------------
+
+
+class SlotsOfAStep(keras.Model):
+    """Its own step makes the optimizer's slots, and counts in a variable that is known before."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(x, training=True) - y))
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        self.counts[0][0].assign_add(tf.ones((6, 1)))
+        return {"loss": loss}
+
+
+def test_what_a_rollback_goes_back_to_after_a_resume(tmp_path):
+    """Each variable gets what was kept of it, in whichever order steps told of them."""
+
+    def make():
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((6,))
+        model = SlotsOfAStep(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+        model.counts = ([tf.Variable(tf.fill((6, 1), 4.5), trainable=False)],)
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        guard = Guard("rollback", every=100)
+        return Trainer(model, optimizer=optimizer, seed=3, guard=guard, execution="step")
+
+    def bad():
+        x, y = rows()
+        x[-1] = np.nan
+        return x, y
+
+    def train(place, *epochs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in epochs:
+                made, _ = fit(place, make, bad, epochs=number, shuffle=False)
+        variables = *made.model.weights, *made.optimizer.variables, made.model.counts[0][0]
+        return [v.numpy() for v in variables]
+
+    for one, two in zip(train(tmp_path / "a", 2), train(tmp_path / "b", 1, 2), strict=True):
+        np.testing.assert_array_equal(one, two)
