@@ -87,11 +87,9 @@ class ModelState:
         """All layers that can be reached, by path, as of the last `variables`."""
         return self._walk.of(keras.Layer)
 
-    def learning_rates(self) -> list[Any]:
-        """The learning rates of all optimizers that can be reached, as of the last `variables`."""
-        optimizers = self._walk.of(keras.optimizers.Optimizer).values()
-        found = [v for one in optimizers for v in one.variables if v.name == "learning_rate"]
-        return list({id(v): v for v in found}.values())
+    def optimizers(self) -> list[keras.optimizers.Optimizer]:
+        """All optimizers that can be reached, as of the last `variables`."""
+        return list(self._walk.of(keras.optimizers.Optimizer).values())
 
     def left_by_rollback(self) -> set[int]:
         """The ids of those that going back does not change: metrics, and random generators."""

@@ -18,6 +18,7 @@ from kerastrain.errors import RunError
 from kerastrain.model_state import OF_CALLBACKS
 from kerastrain.model_state import ModelState
 from kerastrain.variables import HostCopies
+from kerastrain.variables import learning_rates
 
 
 class Kept:
@@ -62,7 +63,8 @@ class Kept:
 
     def _variables(self):
         named = self._state.variables()
-        left_out = self._state.left_by_rollback() | {*map(id, self._state.learning_rates())}
+        left_out = self._state.left_by_rollback()
+        left_out |= {*map(id, learning_rates(self._state.optimizers()))}
         return {name: v for name, v in named.items() if id(v) not in left_out}
 
     def state(self) -> dict[str, Any] | None:
