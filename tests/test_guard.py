@@ -229,6 +229,28 @@ class TestRaise:
         assert [batch for batch, _ in seen] == list(range(BAD))
         assert np.isfinite([loss for _, loss in seen]).all()
 
+    def test_statistics_of_one_replica(self, seldom):
+        """They are looked at on each of them, also where they do not reach the loss."""
+
+        class Watches(keras.layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.norm = keras.layers.BatchNormalization()
+
+            def call(self, x, training=False):
+                self.norm(x[:, :1], training=training)
+                return x[:, 1:]
+
+        def model():
+            keras.utils.set_random_seed(5)
+            return keras.Sequential([keras.Input((6,)), Watches(), keras.layers.Dense(1)])
+
+        x, y = rows()
+        x[BAD * BATCH + 3, 0] = np.nan  # of the second replica
+        made = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2")
+        with pytest.raises(NonFiniteError, match=r"Step 6 of epoch 1 .*`x` is nan in row 3"):
+            fit(made, (x, y))
+
     def test_other_errors_leave_good_weights(self, seldom):
         """An error before the next check leaves no weights that are not finite."""
 

@@ -47,7 +47,7 @@ def test_variables_that_there_are_not():
     saved["values"]["others/callbacks/0/mine"] = [np.ones(3)]
     one.set_state(saved)
     saved["values"]["captured/0"] = [np.ones(3)]
-    with pytest.raises(RunError, match="keeps captured/0, which there is not now"):
+    with pytest.raises(RunError, match="keeps has captured/0, which there is not now"):
         one.set_state(saved)
 
 
