@@ -81,6 +81,7 @@ class GuardedSteps:
         skipped: ``(epoch, step in it)`` of the steps that the training has left out, counted
             from 0.
         seconds: what checks and copies have taken in the training.
+        is_training: whether it is inside `training`.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class GuardedSteps:
     ):
         self._model, self._state, self._cut = model, state, cut
         self._micro_batches = 1
+        self.is_training = False
         self._copies = HostCopies([])
         self._watch: Watch | None = None
         self._check_seconds = self._copy_seconds = 0.0
@@ -117,8 +119,7 @@ class GuardedSteps:
         self._reset()
 
     def _reset(self):
-        # What has run since the copy, and the settings that it ran with.
-        self._since: list[tuple[Chunk, Settings]] = []
+        self._since: list[tuple[Chunk, Settings]] = []  # what has run since the copy
         self._changed = False  # whether the variables may differ from the copy
         self._is_touched = False  # whether a callback has changed them since the last step
         self._held_bytes = 0  # of the blocks of these, but for the first
@@ -133,6 +134,7 @@ class GuardedSteps:
             cuts: whether steps that memory is too small for are run in more micro-batches.
         """
         self._start(options, cuts)
+        self.is_training = True
         try:
             with self._state.telling(self._meet), self._between.watching():
                 yield self
@@ -142,6 +144,7 @@ class GuardedSteps:
                 self._put_back()
             raise
         finally:
+            self.is_training = False
             self._run = self._kept = None
             self._reset()
             self._copies.forget(_MOST_BETWEEN)
@@ -387,8 +390,8 @@ class GuardedSteps:
         if not good:
             if chunk.steps > 1:
                 self._put_back()
-                ones = [Chunk(chunk.block, chunk.start + i, 1) for i in range(chunk.steps)]
-                each = [self._again(one, settings) for one in ones]
+                steps = range(chunk.start, chunk.start + chunk.steps)
+                each = [self._again(Chunk(chunk.block, i, 1), settings) for i in steps]
                 return None if each[0] is None else [one[-1] for one in each]
             logs = self._without(chunk, settings, logs)
         elif logs is not None:
@@ -466,8 +469,8 @@ class GuardedSteps:
         self._cut_into(number)
         notices.warn(
             f"Memory is too small for step {self._now[0] + 1} of epoch {self._epoch + 1}: "
-            f"{diagnosis.reason_of(error)}. From it on, each batch is cut into {number} micro-batches; no step "
-            "is lost."
+            f"{diagnosis.reason_of(error)}. From it on, each batch is cut into {number} "
+            "micro-batches; no step is lost."
         )
 
     def _cut_into(self, number):

@@ -164,6 +164,13 @@ class Run:
         self._stack.__exit__(*error)
         if error[0] is None and self._signals.received is not None:
             self._signals.leave()  # it came when nothing was left to be saved
+        if isinstance(error[1], Exception) and self._signals.is_nobodys:
+            told = " ".join(f"{error[0].__name__}: {error[1]}".split())
+            notices.warn(
+                f"A signal came, and then the training ended in an error: {told}. What was not saved "
+                "by then is not; the process ends as it was asked to."
+            )
+            self._signals.leave()
         self._signals.hand_on()
 
     def track(self, source: Source, validates: bool = False) -> Source:

@@ -341,6 +341,27 @@ def test_the_handler_of_the_user_is_called_after_an_error(tmp_path):
     assert [1] == called
 
 
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_before_an_error(tmp_path, number, expected):
+    """It is not lost: the process was to end. The error is told of."""
+
+    class Fails(Sends):
+        def send(self, *_, **__):
+            super().send()
+            raise ValueError("of the callback")
+
+    with (
+        pytest.warns(UserWarning, match="ended in an error: ValueError: of the callback"),
+        pytest.raises(expected) as caught,
+    ):
+        fit(tmp_path, callbacks=[Fails("on_train_batch_end", number)])
+    assert isinstance(caught.value.__context__, ValueError)
+    if number == signal.SIGTERM:
+        assert 143 == caught.value.code
+
+
 class Trains(keras.callbacks.Callback):
     """Runs another training within an event, which gets a signal."""
 
