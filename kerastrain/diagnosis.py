@@ -9,6 +9,7 @@ The model is run once more on the batch, without compiling it, so this is for er
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import rows as rows_lib
+from kerastrain.blocks import Chunk
 from kerastrain.errors import NonFiniteError
 
 
@@ -35,6 +37,10 @@ class Diagnosis(NamedTuple):
     rows: tuple[int, ...] = ()
 
 
+ADVICE = (
+    "Look at what is named, lower the learning rate, or pass guard=\"skip\" to go on without such "
+    "steps (a run_dir belongs to one guard: pass another)."
+)
 UNKNOWN = Diagnosis("a weight, or what the optimizer keeps of it, is not finite after it")
 
 
@@ -56,6 +62,45 @@ def diagnose(model: keras.Model, batch: Any) -> Diagnosis | None:
             if found is not None:
                 return found
     return None
+
+
+def step_in_words(found: Diagnosis, one: Chunk, epoch: int, step: int) -> str:
+    """What a step has been found to be, and which it is.
+
+    Args:
+        found: what is not finite.
+        one: the step.
+        epoch, step: where, counted from 0.
+    """
+    told = f"Step {step + 1} of epoch {epoch + 1} is not finite: {found.text}"
+    if found.rows:
+        shown = ", ".join(map(str, found.rows[:5])) + (", ..." if len(found.rows) > 5 else "")
+        told += f" in row{'s' if len(found.rows) > 1 else ''} {shown} of the batch"
+        numbers = one.block.numbers(one.start)
+        if numbers is not None:
+            told += " (in `x`: " + ", ".join(str(numbers[row]) for row in found.rows[:5]) + ")"
+    return f"{told}."
+
+
+def of_callbacks(epoch: int, steps: int) -> NonFiniteError:
+    """What is raised where all steps were finite, and a weight is not.
+
+    Args:
+        epoch: the number of the epoch, from 0.
+        steps: how many of its steps have run.
+    """
+    return NonFiniteError(
+        f"A weight is not finite after {steps} steps of epoch {epoch + 1}, and no step has left it "
+        "so: a callback has. It is not saved.",
+        epoch,
+        steps,
+    )
+
+
+def reason_of(error: tf.errors.OpError) -> str:
+    """What TensorFlow says, without where in the program."""
+    told = re.search(r"OOM when allocating.*|\b\w+Error: .*", error.message)
+    return (told.group() if told else error.message.split("\n")[0])[:200]
 
 
 def check_left_out(left_out: list[int], steps: int, epoch: int) -> None:

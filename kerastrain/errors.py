@@ -127,9 +127,10 @@ class NonFiniteError(KerastrainError, ArithmeticError):
 
 
 class Preempted(SystemExit):
-    """A signal asked the training to end; everything was saved first.
+    """A signal asked the training to end; everything was saved first, or a warning says what not.
 
     ``code`` is 128 and the signal's number, as shells have it: 143 for SIGTERM. Not caught,
     it ends the process with that status. Not an error of kerastrain's: call ``fit`` with the
-    same arguments to go on.
+    same arguments to go on. Where the training has ended in an error after the signal, a warning
+    says so, and ``__context__`` is that error.
     """

@@ -144,6 +144,11 @@ class Steps:
             self._ones[key] = self._compiled(kind, report)
         return self._ones[key]
 
+    def trace(self, kind: str, report: bool, batch: Any) -> None:
+        """Traces `one` for a batch, and runs nothing; an eager step is run, as it has no trace."""
+        step = self.one(kind, report)
+        getattr(step, "trace", step)(batch)
+
     def loop(self, kind: str, keeps: int = 0, xla: bool = False) -> Loop:
         """Many steps in one call.
 
@@ -186,10 +191,13 @@ class Steps:
         # Nearly every batch has rows for all, and needs no row that stands in for none.
         run_full = OpenRows(self._run(kind, report, full=True), by_xla, traced)
 
-        def run_either(batch):
-            known = rows_lib.known_rows(batch)
-            return (run_full if known >= self._parts else run_any)(batch)
+        def either(batch):
+            return run_full if rows_lib.known_rows(batch) >= self._parts else run_any
 
+        def run_either(batch):
+            return either(batch)(batch)
+
+        run_either.trace = lambda batch: either(batch).trace(batch)
         return run_either
 
     def _has_replicas(self):

@@ -20,7 +20,9 @@ from kerastrain import _keras
 class Watch:
     """The numbers that are to be finite: all that steps change but metrics, and the loss.
 
-    Variables with values that are not finite from the start are left alone.
+    Variables with values that are not finite from the start are left alone. What optimizers update is
+    equal on all replicas, so one of them is looked at; of other variables, such as batch statistics,
+    each replica may have its own.
 
     Args:
         model: built and compiled.
@@ -33,9 +35,10 @@ class Watch:
 
     def __init__(self, model: keras.Model, variables: Iterable[Any]):
         trained = {id(w) for w in model.trainable_weights}
-        found = [v for v in variables if tf.as_dtype(v.dtype).is_floating]
-        self._variables = [v for v in found if _is_finite(v)]
-        watched = {id(v) for v in self._variables}
+        self._equal = trained | {*map(id, getattr(model.optimizer, "variables", ()))}
+        self._parts: list[tf.Variable] = []
+        found = _floats(variables)
+        watched = {*map(id, self._watched(found))}
         self.left_alone = [v.path for v in found if id(v) in trained - watched]
         self.is_whole = len(found) == len(watched)
         # Their sums, over all steps of an epoch so far.
@@ -44,13 +47,23 @@ class Watch:
             for v in _keras.loss_tracker(model).variables
             for local in _keras.local_variables(v)
         ]
-        self._sums = _sums_of(self._variables, self._losses)
+        self._sums = _sums_of(self._parts, self._losses)
 
     def add(self, variables: Iterable[Any]) -> None:
         """Watches more variables, which no step has changed so far."""
-        found = [v for v in variables if tf.as_dtype(v.dtype).is_floating]
-        self._variables += [v for v in found if _is_finite(v)]
-        self._sums = _sums_of(self._variables, self._losses)
+        self._watched(_floats(variables))
+        self._sums = _sums_of(self._parts, self._losses)
+
+    def _watched(self, variables):
+        """Those of the variables that are watched from now on."""
+        watched = []
+        for variable in variables:
+            parts = _keras.local_variables(variable)
+            parts = parts[:1] if id(variable) in self._equal else parts
+            if all(map(_is_finite, parts)):
+                self._parts += parts
+                watched.append(variable)
+        return watched
 
     def all_are_finite(self, losses: bool = True) -> bool:
         """Whether all are.
@@ -65,7 +78,7 @@ class Watch:
 
     def variables_are_finite(self) -> bool:
         """Whether all but the loss are."""
-        return all(map(_is_finite, self._variables))
+        return all(map(_is_finite, self._parts))
 
 
 def is_finite_in(logs: Any) -> bool:
@@ -76,16 +89,19 @@ def is_finite_in(logs: Any) -> bool:
         return True
 
 
-def _is_finite(variable):
-    return bool(tf.reduce_all(tf.math.is_finite(_keras.local_variables(variable)[0])))
+def _floats(variables):
+    return [v for v in variables if tf.as_dtype(v.dtype).is_floating]
+
+
+def _is_finite(part):
+    return bool(tf.reduce_all(tf.math.is_finite(part)))
 
 
 def _sums_of(*groups):
     """A compiled function that sums all numbers of the variables of each group."""
-    local = [[_keras.local_variables(v)[0] for v in variables] for variables in groups]
 
     def add():
-        sums = [[tf.reduce_sum(tf.cast(v, tf.float32)) for v in group] for group in local]
+        sums = [[tf.reduce_sum(tf.cast(v, tf.float32)) for v in group] for group in groups]
         return tf.stack([tf.add_n([tf.zeros(()), *of_group]) for of_group in sums])
 
     return tf.function(add, autograph=False).get_concrete_function()

@@ -18,15 +18,17 @@ bit those before it, on every replica, unless plans are still being compared. Ch
 take a quarter of a percent of the time each, but there is one of each in an epoch; a copy is in the
 host's memory.
 
-What is not part of the transaction: TensorFlow's own random operations, and what callbacks that
-listen to batches do to a model between two steps other than to set the learning rate.
+What callbacks do between two steps is not run again, so it is noted (`kerastrain.between`). What they
+set is kept with the steps that ran with it; where they change what steps change too, the next step
+begins with a check and a copy, so that nothing goes back to before that.
+
+What is not part of the transaction: TensorFlow's own random operations.
 
 A step that memory is too small for (``ResourceExhaustedError``) is taken back in the same way,
 and repeated in twice as many micro-batches, with ``StepOptions(micro_batches="auto")``.
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -36,14 +38,15 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import diagnosis
 from kerastrain import merging
 from kerastrain import notices
 from kerastrain import rows as rows_lib
+from kerastrain.between import Between
+from kerastrain.between import Settings
+from kerastrain.between import put
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import bytes_of
-from kerastrain.diagnosis import UNKNOWN
-from kerastrain.diagnosis import check_left_out
-from kerastrain.diagnosis import diagnose
 from kerastrain.errors import NonFiniteError
 from kerastrain.finite import Watch
 from kerastrain.finite import is_finite_in
@@ -59,11 +62,6 @@ _MOST_BETWEEN = 2**24
 # Batches that are held to be run again, at most.
 _MOST_BYTES = 2**28
 
-_ADVICE = (
-    "Look at what is named, lower the learning rate, or pass guard=\"skip\" to go on without such "
-    "steps (a run_dir belongs to one guard: pass another)."
-)
-
 Run = Callable[[Chunk], list | None]
 
 
@@ -71,7 +69,8 @@ class GuardedSteps:
     """Runs train steps in transactions.
 
     At any time the variables are those of the copy, and what has run since on top of it: after
-    `_put_back` nothing has, and after `_copy` nothing is left to be taken back.
+    `_put_back` nothing has, and after `_copy` nothing is left to be taken back. In between, where
+    they are neither, `_is_torn` is set.
 
     Args:
         model: the model that trains, compiled.
@@ -82,6 +81,7 @@ class GuardedSteps:
         skipped: ``(epoch, step in it)`` of the steps that the training has left out, counted
             from 0.
         seconds: what checks and copies have taken in the training.
+        is_training: whether it is inside `training`.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class GuardedSteps:
     ):
         self._model, self._state, self._cut = model, state, cut
         self._micro_batches = 1
+        self.is_training = False
         self._copies = HostCopies([])
         self._watch: Watch | None = None
         self._check_seconds = self._copy_seconds = 0.0
@@ -106,17 +107,21 @@ class GuardedSteps:
         rolls_back = options.policy == "rollback"
         self._kept = Kept(self._state, options.every) if rolls_back else None
         self._begins, self._saves = True, False
-        self._rates: list[tf.Variable] = []
+        self._between = Between(self._state, self._touch)
+        self._is_changed_by_callbacks = False
+        self._is_torn = False
         self._epoch = 0
         self._now = self._copied = (0, 0)  # steps of the epoch, and of all, that have run
         self._run: Run | None = None
         self._good_logs: list | None = None
+        self._logs: list | None = None  # of steps that were run again, and are to be told yet
         self._tells_loss = True
         self._reset()
 
     def _reset(self):
-        self._since: list[tuple[Chunk, Any]] = []  # what has run since the copy, and the rates
+        self._since: list[tuple[Chunk, Settings]] = []  # what has run since the copy
         self._changed = False  # whether the variables may differ from the copy
+        self._is_touched = False  # whether a callback has changed them since the last step
         self._held_bytes = 0  # of the blocks of these, but for the first
         self._block_bytes = 0  # of the last block
 
@@ -129,15 +134,17 @@ class GuardedSteps:
             cuts: whether steps that memory is too small for are run in more micro-batches.
         """
         self._start(options, cuts)
+        self.is_training = True
         try:
-            with self._state.telling(self._meet):
+            with self._state.telling(self._meet), self._between.watching():
                 yield self
         except BaseException:
             # What has run since the last check is in nobody's logs.
-            if self._changed and not self._is_good():
+            if self._is_torn or self._changed and not self._is_good():
                 self._put_back()
             raise
         finally:
+            self.is_training = False
             self._run = self._kept = None
             self._reset()
             self._copies.forget(_MOST_BETWEEN)
@@ -161,13 +168,15 @@ class GuardedSteps:
         if self._begins:
             self._find_variables()
         self._begins = False
-        self._epoch, self._now, self._saves = epoch, (step, steps), saves
-        self._rates = _learning_rate(self._model.optimizer) if acts else []
+        self._epoch, self._now = epoch, (step, steps)
+        self._saves = saves or self._is_changed_by_callbacks
         self._good_logs, self._tells_loss = None, True
         self._copy()
         self._checked_at = time.perf_counter()
         if self._kept is not None:
             self._kept.keep_if_due(self._now[1])
+        self._between.begin(acts)
+        self._between.open(self._copies, has_run=False)
 
     def room(self) -> int:
         """How many steps may run in one call."""
@@ -186,21 +195,29 @@ class GuardedSteps:
         """
         if not (self._checks or self._cuts):
             return run(chunk)
+        self._between.close()
+        self._logs = None
+        if self._is_touched:
+            self._accept()
+        logs = self._run_noted(run, chunk)
+        self._between.open(self._copies, bool(self._since))
+        return logs
+
+    def _run_noted(self, run, chunk):
         self._run, self._changed = run, True
-        # As `rate.value()`, in half of its time.
-        rates = [tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for v in self._rates]
+        settings = self._between.settings()
         try:
             logs = run(chunk)
         except tf.errors.ResourceExhaustedError as error:
             if not self._cuts:
                 raise
-            return self._run_smaller(chunk, rates, error)
+            return self._run_smaller(chunk, settings, error)
         except Exception:
             if self._is_good():
                 raise
-            self._note(chunk, rates)  # it may follow from a step that was not finite
+            self._note(chunk, settings)  # it may follow from a step that was not finite
             return self._replay()
-        self._note(chunk, rates)
+        self._note(chunk, settings)
         now = time.perf_counter()
         odd = self._checks and logs is not None and not is_finite_in(logs[-1])
         crowded = self._held_bytes > _MOST_BYTES
@@ -225,7 +242,17 @@ class GuardedSteps:
         Raises:
             NonFiniteError: as `run` does.
         """
-        return None if not self._changed or self._is_good() else self._replay()
+        logs, self._logs = self._logs, None
+        if self._is_touched:
+            self._accept()
+        if not self._changed or self._is_good():
+            return logs
+        # Callbacks have had their say after the last step, and may have more.
+        with self._between.closed():
+            settings = self._between.settings()
+            logs = self._replay()
+            put(settings)
+        return logs
 
     def verify_all(self) -> list | None:
         """`verify`, and that nobody else has left anything that is not finite.
@@ -234,14 +261,12 @@ class GuardedSteps:
             NonFiniteError: as `verify` does; or a callback has.
         """
         logs = self.verify()
-        if self._checks and self._watch and not self._watch.all_are_finite(losses=False):
-            raise NonFiniteError(
-                f"A weight is not finite after {self._now[0]} steps of epoch {self._epoch + 1}, "
-                "and no step has left it so: a callback has. It is not saved.",
-                self._epoch,
-                self._now[0],
-            )
+        self._check_callbacks()
         return logs
+
+    def _check_callbacks(self):
+        if self._checks and self._watch and not self._watch.all_are_finite(losses=False):
+            raise diagnosis.of_callbacks(self._epoch, self._now[0])
 
     def end(self) -> list | None:
         """The epoch has no more steps: `verify`, and lets go of its data.
@@ -250,8 +275,9 @@ class GuardedSteps:
             NonFiniteError: as `verify` does; or more than half of its steps were left out.
         """
         logs = self.verify()
+        self._between.close()
         self._reset()
-        check_left_out(self._left_out(), self._now[0], self._epoch)
+        diagnosis.check_left_out(self._left_out(), self._now[0], self._epoch)
         return logs
 
     def _left_out(self):
@@ -287,12 +313,27 @@ class GuardedSteps:
         changed = {id(v) for v in self._state.changed_by_steps().values()}
         self._watch.add(v for v in variables if id(v) in changed)
 
-    def _note(self, chunk, rates):
+    # What callbacks do --------------------------------------------------------------
+
+    def _touch(self):
+        """A callback is about to change variables; it has seen them as they are."""
+        if not self._is_touched:
+            self._logs = self.verify()
+            # From here on they are verified before it sees them.
+            self._is_touched = self._saves = self._is_changed_by_callbacks = True
+
+    def _accept(self):
+        """Callbacks have changed variables since the last step: they are not taken back."""
+        self._is_touched = False
+        self._check_callbacks()
+        self._copy()
+
+    def _note(self, chunk, settings):
         if self._since and self._since[-1][0].block is not chunk.block:
             if not (chunk.block.is_batch and self._block_bytes):
                 self._block_bytes = bytes_of(chunk.block.data)
             self._held_bytes += self._block_bytes
-        self._since.append((chunk, rates))
+        self._since.append((chunk, settings))
         self._now = self._now[0] + chunk.steps, self._now[1] + chunk.steps
 
     def _copy(self):
@@ -306,7 +347,9 @@ class GuardedSteps:
         self.seconds += self._copy_seconds
 
     def _put_back(self):
+        self._is_torn = True
         self._copies.put_back()
+        self._is_torn = False
         self._reset()
         self._now = self._copied
 
@@ -330,14 +373,14 @@ class GuardedSteps:
         """
         since, logs = self._since, None
         self._put_back()
-        for chunk, rates in since:
-            logs = self._again(chunk, rates)
+        for chunk, settings in since:
+            logs = self._again(chunk, settings)
         return logs
 
-    def _again(self, chunk, rates):
+    def _again(self, chunk, settings):
         """Runs steps on top of the copy, and makes one: if need be, step by step."""
         try:
-            logs = self._attempt(chunk, rates)
+            logs = self._attempt(chunk, settings)
             good = self._is_good()
         except Exception:
             if chunk.steps == 1:
@@ -347,19 +390,20 @@ class GuardedSteps:
         if not good:
             if chunk.steps > 1:
                 self._put_back()
-                each = [self._again(Chunk(chunk.block, i, 1), rates) for i in _indices(chunk)]
+                steps = range(chunk.start, chunk.start + chunk.steps)
+                each = [self._again(Chunk(chunk.block, i, 1), settings) for i in steps]
                 return None if each[0] is None else [one[-1] for one in each]
-            logs = self._without(chunk, rates, logs)
+            logs = self._without(chunk, settings, logs)
         elif logs is not None:
             self._good_logs = logs[-1:]
-        self._note(chunk, rates)
+        self._note(chunk, settings)
         self._copy()
         return logs
 
-    def _attempt(self, chunk, rates):
+    def _attempt(self, chunk, settings):
         """Runs steps, in more micro-batches if memory is too small."""
         while True:
-            self._set_rates(rates)
+            put(settings)
             self._changed = True
             try:
                 return self._run(chunk)
@@ -369,21 +413,22 @@ class GuardedSteps:
                 self._put_back()
                 self._cut_further(chunk, error)
 
-    def _without(self, one, rates, logs):
+    def _without(self, one, settings, logs):
         """Takes back a step that is not finite, and decides what is done in its stead."""
         weights_are_good = self._watch.variables_are_finite()
         self._put_back()
-        found = diagnose(self._model, one.batch())
+        self._is_torn = True  # it runs the forward pass
+        found = diagnosis.diagnose(self._model, one.batch())
         self._put_back()
         if found is None and weights_are_good:
             self._tells_loss = False  # the sum of all losses has overflowed, and none of them
-            return self._attempt(one, rates)
+            return self._attempt(one, settings)
         epoch, step = self._epoch, self._now[0]
-        told = _told(found or UNKNOWN, one, epoch, step)
-        self._set_rates(rates)
+        told = diagnosis.step_in_words(found or diagnosis.UNKNOWN, one, epoch, step)
+        put(settings)
         advice = None
         if self._options.policy == "raise":
-            advice = _ADVICE
+            advice = diagnosis.ADVICE
         elif len(self._left_out()) >= self._options.most:
             advice = (
                 f"More than most={self._options.most} steps of the epoch were left out. Repair "
@@ -395,7 +440,10 @@ class GuardedSteps:
         self.skipped.append((epoch, step))
         end = "It is left out."
         if self._kept is not None:
+            self._is_torn = True
             self._kept.put_back(self._now[1] + 1)
+            self._is_torn = False
+            put(settings)
             end = f"The weights are again those after {self._kept.steps} steps of the training."
         notices.warn(f"{told} {end}")
         if logs is None:
@@ -404,19 +452,15 @@ class GuardedSteps:
         # Where no step has been good, what fresh metrics say is no result.
         return results if len(self._left_out()) <= step else [merging.no_results(results[0])]
 
-    def _set_rates(self, rates):
-        for variable, rate in zip(self._rates, rates, strict=True):
-            variable.assign(rate)
-
     # Out of memory ----------------------------------------------------------------------
 
-    def _run_smaller(self, chunk, rates, error):
+    def _run_smaller(self, chunk, settings, error):
         """Repeats steps that memory was too small for; those before them run as they did."""
         number = self._micro_batches
         self._replay()
         if self._micro_batches == number:
             self._cut_further(chunk, error)
-        return self._again(chunk, rates)
+        return self._again(chunk, settings)
 
     def _cut_further(self, chunk, error):
         rows, number = rows_lib.known_rows(chunk.batch()), 2 * self._micro_batches
@@ -425,8 +469,8 @@ class GuardedSteps:
         self._cut_into(number)
         notices.warn(
             f"Memory is too small for step {self._now[0] + 1} of epoch {self._epoch + 1}: "
-            f"{_reason(error)}. From it on, each batch is cut into {number} micro-batches; no step "
-            "is lost."
+            f"{diagnosis.reason_of(error)}. From it on, each batch is cut into {number} "
+            "micro-batches; no step is lost."
         )
 
     def _cut_into(self, number):
@@ -443,37 +487,14 @@ class GuardedSteps:
             "kept": self._kept and self._kept.state(),
         }
 
+    def cut_as(self, state: dict[str, Any]) -> None:
+        """Cuts batches as when `state` was called: with fewer parts memory was too small."""
+        if self._cuts and state["micro_batches"] != self._micro_batches:
+            self._cut_into(state["micro_batches"])
+
     def set_state(self, state: dict[str, Any]) -> None:
         """As `state` gave it."""
         self.skipped = [(epoch, step) for epoch, step in state["skipped"]]
-        if self._cuts and state["micro_batches"] != self._micro_batches:
-            self._cut_into(state["micro_batches"])
+        self.cut_as(state)
         if self._kept is not None:
             self._kept.set_state(state["kept"])
-
-
-def _indices(chunk):
-    return range(chunk.start, chunk.start + chunk.steps)
-
-
-def _reason(error):
-    """What TensorFlow says, without where in the program."""
-    told = re.search(r"OOM when allocating.*|\b\w+Error: .*", error.message)
-    return (told.group() if told else error.message.split("\n")[0])[:200]
-
-
-def _learning_rate(optimizer):
-    """TensorFlow's variables of the learning rate; none where a schedule gives it."""
-    found = [v for v in optimizer.variables if v.name == "learning_rate"]
-    return _keras.local_variables(found[0]) if found else []
-
-
-def _told(found, one, epoch, step):
-    told = f"Step {step + 1} of epoch {epoch + 1} is not finite: {found.text}"
-    if found.rows:
-        shown = ", ".join(map(str, found.rows[:5])) + (", ..." if len(found.rows) > 5 else "")
-        told += f" in row{'s' if len(found.rows) > 1 else ''} {shown} of the batch"
-        numbers = one.block.numbers(one.start)
-        if numbers is not None:
-            told += " (in `x`: " + ", ".join(str(numbers[row]) for row in found.rows[:5]) + ")"
-    return f"{told}."

@@ -87,6 +87,10 @@ class ModelState:
         """All layers that can be reached, by path, as of the last `variables`."""
         return self._walk.of(keras.Layer)
 
+    def optimizers(self) -> list[keras.optimizers.Optimizer]:
+        """All optimizers that can be reached, as of the last `variables`."""
+        return list(self._walk.of(keras.optimizers.Optimizer).values())
+
     def left_by_rollback(self) -> set[int]:
         """The ids of those that going back does not change: metrics, and random generators."""
         metrics = self._walk.of(keras.metrics.Metric).values()

@@ -7,13 +7,18 @@
     kept.put_back(steps)
 
 Which states are kept depends on the number of steps alone, so that a resumed training goes back to
-the same.
+the same. A state is saved by the names of its variables (`ModelState.variables`): in the order in
+which steps tell of them it would differ between processes.
 """
 
 from typing import Any
 
+from kerastrain import _keras
+from kerastrain.errors import RunError
+from kerastrain.model_state import OF_CALLBACKS
 from kerastrain.model_state import ModelState
 from kerastrain.variables import HostCopies
+from kerastrain.variables import learning_rates
 
 
 class Kept:
@@ -39,7 +44,7 @@ class Kept:
     def keep_if_due(self, steps: int) -> None:
         """Keeps the present state after so many steps, if it is time: or if there is none."""
         if self._copies is None:
-            self._copies = HostCopies(self._variables())
+            self._copies = HostCopies(self._variables().values())
         elif steps % self._every or steps < self._next:
             return
         self._copies.take()
@@ -53,23 +58,46 @@ class Kept:
     def add(self, variables: list[Any]) -> None:
         """Keeps the present values of more variables, which no step has changed so far."""
         if self._copies is not None:
-            wanted = {id(v) for v in self._variables()}
+            wanted = {id(v) for v in self._variables().values()}
             self._copies.add(v for v in variables if id(v) in wanted)
 
     def _variables(self):
-        variables = self._state.variables().values()
+        named = self._state.variables()
         left_out = self._state.left_by_rollback()
-        return [v for v in variables if id(v) not in left_out and v.name != "learning_rate"]
+        left_out |= {*map(id, learning_rates(self._state.optimizers()))}
+        return {name: v for name, v in named.items() if id(v) not in left_out}
 
     def state(self) -> dict[str, Any] | None:
         """What a resumed training needs; arrays are not copied."""
         if self._copies is None:
             return None
-        return {"of": self.steps, "next": self._next, "values": self._copies.values}
+        # Two objects may stand for one variable, and names may have changed since it was kept.
+        named = self._state.variables().items()
+        names = {handle: name for name, v in named for handle in _keras.handles_of(v)}
+        values = {}
+        for variable, parts in zip(self._copies.variables, self._copies.values, strict=True):
+            name = names.get(next(iter(_keras.handles_of(variable)), None))
+            if name is not None:  # else nothing holds it any more
+                values[name] = parts
+        return {"of": self.steps, "next": self._next, "values": values}
 
     def set_state(self, state: dict[str, Any] | None) -> None:
-        """As `state` gave it."""
-        if state is not None:
-            self._copies = HostCopies(self._variables())
-            self._copies.values = state["values"]
-            self.steps, self._next = state["of"], state["next"]
+        """As `state` gave it.
+
+        Raises:
+            RunError: it has variables that there are not now.
+        """
+        # Before version 0.8 it had no names: the present state is kept in its stead.
+        if state is None or isinstance(state["values"], list):
+            return
+        variables, values = self._variables(), state["values"]
+        missing = [n for n in values if n not in variables and not n.startswith(OF_CALLBACKS)]
+        if missing:
+            raise RunError(
+                f"The state that guard=\"rollback\" keeps has {missing[0]}, which there is not now. "
+                "Pass the model, loss and optimizer that the run was begun with, or another run_dir."
+            )
+        names = [name for name in values if name in variables]
+        self._copies = HostCopies(variables[name] for name in names)
+        self._copies.values = [values[name] for name in names]
+        self.steps, self._next = state["of"], state["next"]

@@ -165,6 +165,13 @@ class Run:
         self._stack.__exit__(*error)
         if error[0] is None and self._signals.received is not None:
             self._signals.leave()  # it came when nothing was left to be saved
+        if isinstance(error[1], Exception) and self._signals.is_nobodys:
+            told = " ".join(f"{error[0].__name__}: {error[1]}".split())
+            notices.warn(
+                f"A signal came, and then the training ended in an error: {told}. What was not saved "
+                "by then is not; the process ends as it was asked to."
+            )
+            self._signals.leave()
         self._signals.hand_on()
 
     def track(self, source: Source, validates: bool = False) -> Source:
@@ -341,13 +348,13 @@ class Run:
         Raises:
             Preempted, KeyboardInterrupt: then; the state from before it is saved.
         """
-        before = self._state.before_validation()
-        try:
-            yield
-        except Exception:  # `Interrupted`, or of what draws the batches
-            if self._signals.received is None:
-                raise
-            self._save_and_leave(position, before)
+        with self._state.validation() as before:
+            try:
+                yield
+            except Exception:  # `Interrupted`, or of what draws the batches
+                if self._signals.received is None:
+                    raise
+                self._save_and_leave(position, before)
 
     def in_validation(self) -> None:
         """Called between the steps of a validation.
@@ -366,6 +373,7 @@ class Run:
         """
         model, results = self._state.model, position.epoch_logs or {}
         if self._best.is_beaten_by(results, position.epoch - 1, model):
+            self._guard.verify_all()  # a callback may have changed what the results are of
             self._best.export(model, self._saver.check_directory)
             self._save(position, as_best=True)
         elif self._saver.is_due(position.steps) or self._saver.is_due_at_epoch_end():
@@ -386,7 +394,7 @@ class Run:
         logs = self._guard.verify_all()  # runs steps, whose errors are none of saving
         if logs is not None:
             position.logs = logs[-1]
-        with self._saver.attempt(position.steps, OSError, MemoryError):
+        with self._saver.attempt(position.steps):  # code of the user's own may raise anything
             name = self._checkpoints.next_name()
             best = self._best.candidate(name) if as_best else self._best.state()
             state, tensors = self._state.get(position, before)

@@ -218,9 +218,9 @@ class Runner:
         finally:
             self._block = None  # it may hold the whole data set
 
-    def run_once(self, batch: Any) -> None:
-        """Runs the step of one batch, beside all else."""
-        self._steps.one(self._kind, self._reports)(batch)
+    def trace(self, batch: Any) -> None:
+        """Traces the step of one batch, which tells of its variables; one that is eager runs."""
+        self._steps.trace(self._kind, self._reports, batch)
 
     def forget_traces(self) -> None:
         """Lets steps be traced anew: what layers are beyond their variables has changed."""

@@ -27,6 +27,7 @@ import numpy as np
 from kerastrain import notices
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.errors import ArgumentError
+from kerastrain.errors import KerastrainError
 
 # An epoch's end is saved when the last save has taken no larger share of the time since.
 _SHARE = 0.02
@@ -100,17 +101,14 @@ class Saver:
         return self._writing is not None
 
     @contextlib.contextmanager
-    def attempt(self, steps: int, *kinds: type[Exception]) -> Iterator[None]:
-        """Around what is done to save after so many steps: what fails is a warning.
-
-        Args:
-            steps: that have run.
-            kinds: of errors that may happen; default any.
-        """
+    def attempt(self, steps: int) -> Iterator[None]:
+        """Around what is done to save after so many steps: what fails is a warning."""
         self._saved_steps, self._saved_at = steps, time.monotonic()
         try:
             yield
-        except kinds or Exception as error:
+        except Warning:  # that is to be an error says who trains
+            raise
+        except Exception as error:
             self._warn(error)
 
     def save(
@@ -175,10 +173,12 @@ class Saver:
             self._warn(error)
 
     def _warn(self, error):
+        told = str(error).rstrip(".")
+        if not (told and isinstance(error, OSError | KerastrainError)):
+            told = f"{type(error).__name__}: {told}".removesuffix(": ")
         notices.warn(
-            f"The training could not be saved in {self._checkpoints.directory}: "
-            f"{str(error).rstrip('.') or type(error).__name__}. It goes on, and is saved again when that is "
-            "due; what was saved before is kept."
+            f"The training could not be saved in {self._checkpoints.directory}: {told}. It goes on, "
+            "and is saved again when that is due; what was saved before is kept."
         )
 
     def close(self) -> None:

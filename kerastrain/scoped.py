@@ -119,7 +119,8 @@ def changes_checked(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """
 
     def check(variable):
-        in_replica = not tf.distribute.in_cross_replica_context()
+        is_ours = tf.distribute.get_strategy() is strategy
+        in_replica = is_ours and not tf.distribute.in_cross_replica_context()
         if in_replica and not strategy.extended.variable_created_in_scope(variable):
             raise ModelError(
                 f"A step changes {variable.name!r}, a tf.Variable or a keras.Variable that only a "

@@ -13,6 +13,9 @@ handlers that were there before are put back on the way out, and one of the user
 when all is saved. Only the main thread of a process may handle signals; in others nothing is
 installed. A signal that the process was told to ignore stays ignored.
 
+A training that ends in an error after a signal leaves all the same, unless the user has a handler:
+without the one here, the process would not have come so far.
+
 A training within another one, as a callback may run it, does not leave: that would end the
 callback in the middle. It is saved, goes on to its end, and the outer one leaves after that.
 
@@ -107,6 +110,11 @@ class Signals:
             self._handler = before
         with contextlib.suppress(OSError):  # print may be interrupted, and nobody may read it
             os.write(2, _NOTED % signal.Signals(number).name.encode())
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether one was received that the user has no handler for."""
+        return self.received is not None and self._handler is None
 
     def hand_on(self) -> None:
         """Calls the user's own handler of what was received, once, if there was one."""

@@ -56,6 +56,7 @@ from kerastrain.metrics import states as metrics_lib
 from kerastrain import strategy as strategy_lib
 from kerastrain import target_checks
 from kerastrain.compiled import CompiledModel
+from kerastrain.errors import ModelError
 from kerastrain.evaluation import Evaluation
 from kerastrain.fit_loop import FitLoop
 from kerastrain.guard import GuardedSteps
@@ -277,6 +278,7 @@ class Trainer:
                 `NonFiniteError` at the step, which is taken back.
             Preempted, KeyboardInterrupt: after a signal; ``run_dir`` has it all.
         """
+        self._refuse_within_fit()
         run = make_run(run_dir, resume, save_every, keep, monitor, callbacks)
         checks.check_epochs(epochs, initial_epoch, validation_freq)
         checks.check_callbacks(callbacks)
@@ -429,6 +431,14 @@ class Trainer:
             return predict_by_keras(model, x, callbacks=callbacks, **options)
 
     # Before the loop ----------------------------------------------------------
+
+    def _refuse_within_fit(self) -> None:
+        if self._guarded.is_training:
+            raise ModelError(
+                "`fit` was called while this Trainer is inside `fit`, by a callback, the model's own "
+                "code or another thread. Train a model within another training with a Trainer of "
+                "its own; `evaluate` and `predict` may be called at any time."
+            )
 
     def _runner(self, kind: str, callbacks) -> Runner:
         """What runs the steps of a kind; it returns logs only where they are read."""

@@ -14,9 +14,11 @@ and its order; the callbacks; the plan that runs; Python's, NumPy's and Keras's 
 generators. What does not: TensorFlow's own random operations, whose state is out of reach.
 """
 
+import contextlib
 import dataclasses
 import random
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -41,6 +43,7 @@ from kerastrain.model_state import OF_CALLBACKS
 from kerastrain.model_state import ModelState
 from kerastrain.runner import Runner
 from kerastrain.variables import HostCopies
+from kerastrain.variables import taken_back
 
 
 # What a validation leaves as it was.
@@ -118,7 +121,7 @@ class TrainingState:
 
         Args:
             position: where the training is; its steps have been verified by the guard.
-            before: what `before_validation` returned, if the state is to be that.
+            before: what `validation` gave, if the state is to be that.
         """
         before = before or {}
         if before:
@@ -141,7 +144,7 @@ class TrainingState:
         values["layers"] = layer_states(self._state.layers())
         self._warn_of_python_values()
         info, tensors = state_trees.pack(values)
-        self._copies = self._copies_into(self._copies)
+        self._copies = self._copies_of(variables.values(), self._copies)
         for name, parts in zip(variables, self._copies.take(), strict=True):
             if all(_same(part, parts[0]) for part in parts[1:]):
                 parts = parts[:1]
@@ -149,21 +152,32 @@ class TrainingState:
                 tensors[f"{name}@{index}" if index else name] = part
         return info, tensors
 
-    def before_validation(self) -> dict[str, Any]:
-        """What a validation changes, for one that is left before its end."""
-        if not self._callbacks.may_validate_otherwise():
-            trained = {id(w) for w in self.model.trainable_weights}
-            named = self._variables().items()
-            left = [v for n, v in named if id(v) not in trained and not n.startswith(_SET_ASIDE)]
-            self._before = self._copies_of(left, self._before)
-        else:
-            self._before = self._copies_into(self._before)
+    @contextlib.contextmanager
+    def validation(self) -> Iterator[dict[str, Any]]:
+        """Around a validation: gives what it changes, for one that is left before its end."""
+        self._before = self._copies_of(self._changed_by_validation(), self._before)
         self._before.take()
-        return {
-            "data": self._data(),
-            "callbacks": self._callbacks.before_test(),
-            "random": _random_states(),
-        }
+        known = self._state.found
+
+        def found(variables):
+            if known is not None:
+                known(variables)
+            changed = {*map(id, self._changed_by_validation())}
+            self._before.add(v for v in variables if id(v) in changed)
+
+        with self._state.telling(found):
+            yield {
+                "data": self._data(),
+                "callbacks": self._callbacks.before_test(),
+                "random": _random_states(),
+            }
+
+    def _changed_by_validation(self):
+        named = self._variables()
+        if self._callbacks.may_validate_otherwise():
+            return list(named.values())
+        trained = {id(w) for w in self.model.trainable_weights}
+        return [v for n, v in named.items() if id(v) not in trained and not n.startswith(_SET_ASIDE)]
 
     def _data(self):
         return {name: source.state() for name, source in self._sources.items()}
@@ -171,12 +185,9 @@ class TrainingState:
     def _variables(self):
         return self._state.variables()
 
-    def _copies_into(self, copies):
-        """The copies, or new ones if there are other variables by now."""
-        return self._copies_of(self._variables().values(), copies)
-
     @staticmethod
     def _copies_of(variables, copies):
+        """The copies, or new ones if there are other variables by now."""
         known = [*map(id, variables)] == [*map(id, copies.variables)]
         return copies if known else HostCopies(variables)
 
@@ -213,6 +224,8 @@ class TrainingState:
         values = state_trees.unpack(info, tensors)
         _check_values(values, self._sources)
         saved = {name.split("@")[0] for name in tensors if name.split("/")[0] in GROUPS}
+        if "guard" in values:  # not in the first versions
+            self._guard.cut_as(values["guard"])  # an eager step may not fit otherwise
         if not {name for name in saved if _is_compared(name)} <= self._variables().keys():
             self._make_variables()
         self._found = values, self._parts(saved, tensors), tensors
@@ -239,20 +252,16 @@ class TrainingState:
                 )
 
     def _make_variables(self):
-        """Runs a step of each kind, which tells of those that it alone knows, and takes it back."""
-        before = [(v, _keras.read_local(v)) for v in self._variables().values()]
+        """Traces a step of each kind, which tells of those that it alone knows.
 
-        def found(variables):
-            before.extend((v, _keras.read_local(v)) for v in variables)
-
+        Nothing runs but steps that are eager, and these are taken back.
+        """
         sources = [("train", self._sources["x"])]
         sources += [("test", part) for name, part in self._sources.items() if name != "x"]
-        with self._state.telling(found):
+        with taken_back(self._variables().values()) as copies, self._state.telling(copies.add):
             for kind, source in sources:
                 with self._state.watching(kind):
-                    self._runners()[kind].run_once(source.peek())
-        for variable, parts in before:
-            _keras.assign_local(variable, parts)
+                    self._runners()[kind].trace(source.peek())
 
     def put_back(self, same_plan: bool = True) -> Position:
         """Lets the training go on where the state was saved. After ``on_train_begin``.

@@ -229,6 +229,28 @@ class TestRaise:
         assert [batch for batch, _ in seen] == list(range(BAD))
         assert np.isfinite([loss for _, loss in seen]).all()
 
+    def test_statistics_of_one_replica(self, seldom):
+        """They are looked at on each of them, also where they do not reach the loss."""
+
+        class Watches(keras.layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.norm = keras.layers.BatchNormalization()
+
+            def call(self, x, training=False):
+                self.norm(x[:, :1], training=training)
+                return x[:, 1:]
+
+        def model():
+            keras.utils.set_random_seed(5)
+            return keras.Sequential([keras.Input((6,)), Watches(), keras.layers.Dense(1)])
+
+        x, y = rows()
+        x[BAD * BATCH + 3, 0] = np.nan  # of the second replica
+        made = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2")
+        with pytest.raises(NonFiniteError, match=r"Step 6 of epoch 1 .*`x` is nan in row 3"):
+            fit(made, (x, y))
+
     def test_other_errors_leave_good_weights(self, seldom):
         """An error before the next check leaves no weights that are not finite."""
 
@@ -323,6 +345,35 @@ class TestRaise:
         with pytest.raises(KeyboardInterrupt):
             fit(made, strange_rows())
         assert calls and all(np.isfinite(value).all() for value in everything(made))
+
+    @pytest.mark.parametrize("where", ["diagnose", "put_back"])
+    def test_interrupted_while_a_step_is_taken_back(self, where, seldom, monkeypatch):
+        """The variables are those before the step, though half of them had another value then."""
+        options = {"loss": strange_loss, "execution": "step"}
+        made, other = (trainer(policy, **options) for policy in ("raise", "off"))
+        calls, put_back = [], guard_lib.HostCopies.put_back
+
+        def diagnosed(model, batch):
+            diagnose(model, batch)
+            calls.append(1)
+            raise KeyboardInterrupt
+
+        def half_put_back(self):
+            put_back(self)
+            calls.append(1)
+            if len(calls) == 2:  # the bad step has been run again
+                made.model.layers[1].kernel.assign_add(made.model.layers[1].kernel)
+                raise KeyboardInterrupt
+
+        if where == "diagnose":
+            monkeypatch.setattr("kerastrain.diagnosis.diagnose", diagnosed)
+        else:
+            monkeypatch.setattr(guard_lib.HostCopies, "put_back", half_put_back)
+        with pytest.raises(KeyboardInterrupt):
+            fit(made, strange_rows())
+        fit(other, rows(), steps_per_epoch=BAD)
+        assert calls
+        assert_same(made, other)
 
     def test_many_batches_are_not_held(self, monkeypatch):
         """There is a bound to what is kept to be run again, whatever the clock says."""
@@ -500,7 +551,7 @@ class TestSkip:
                 heard.append([float(logs[name]) for name in ("loss", "mae")])
 
         x, y = rows()
-        x[: 2 * BATCH : BATCH] = np.nan
+        y[: 2 * BATCH : BATCH] = np.nan
         with pytest.warns(UserWarning, match="left out"):
             fit(trainer("skip"), (x, y), callbacks=[Listens()])
         assert np.isnan(heard[:2]).all()
@@ -551,12 +602,6 @@ class TestRollback:
             )
         assert float(made.optimizer.learning_rate) == pytest.approx(0.01 / 3)
 
-
-def plain_network():
-    keras.utils.set_random_seed(5)
-    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
-
-
     @pytest.mark.parametrize("how", ["own step", "eager"])
     def test_slots_that_are_made_late(self, how, checked):
         """They are part of what is kept."""
@@ -579,6 +624,11 @@ def plain_network():
         with pytest.warns(UserWarning, match="again those after 0"):
             fit(made, strange_rows(), callbacks=[told], steps_per_epoch=BAD + 1)
         assert seen[BAD] == pytest.approx(seen[BAD - 1])
+
+
+def plain_network():
+    keras.utils.set_random_seed(5)
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
 
 
 class TestOff:

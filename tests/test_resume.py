@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from kerastrain import ArgumentError
 from kerastrain import DataError
+from kerastrain import Execution
+from kerastrain import Guard
+from kerastrain import StepOptions
 from kerastrain import Trainer
 from kerastrain import choice
 from kerastrain.checkpoint import Checkpoints
@@ -20,6 +23,7 @@ from kerastrain.errors import RunError
 from kerastrain.testing import NotResumed
 from kerastrain.testing import verify_resume
 from tests import resuming
+from tests.models import small_network
 from tests.resuming import BATCH
 from tests.resuming import network
 from tests.resuming import rows
@@ -503,3 +507,125 @@ def test_a_callback_is_given_its_own_attributes_only(tmp_path):
     place.write(found.tensors, found.info)
     fit(tmp_path / "run", epochs=3, callbacks=[keras.callbacks.ModelCheckpoint(target)])
     assert not (tmp_path / "elsewhere.keras").exists()
+
+
+# What the guard has kept -----------------------------------------------------
+
+
+class SlotsOfAStep(keras.Model):
+    """Its own step makes the optimizer's slots, and counts in a variable that is known before."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(x, training=True) - y))
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        self.counts[0][0].assign_add(tf.ones((6, 1)))
+        return {"loss": loss}
+
+
+def test_what_a_rollback_goes_back_to_after_a_resume(tmp_path):
+    """Each variable gets what was kept of it, in whichever order steps told of them."""
+
+    def make():
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((6,))
+        model = SlotsOfAStep(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+        model.counts = ([tf.Variable(tf.fill((6, 1), 4.5), trainable=False)],)
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        guard = Guard("rollback", every=100)
+        return Trainer(model, optimizer=optimizer, seed=3, guard=guard, execution="step")
+
+    def bad():
+        x, y = rows()
+        x[-1] = np.nan
+        return x, y
+
+    def train(place, *epochs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in epochs:
+                made, _ = fit(place, make, bad, epochs=number, shuffle=False)
+        variables = *made.model.weights, *made.optimizer.variables, made.model.counts[0][0]
+        return [v.numpy() for v in variables]
+
+    for one, two in zip(train(tmp_path / "a", 2), train(tmp_path / "b", 1, 2), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+# What is looked for before the training is resumed -----------------------------
+
+
+def counting():
+    """A loss that counts its calls, in a variable that it alone knows."""
+    calls = tf.Variable(0.0)
+
+    def count(y_true, y_pred):
+        calls.assign_add(1.0)
+        return tf.reduce_mean(tf.square(y_true - y_pred), axis=-1)
+
+    return count
+
+
+class Failing(keras.Model):
+    """Its train step counts, in a variable that it alone knows, and its test step can fail."""
+
+    fails = False
+
+    def train_step(self, data):
+        self.count()
+        return super().train_step(data)
+
+    def test_step(self, data):
+        if self.fails:
+            raise RuntimeError("of the model")
+        return super().test_step(data)
+
+
+@pytest.mark.parametrize("how", ["loop", "eager"])
+def test_looking_for_variables_changes_none(tmp_path, how):
+    """Whether it ends well or in an error."""
+    execution = Execution(eager=True) if how == "eager" else Execution(plan=how)
+    counters = []
+
+    def make(fails=False):
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((6,))
+        model = Failing(inputs, keras.layers.Dense(1)(inputs))
+        model.fails = fails
+        counter = tf.Variable(0.0)
+        counters.append(counter)
+        model.count = lambda: counter.assign_add(1.0)
+        return Trainer(model, optimizer="adam", loss="mse", seed=3, execution=execution)
+
+    arguments = {"validation_data": rows(1, 12), "epochs": 1}
+    fit(tmp_path, make, **arguments)
+    failing = make(fails=True)
+    before = weights(failing)
+    with pytest.raises(RuntimeError, match="of the model"):
+        fit(tmp_path, lambda: failing, **arguments | {"epochs": 2})
+    assert 0.0 == float(counters[-1])
+    for one, two in zip(weights(failing), before, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("how", ["loop", pytest.param("eager", marks=pytest.mark.slow)])
+def test_a_run_whose_batches_were_cut(tmp_path, how):
+    """Looking for variables takes no more memory than its steps."""
+    execution = Execution(eager=True) if how == "eager" else Execution(plan=how)
+
+    def make():
+        step = StepOptions(micro_batches="auto")
+        model, optimizer = small_network(BATCH // 2)(), keras.optimizers.SGD(0.01)
+        options = {"optimizer": optimizer, "loss": counting(), "seed": 3}
+        return Trainer(model, step=step, execution=execution, **options)
+
+    with pytest.warns(UserWarning, match="cut into 2 micro-batches"):
+        fit(tmp_path / "run", make, epochs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The training changes Small.calls")
+        resumed, _ = fit(tmp_path / "run", make)
+    with pytest.warns(UserWarning, match="cut into 2 micro-batches"):
+        whole, _ = fit(tmp_path / "whole", make)
+    assert_same_weights(whole, resumed)

@@ -16,6 +16,7 @@ import pytest
 from kerastrain import ArgumentError
 from kerastrain import Execution
 from kerastrain import NonFiniteError
+from kerastrain import Trainer
 from kerastrain import checkpoint
 from kerastrain.callbacks import CallbackStates
 from kerastrain.checkpoint import Checkpoints
@@ -182,6 +183,38 @@ def test_what_a_callback_made_of_the_weights_is_not_saved(tmp_path):
     assert all(np.isfinite(a).all() for n, a in found.tensors.items() if n.startswith("model"))
 
 
+class Unsavable(keras.layers.Layer):
+    """Keeps more than variables, and may fail to tell it."""
+
+    fails = False
+
+    def call(self, inputs):
+        return inputs
+
+    def save_own_variables(self, store):
+        if self.fails:
+            raise ZeroDivisionError("of the layer")
+
+
+def test_whatever_the_users_code_raises_in_a_save_is_a_warning(tmp_path):
+    """It is named, and the training has the numbers of one that is not saved."""
+
+    def make():
+        keras.utils.set_random_seed(5)
+        model = keras.Sequential([keras.Input((6,)), Unsavable(), keras.layers.Dense(1)])
+        return Trainer(model, optimizer="sgd", loss="mse", seed=3, execution="loop")
+
+    Unsavable.fails = True
+    try:
+        with pytest.warns(UserWarning, match="could not be saved in .*ZeroDivisionError: of the"):
+            made, history = fit(tmp_path, make, save_every=10**6)
+    finally:
+        Unsavable.fails = False
+    plain, expected = fit(None, make, save_every=None)
+    assert expected.history == history.history
+    assert_same_weights(plain, made)
+
+
 # The best --------------------------------------------------------------------
 
 
@@ -221,6 +254,22 @@ def test_the_best_is_kept(tmp_path):
     for a, b in zip(ended.model.weights, exported.weights, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     assert json.loads((paths[0] / "manifest.json").read_text())["info"]["best"]["epoch"] == best
+
+
+def test_the_best_is_not_what_a_callback_broke(tmp_path):
+    """The model that was exported before stays."""
+    kept = []
+
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                kept.append((tmp_path / "best.keras").read_bytes())
+                weight = self.model.weights[0]
+                weight.assign(keras.ops.full(weight.shape, np.nan))
+
+    with pytest.raises(NonFiniteError, match="a callback has"):
+        fit(tmp_path, epochs=3, callbacks=[Breaks()], monitor="loss")
+    assert kept == [(tmp_path / "best.keras").read_bytes()]
 
 
 def size(y_true, y_pred):

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import keras
 import pytest
+import tensorflow as tf
 
+from kerastrain import Trainer
 from kerastrain.checkpoint import Checkpoints
 from kerastrain.checkpoint import read
 from tests.resuming import BATCH
@@ -111,6 +114,36 @@ def test_a_signal_in_a_validation_with_other_weights(tmp_path):
     whole, expected = fit(tmp_path / "whole", average, callbacks=callbacks(), **arguments)
     assert expected.history == history.history
     assert_same_weights(whole, resumed)
+
+
+class CountsTests(keras.Model):
+    """Its test step counts its batches in what it alone knows."""
+
+    def test_step(self, data):
+        self.count()
+        return super().test_step(data)
+
+
+def test_a_signal_in_the_first_validation(tmp_path):
+    """What the validation has met first is as if it had not begun."""
+    counters = []
+
+    def make():
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((6,))
+        model = CountsTests(inputs, keras.layers.Dense(1)(inputs))
+        counter = tf.Variable(0.0)
+        counters.append(counter)
+        model.count = lambda: counter.assign_add(1.0)
+        return Trainer(model, optimizer="sgd", loss="mse", seed=3, execution="step")
+
+    arguments = {"validation_data": rows(1, 2 * BATCH), "epochs": 2, "save_every": 10**6}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(SystemExit):
+            fit(tmp_path, make, callbacks=[Sends("on_test_batch_end")], **arguments)
+        fit(tmp_path, make, **arguments)
+    assert 4.0 == float(counters[-1])
 
 
 class Slow(keras.utils.PyDataset):
@@ -306,6 +339,27 @@ def test_the_handler_of_the_user_is_called_after_an_error(tmp_path):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert [1] == called
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_before_an_error(tmp_path, number, expected):
+    """It is not lost: the process was to end. The error is told of."""
+
+    class Fails(Sends):
+        def send(self, *_, **__):
+            super().send()
+            raise ValueError("of the callback")
+
+    with (
+        pytest.warns(UserWarning, match="ended in an error: ValueError: of the callback"),
+        pytest.raises(expected) as caught,
+    ):
+        fit(tmp_path, callbacks=[Fails("on_train_batch_end", number)])
+    assert isinstance(caught.value.__context__, ValueError)
+    if number == signal.SIGTERM:
+        assert 143 == caught.value.code
 
 
 class Trains(keras.callbacks.Callback):

@@ -14,7 +14,7 @@ LAYERS = (
     ("_keras", "options", "choice", "progress", "random_numbers", "timing", "signals"),
     ("walk", "layer_states", "xla_support"),
     ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables", "model_state"),
-    ("finite", "rollback"),
+    ("between", "finite", "rollback"),
     ("xla",),
     ("digests", "memory", "torch_states"),
     ("blocks", "stacks", "data_checks", "indexed", "drawn", "open_rows"),

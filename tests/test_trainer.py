@@ -737,3 +737,37 @@ def test_weights_set_between_two_fits_under_a_strategy():
         trainer.fit(X, Y, **FIT)
         ends.append(model)
     assert_equal_weights(*ends)
+
+
+class Within(keras.callbacks.Callback):
+    """Calls something at the end of the first epoch."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.result = self.call()
+
+
+def test_fit_within_fit_of_the_same_trainer():
+    """It is refused, and the one around it has lost nothing."""
+    x, y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
+
+    def made():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        return Trainer(model, optimizer="sgd", loss="mse", seed=0, execution="loop")
+
+    def caught():
+        with pytest.raises(ModelError, match="inside `fit`"):
+            one.fit(x, y, verbose=0)
+        return one.evaluate(x, y, verbose=0), one.predict(x, verbose=0), two.fit(x, y, verbose=0)
+
+    one, two, plain = made(), made(), made()
+    within = Within(caught)
+    history = one.fit(x, y, epochs=3, verbose=0, callbacks=[within]).history
+    assert history == plain.fit(x, y, epochs=3, verbose=0).history
+    assert len(within.result) == 3
+    one.fit(x, y, verbose=0)

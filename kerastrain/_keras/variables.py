@@ -158,40 +158,62 @@ _ASSIGNMENTS = (
 )
 
 
+_SEEING: list[tuple[int | None, Callable]] = []  # threads, None for all, and what is called
+_REPLACED: list[tuple[type, str, Callable]] = []
+_LOCK = threading.Lock()
+
+
 @contextlib.contextmanager
 def assignments_seen(
     see: Callable[[tf.Variable], None], in_all_threads: bool = False
 ) -> Iterator[None]:
     """Inside, ``see`` is called with each variable just before this thread assigns to it.
 
+    Several threads may be inside, and leave in any order.
+
     Args:
         see: called outside of the graph that is traced, if any.
-        in_all_threads: whether also where another thread assigns.
+        in_all_threads: whether also where another thread assigns; then it is called right there,
+            in a graph too.
     """
-    kinds, thread = [resource_variable_ops.BaseResourceVariable], threading.get_ident()
+    mine = None if in_all_threads else threading.get_ident(), see
+    with _LOCK:
+        if not _SEEING:
+            _replace_assignments()
+        _SEEING.append(mine)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _SEEING[:] = [other for other in _SEEING if other is not mine]
+            while _REPLACED and not _SEEING:
+                kind, name, assign = _REPLACED.pop()
+                setattr(kind, name, assign)
+
+
+def _replace_assignments():
+    kinds = [resource_variable_ops.BaseResourceVariable]
     for kind in kinds:  # a class below has the methods once more, as its own
         kinds += kind.__subclasses__()
 
     def seeing(assign):
         @functools.wraps(assign)
         def seen(self, *args, **kwargs):
-            if in_all_threads or threading.get_ident() == thread:
-                with tf.init_scope():
+            for thread, see in tuple(_SEEING):
+                if thread is None:
                     see(self)
+                elif threading.get_ident() == thread:
+                    with tf.init_scope():
+                        see(self)
             return assign(self, *args, **kwargs)
 
         return seen
 
-    before = [
+    _REPLACED[:] = [
         (kind, name, vars(kind)[name]) for kind in kinds for name in _ASSIGNMENTS if name in vars(kind)
     ]
-    for kind, name, assign in before:
+    for kind, name, assign in _REPLACED:
         setattr(kind, name, seeing(assign))
-    try:
-        yield
-    finally:
-        for kind, name, assign in before:
-            setattr(kind, name, assign)
 
 
 @contextlib.contextmanager
@@ -215,7 +237,6 @@ def is_node(value: Any) -> bool:
 
 
 _LISTENERS: list[set] = []
-_LOCK = threading.Lock()
 _ASSIGN = keras_variables.Variable.assign
 
 
