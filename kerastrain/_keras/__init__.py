@@ -40,6 +40,7 @@ from kerastrain._keras.entry_points import (
     base_method_replaced,
 )
 from kerastrain._keras.graphs import (
+    KeptState,
     depends_on,
 )
 from kerastrain._keras.losses import (
@@ -119,8 +120,10 @@ from kerastrain._keras.optimizers import (
 from kerastrain._keras.pipelines import (
     PipelineTraits,
     begins_alike,
+    operation_seeds,
     pipeline_traits,
     seeded_operations,
+    set_operation_seeds,
 )
 from kerastrain._keras.replicated_layers import (
     let_replicas_update,
@@ -158,6 +161,7 @@ from kerastrain._keras.xla_kernels import (
 
 __all__ = [
     "BuildsFromShapes",
+    "KeptState",
     "OutputLoss",
     "PipelineTraits",
     "add_growing_variable",
@@ -228,6 +232,7 @@ __all__ = [
     "model_strategy",
     "none_to_be_initialized",
     "noted_crossentropies",
+    "operation_seeds",
     "optimizer_strategy",
     "optimizers_in",
     "output_loss_trackers",
@@ -252,6 +257,7 @@ __all__ = [
     "seeded_operations",
     "set_compile_state",
     "set_mask",
+    "set_operation_seeds",
     "set_step_options",
     "set_trainable_flags",
     "sparse_classes",
