@@ -109,6 +109,7 @@ class TrainingState:
         self._found: tuple[dict, dict, dict] = {}, {}, {}
         self._copies = self._before = HostCopies([])
         self._metrics: MetricStates | None = None
+        self._traced_with: dict | None = None  # Python's values, where steps ran to be compared
 
     # Save -----------------------------------------------------------------------
 
@@ -247,6 +248,7 @@ class TrainingState:
                     self._runners()[kind].run_once(source.peek())
         for variable, parts in before:
             _keras.assign_local(variable, parts)
+        self._traced_with = self._state.unsaved.python_values()
 
     def put_back(self, same_plan: bool = True) -> Position:
         """Lets the training go on where the state was saved. After ``on_train_begin``.
@@ -286,12 +288,14 @@ class TrainingState:
 
     def _put_back_layers(self, states):
         """What layers keep beyond variables; steps that were traced with other values are dropped."""
-        layers = self._state.layers()
-        if not any(map(keeps_more, layers.values())):
-            return
-        set_layer_states(layers, states)
-        for runner in self._runners().values():
-            runner.forget_traces()
+        layers, traced = self._state.layers(), self._traced_with
+        keep_more = any(map(keeps_more, layers.values()))
+        if keep_more:
+            set_layer_states(layers, states)
+        # Those of before ``on_train_begin`` have other values of Python's than the first run's.
+        if keep_more or traced not in (None, self._state.unsaved.python_values()):
+            for runner in self._runners().values():
+                runner.forget_traces()
 
     def put_back_callbacks(self) -> None:
         """The last of it: what is the user's own code, and then the random generators."""

@@ -345,6 +345,28 @@ def test_an_attribute_that_was_traced_in_is_named(find, name, tmp_path):
     assert f".{name} (" in messages[0] and "after the step was traced" in messages[0]
 
 
+def of_a_closure_and_a_rate():
+    held = tf.Variable(1.0)
+
+    def loss(y_true, y_pred):
+        held.assign(0.9 * held + 0.1)
+        return held * tf.reduce_mean(tf.square(y_true - y_pred), -1)
+
+    return made(L.ActivityRegularization(0.1), L.GaussianNoise(0.1, seed=3), loss=loss)
+
+
+class Begins(keras.callbacks.Callback):
+    """Sets an option of a layer when the training begins."""
+
+    def on_train_begin(self, logs=None):
+        self.model.layers[1].stddev = 0.7
+
+
+def test_what_callbacks_set_at_the_begin_is_traced_in_after_a_resume_too(tmp_path):
+    """Also where a step must run to tell of its variables before callbacks have their say."""
+    resumed(of_a_closure_and_a_rate, tmp_path, callbacks=lambda: [Begins()])
+
+
 # Callbacks -----------------------------------------------------------------------------
 
 
