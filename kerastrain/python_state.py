@@ -7,9 +7,9 @@
     digest(layer.history) != before       # a list, an array, a generator, an object was changed
     held_by(function)                     # {"name": value} of its closure, defaults and globals
 
-Variables and tables of Keras and TensorFlow are no part of it. Nor is what belongs to Keras, TensorFlow and
-kerastrain themselves, or holds files and locks, such as a progress bar. A digest looks at a
-bounded number of parts; of long containers at both ends, of large arrays at a sample.
+Variables and tables of Keras and TensorFlow are no part of it. Nor is what belongs to Keras,
+TensorFlow and kerastrain themselves, or holds files and locks, such as a progress bar. A digest
+looks at a bounded number of parts; of long containers at both ends, of large arrays at a sample.
 """
 
 import collections
@@ -137,7 +137,8 @@ def reached(functions: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             continue
         seen.add(id(plain_function(function)))
         yield name, function
-        waiting += [(name_of(value), value) for value in held_by(function).values() if callable(value)]
+        held = held_by(function).values()
+        waiting += [(name_of(value), value) for value in held if callable(value)]
 
 
 def functions_of(one: Any) -> Iterator[tuple[str, Any]]:
@@ -170,10 +171,9 @@ def class_attributes(kind: type) -> Iterator[tuple[str, Any]]:
 
 def _is_assigned(cell):
     try:
-        cell.cell_contents
+        return cell.cell_contents is cell.cell_contents
     except ValueError:
         return False
-    return True
 
 
 @functools.lru_cache(4096)
@@ -215,7 +215,8 @@ class _Digest:
         if isinstance(value, np.ndarray | tf.Tensor):
             return self._add_array(value, depth)
         if isinstance(value, dict | types.MappingProxyType):
-            return self._add_items([part for item in _ends(value.items()) for part in item], value, depth)
+            parts = [part for item in _ends(value.items()) for part in item]
+            return self._add_items(parts, value, depth)
         if isinstance(value, list | tuple | collections.deque):
             return self._add_items(_ends(value), value, depth)
         if isinstance(value, set | frozenset):
@@ -268,7 +269,8 @@ class _Digest:
             return self._note(_pickled(value))
         before, self.hash = self.hash, self.hash.copy()
         try:
-            return self._add_items([part for item in attributes.items() for part in item], (), depth)
+            parts = [part for item in attributes.items() for part in item]
+            return self._add_items(parts, (), depth)
         except _Opaque:
             self.hash = before
             return self._note("opaque")

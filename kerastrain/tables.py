@@ -49,8 +49,10 @@ class Tables:
                 self._put_back(table, state)
 
     def _named(self):
-        captured = {f"{k}/{i}": t for k, found in self._captured.items() for i, t in enumerate(found)}
-        return self._found | captured
+        named = dict(self._found)
+        for kind, tables in self._captured.items():
+            named |= {f"{kind}/{index}": table for index, table in enumerate(tables)}
+        return named
 
     def states(self) -> dict[str, dict[str, Any]]:
         """The keys and values of each."""

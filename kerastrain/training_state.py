@@ -12,7 +12,8 @@ What belongs to it: the weights; mutable tables; the states of the layers' rando
 optimizers' slots, counters and loss scale; the metrics' variables, of each replica; where each
 data set is, and its order; the callbacks; the plan that runs; Python's, NumPy's and Keras's global
 random generators, and what TensorFlow's random operations take their seeds from where they run
-eagerly. What does not, such as the state of those in traced steps, is named by `kerastrain.unsaved_state`.
+eagerly. What does not, such as the state of those in traced steps, is named by
+`kerastrain.unsaved_state`.
 """
 
 import dataclasses

@@ -95,8 +95,8 @@ class UnsavedState:
                 found["python"] = self._of_python(list(self._changed))
         if self._operations.others:
             found["operations"] = (
-                f"The steps run {_listed(self._operations.others)}, whose state is not in a checkpoint: "
-                f"after a resume it begins anew. {_INSTEAD}"
+                f"The steps run {_listed(self._operations.others)}, whose state is not in a "
+                f"checkpoint: after a resume it begins anew. {_INSTEAD}"
             )
         if self._operations.random:
             found["random"] = (
@@ -187,7 +187,7 @@ def _digest(value, ids):
 
 
 def _is_of_library(kind):
-    """Whether its objects are a library's own matter: Python's, NumPy's, TensorFlow's, kerastrain's."""
+    """Whether its objects are a library's own matter: of all but Keras, where users set options."""
     root = kind.__module__.partition(".")[0]
     return root != "keras" and notices.is_passed_over(kind.__module__)
 

@@ -211,8 +211,11 @@ class Iterates(L.Layer):
 
 
 def python_function():
-    function = L.Lambda(lambda x: tf.ensure_shape(tf.numpy_function(noted, [x], tf.float32), x.shape))
-    return L.Lambda(lambda x: x + tf.stop_gradient(function(x) - x))
+    return L.Lambda(lambda x: x + in_python(noted, x))
+
+
+def in_python(function, x):
+    return tf.ensure_shape(tf.numpy_function(function, [tf.stop_gradient(x)], tf.float32), x.shape)
 
 
 TRACED = {
@@ -235,8 +238,8 @@ def test_what_operations_keep_is_named_once(name, plan, tmp_path):
 
 def test_python_functions_without_state_are_not_named(tmp_path):
     """Only what they keep between calls is lost."""
-    function = L.Lambda(lambda x: tf.ensure_shape(tf.numpy_function(np.abs, [x], tf.float32), x.shape))
-    assert [] == fitted(made(L.Lambda(lambda x: x + tf.stop_gradient(function(x)))), tmp_path)[1]
+    layer = L.Lambda(lambda x: x + in_python(lambda x: 2.0 * x, x))
+    assert [] == fitted(made(layer), tmp_path)[1]
 
 
 class Holds(L.Layer):
@@ -423,8 +426,9 @@ def test_variables_of_callbacks_are_saved_and_not_named(tmp_path):
 # Who changes nothing -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_layers_losses_and_metrics_of_keras_draw_no_warning(tmp_path):
-    """Those that keep something, random ones among them; `benchmarks` try more."""
+    """Those that keep something, random ones among them."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6, 4))
     x = L.GRU(4, dropout=0.1, recurrent_dropout=0.1, return_sequences=True)(inputs)

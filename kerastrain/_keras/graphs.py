@@ -1,4 +1,4 @@
-"""What a tensor of a graph is computed from, and what a graph's operations keep between its calls."""
+"""What a tensor of a graph is computed from, and what the operations of a graph keep."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -170,7 +170,7 @@ def _is_stateful(kind):
 
 
 def _changed_table(operation):
-    """``(handle, dtype of keys, dtype of values)`` of a table from outside of the graph, or None."""
+    """``(handle, dtype of keys, dtype of values)`` of a table from outside, or None."""
     captured = {inner.name: outer for outer, inner in operation.graph.captures}
     handle = captured.get(operation.inputs[0].name)
     if handle is None or not hasattr(handle, "numpy"):
