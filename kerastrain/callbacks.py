@@ -14,15 +14,14 @@ attributes are known. One that has neither and is seen to change gets a warning 
 """
 
 import copy
-import hashlib
 import os
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from kerastrain import notices
+from kerastrain import python_state
 from kerastrain import state_trees
 
 # What each of Keras 3.15's callbacks remembers. Those that are missing remember nothing, or are
@@ -59,8 +58,6 @@ _STATELESS = (
 )
 # Attributes of Keras's that are no state, or follow from what is saved.
 _KERAS_OWN = frozenset({"_model", "model", "params", "validation_data", "monitor_op", "min_delta"})
-# Arrays of more bytes are not looked into for changes.
-_LARGE = 2**20
 
 
 def make_list(
@@ -214,8 +211,9 @@ class CallbackStates:
             self._warn_once(
                 index,
                 f"{_name(callback)} changes `{changed[0]}`, which is not saved: after a resume it "
-                "begins anew. Give it get_state() and set_state(state), or, if nothing depends "
-                "on it, a get_state that returns None and a set_state that does nothing.",
+                "begins anew. Let a callback have it as an attribute, with get_state() and "
+                "set_state(state), or, if nothing depends on it, with a get_state that returns "
+                "None and a set_state that does nothing.",
             )
 
 
@@ -251,22 +249,25 @@ def _of_csv_logger(callback):
 
 
 def _fingerprints(callback):
-    """What tells whether an attribute has changed, for those that nobody saves."""
-    if type(callback) in (*_STATELESS, *_REMEMBERED):
-        return {}
+    """What tells whether something that nobody saves has changed, by what messages call it.
+
+    Attributes, and what the user's functions hold in closures and globals; not variables, which
+    are saved, and not models and layers, which are no callback's own.
+    """
+    found: dict[str, Any] = {}
     known = _KERAS_OWN.union(_remembered(callback))
-    return {
-        name: _fingerprint(value)
-        for name, value in vars(callback).items()
-        if name not in known and not isinstance(value, keras.Model)
-    }
+    for name, value in vars(callback).items():
+        is_function = callable(value) and python_state.is_users_function(value)
+        is_looked_at = name not in known and type(callback) not in (*_STATELESS, *_REMEMBERED)
+        if is_looked_at and not is_function:
+            found[name] = python_state.digest(value, _is_of_the_model)
+    for name, function in python_state.functions_of(callback):
+        for held, value in python_state.held_by(function).items():
+            if callable(value) and python_state.is_users_function(value):
+                continue  # it is among them
+            found[f"{held}` of `{name}"] = python_state.digest(value, _is_of_the_model)
+    return found
 
 
-def _fingerprint(value):
-    """A digest of what has one; the identity of what is large or has none."""
-    if getattr(value, "nbytes", 0) > _LARGE:
-        return id(value)
-    try:
-        return hashlib.sha256(pickle.dumps(value)).digest()
-    except Exception:  # whatever an object of one's own may raise
-        return id(value)
+def _is_of_the_model(value):
+    return isinstance(value, keras.Layer)

@@ -98,6 +98,8 @@ def _of_object(value, depth, layers):
         config = _config_of(value)
         if config is None and not isinstance(value, keras.Layer):
             return kind
+        if depth <= 1:
+            return kind
         return {"class": kind, **described(config or {}, depth - 1), **_own(value, depth, layers)}
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}

@@ -175,7 +175,8 @@ class Steps:
         def run(batch):
             name = kind.removeprefix("xla_")
             self.traces[name] = self.traces.get(name, 0) + 1
-            with _keras.trainable_as(self._model, self.trainable):
+            traced = self.state.unsaved.tracing()
+            with traced, _keras.trainable_as(self._model, self.trainable):
                 return self._on_replicas(function, is_users, batch, report, full)
 
         return run

@@ -71,7 +71,7 @@ class FitLoop:
         """Trains for the epochs, or for those of them that a run that goes on has not had."""
         model, callbacks, runner = self.model, self.callbacks, self.runner("train")
         callbacks.on_train_begin()
-        at = self.saved.go_on(_keras.take_initial_epoch(model) or epochs.start)
+        at = self.saved.go_on(_keras.take_initial_epoch(model) or epochs.start, self.states)
         self.progress.say(self.saved.told)
         numbers = range(at.epoch, at.epoch if at.stopped and not at.step else epochs.stop)
         runner.begin(left_of(self.source, len(numbers), at.step))

@@ -12,24 +12,26 @@ reached from the model, its compiled optimizer, loss and metrics, and the callba
 step tells which variables it holds, before it runs for the first time: among them those of closures
 and modules, and those that its trace has made. Where steps are not traced, each assignment is seen
 before it happens. So the value of a variable before the first step that changed it is always known.
+Of the functions of callbacks, what closures and modules hold is found too.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import python_state
+from kerastrain.tables import MUTABLE
+from kerastrain.tables import Tables
+from kerastrain.unsaved_state import UnsavedState
 from kerastrain.walk import Walk
 
 GROUPS = ("model", "metrics", "optimizer", "others", "captured")
+_VARIABLES = (keras.Variable, tf.Variable)
 OF_CALLBACKS = "others/callbacks/"
-# Longer arrays, in bytes, and lists are not looked into for changes.
-_LARGE, _LONGEST = 2**20, 1000
 
 
 class ModelState:
@@ -43,12 +45,16 @@ class ModelState:
         model, eager: as passed.
         callbacks: of the training that runs; their variables are state too.
         found: called with variables that were not known, before a step first changes them.
+        unsaved: what the training changes beyond variables and tables.
     """
 
     def __init__(self, model: keras.Model, eager: bool = False):
         self.model, self.eager = model, eager
+        self._tables = Tables()
+        self.unsaved = UnsavedState(model, eager)
         self._known: dict[str, Any] = {}
         self._handles: set[int] = set()
+        self._of_functions: set[int] = set()
         # Those that only a step knows, by its kind. A train step comes first in all processes.
         self._captured: dict[str, list] = {"train": [], "test": [], "predict": []}
         self._walk = Walk({})
@@ -81,7 +87,30 @@ class ModelState:
                 if not handles <= self._handles:
                     self._known[f"{group}/{name}".replace("@", "_")] = variable
                     self._handles |= handles
+        # Last, and unknown to `_meet`: what steps change too is theirs.
+        known = set(self._handles)
+        for index, callback in enumerate(self.callbacks):
+            for name, variable in python_state.held_by_functions(callback, _VARIABLES):
+                handles = _keras.handles_of(variable)
+                if not handles <= known:
+                    self._known[f"{OF_CALLBACKS}{index}/{name}".replace("@", "_")] = variable
+                    known |= handles
+        self._of_functions = known - self._handles
         return dict(self._known)
+
+    def find_tables(self) -> Tables:
+        """Those that the training may change, as of the last `variables`."""
+        objects = self._walk.of(object)
+        found = {path: one for path, one in objects.items() if isinstance(one, MUTABLE)}
+        seen = {id(table) for table in found.values()}
+        for path, one in objects.items():
+            if hasattr(one, "__dict__"):
+                for name, table in python_state.held_by_functions(one, MUTABLE):
+                    if id(table) not in seen:
+                        seen.add(id(table))
+                        found[f"{path}/{name}"] = table
+        self._tables.set_found(found)
+        return self._tables
 
     def layers(self) -> dict[str, keras.Layer]:
         """All layers that can be reached, by path, as of the last `variables`."""
@@ -119,6 +148,7 @@ class ModelState:
             kind: ``"train"``, ``"test"`` or ``"predict"``.
             function: the concrete function.
         """
+        self._tables.add_captured(kind, self.unsaved.note(function))
         self._meet(kind, _keras.captured_variables(function, self._handles))
 
     def watching(self, kind: str) -> contextlib.AbstractContextManager:
@@ -137,7 +167,7 @@ class ModelState:
             self.found = before
 
     def _meet(self, kind, variables):
-        before = self._handles
+        before, of_functions = self._handles, self._of_functions
         unknown = [v for v in variables if not _keras.handles_of(v) <= before]
         if not unknown:
             return
@@ -146,43 +176,6 @@ class ModelState:
         found, generator = list(self.variables().values()), _keras.global_random_state()
         if generator is not None:
             found.append(generator)
-        fresh = [v for v in found if not _keras.handles_of(v) <= before]
+        fresh = [v for v in found if not _keras.handles_of(v) <= before | of_functions]
         if self.found is not None and fresh:
             self.found(fresh)
-
-    # What only Python sees ----------------------------------------------------------
-
-    def python_values(self) -> dict[str, bytes]:
-        """Digests of the numbers, text and lists that objects of the user's own classes hold.
-
-        Returns:
-            ``{"<path>.<attribute>": digest}``, as of the last `variables`.
-        """
-        found = {}
-        for path, one in self._walk.of(object).items():
-            if _keras.is_of_keras(type(one)) or path.startswith("callbacks"):
-                continue
-            for name, value in vars(one).items() if hasattr(one, "__dict__") else ():
-                if name not in _keras.base_attributes(one) and _is_plain(value):
-                    digest = hashlib.sha256(repr(_told(value)).encode()).digest()
-                    found[f"{type(one).__name__}.{name} ({path})"] = digest
-        return found
-
-
-def _told(value):
-    """A plain value as one whose text tells it from others."""
-    if isinstance(value, np.ndarray):
-        return value.shape, value.dtype.str, value.tobytes()
-    if isinstance(value, dict):
-        return [(key, _told(item)) for key, item in value.items()]
-    return [_told(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _is_plain(value, depth=3):
-    """Whether it is a number, text, a small array, or a container of those."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes <= _LARGE and value.dtype != object
-    if isinstance(value, list | tuple | dict):
-        items = value.values() if isinstance(value, dict) else value
-        return depth > 0 and len(value) <= _LONGEST and all(_is_plain(v, depth - 1) for v in items)
-    return isinstance(value, bool | int | float | complex | str | np.generic)

@@ -6,7 +6,7 @@
         source = run.track(source)           # before a batch is looked at
         run.find(state, sources, callbacks, runner, guard, seed, epochs, options)  # compares
         callbacks.on_train_begin()
-        position = run.go_on(epoch=0)        # puts back what was saved
+        position = run.go_on(0, metrics)     # puts back what was saved
         for ...:
             run.after_steps(position)        # saves where it is due, leaves after a signal
             with run.validation(position):
@@ -46,6 +46,7 @@ from kerastrain.identity import changes_noted
 from kerastrain.identity import check_identity
 from kerastrain.identity import identity_of
 from kerastrain.lock import Lock
+from kerastrain.metrics.states import MetricStates
 from kerastrain.model_state import ModelState
 from kerastrain.runner import Runner
 from kerastrain.runner import Work
@@ -77,7 +78,7 @@ class Unsaved:
     def find(self, *parts: Any) -> None:
         """Nothing to be found."""
 
-    def go_on(self, epoch: int) -> Position:
+    def go_on(self, epoch: int, metrics: MetricStates) -> Position:
         """The begin of the first epoch."""
         return Position(epoch=epoch)
 
@@ -248,17 +249,18 @@ class Run:
                 self._state.find(info["state"], self._found.tensors)
             self._state.warn_of_learning_rate(info["identity"]["optimizer"])
 
-    def go_on(self, epoch: int) -> Position:
+    def go_on(self, epoch: int, metrics: MetricStates) -> Position:
         """Puts the training where it was saved: after ``on_train_begin``.
 
         Args:
             epoch: to begin with, where nothing was saved.
+            metrics: their states that are set aside are part of it.
 
         Returns:
             Where that is.
         """
         self._callbacks.begin()
-        self._state.begin()
+        self._state.begin(metrics)
         if self._found is None:
             return Position(epoch=epoch)
         with self._of_a_training():

@@ -8,10 +8,12 @@
     state.find(info, tensors)            # in another process: compares, changes nothing
     position = state.put_back()
 
-What belongs to it: the weights; the states of the layers' random generators; optimizers'
-slots, counters and loss scale; the metrics' variables, of each replica; where each data set is,
-and its order; the callbacks; the plan that runs; Python's, NumPy's and Keras's global random
-generators. What does not: TensorFlow's own random operations, whose state is out of reach.
+What belongs to it: the weights; mutable tables; the states of the layers' random generators;
+optimizers' slots, counters and loss scale; the metrics' variables, of each replica; where each
+data set is, and its order; the callbacks; the plan that runs; Python's, NumPy's and Keras's global
+random generators, and what TensorFlow's random operations take their seeds from where they run
+eagerly. What does not, such as the state of those in traced steps, is named by
+`kerastrain.unsaved_state`.
 """
 
 import contextlib
@@ -38,6 +40,7 @@ from kerastrain.identity import learning_rates
 from kerastrain.layer_states import keeps_more
 from kerastrain.layer_states import layer_states
 from kerastrain.layer_states import set_layer_states
+from kerastrain.metrics.states import MetricStates
 from kerastrain.model_state import GROUPS
 from kerastrain.model_state import OF_CALLBACKS
 from kerastrain.model_state import ModelState
@@ -48,7 +51,6 @@ from kerastrain.variables import taken_back
 
 # What a validation leaves as it was.
 _SET_ASIDE = ("metrics/", "optimizer/")
-_WARNED: dict = {}
 
 
 @dataclasses.dataclass
@@ -110,7 +112,8 @@ class TrainingState:
         self._callbacks, self._runners = callbacks, runners
         self._found: tuple[dict, dict, dict] = {}, {}, {}
         self._copies = self._before = HostCopies([])
-        self._python_values: dict | None = None
+        self._metrics: MetricStates | None = None
+        self._traced_with: dict | None = None  # Python's values, where steps ran to be compared
 
     # Save -----------------------------------------------------------------------
 
@@ -141,8 +144,11 @@ class TrainingState:
             "guard": self._guard.state(),
         }
         variables = self._variables()
+        values["tables"] = self._state.find_tables().states()
+        values["metrics"] = self._metrics.fresh if self._metrics else None
         values["layers"] = layer_states(self._state.layers())
-        self._warn_of_python_values()
+        for message in self._state.unsaved.messages():
+            notices.warn(message)
         info, tensors = state_trees.pack(values)
         self._copies = self._copies_of(variables.values(), self._copies)
         for name, parts in zip(variables, self._copies.take(), strict=True):
@@ -191,26 +197,16 @@ class TrainingState:
         known = [*map(id, variables)] == [*map(id, copies.variables)]
         return copies if known else HostCopies(variables)
 
-    def _warn_of_python_values(self):
-        """Warns once of what steps change in Python alone, which no checkpoint has."""
-        if self._python_values is _WARNED:
-            return
-        now, begun = self._state.python_values(), self._python_values
-        # What a trace changes is the same after the next one.
-        self._python_values = now if begun is None else begun
-        changed = [name for name, value in now.items() if value != (begun or now).get(name, value)]
-        if changed:
-            self._python_values = _WARNED
-            notices.warn(
-                f"The training changes {', '.join(changed[:3])} in Python, which is not in a checkpoint: "
-                "after a resume it begins anew. Hold it in a variable (add_weight, keras.Variable)."
-            )
+    def begin(self, metrics: MetricStates) -> None:
+        """Called after ``on_train_begin``: what changes from here on is state.
 
-    def begin(self) -> None:
-        """Called after ``on_train_begin``: what changes from here on is state."""
-        if self._state.eager:
-            self._variables()
-            self._python_values = self._state.python_values()
+        Args:
+            metrics: what validation begins with is state of theirs.
+        """
+        self._metrics = metrics
+        self._variables()
+        self._state.find_tables()
+        self._state.unsaved.begin()
 
     # Put back -------------------------------------------------------------------
 
@@ -262,6 +258,7 @@ class TrainingState:
             for kind, source in sources:
                 with self._state.watching(kind):
                     self._runners()[kind].trace(source.peek())
+        self._traced_with = self._state.unsaved.python_values()
 
     def put_back(self, same_plan: bool = True) -> Position:
         """Lets the training go on where the state was saved. After ``on_train_begin``.
@@ -286,6 +283,9 @@ class TrainingState:
                 _keras.assign_local(variable, parts[name])
             elif name in tensors and not _is_compared(name):  # of a callback, made since then
                 _keras.assign_local(variable, self._local_parts(name, variable, tensors))
+        self._state.find_tables().put_back(values.get("tables", {}))  # not in the first versions
+        if self._metrics is not None:
+            self._metrics.fresh = values.get("metrics")
         self._put_back_layers(values.get("layers", {}))
         for kind, runner in self._runners().items():
             if same_plan and values["plans"].get(kind):
@@ -298,12 +298,14 @@ class TrainingState:
 
     def _put_back_layers(self, states):
         """What layers keep beyond variables; steps that were traced with other values are dropped."""
-        layers = self._state.layers()
-        if not any(map(keeps_more, layers.values())):
-            return
-        set_layer_states(layers, states)
-        for runner in self._runners().values():
-            runner.forget_traces()
+        layers, traced = self._state.layers(), self._traced_with
+        keep_more = any(map(keeps_more, layers.values()))
+        if keep_more:
+            set_layer_states(layers, states)
+        # Those of before ``on_train_begin`` have other values of Python's than the first run's.
+        if keep_more or traced not in (None, self._state.unsaved.python_values()):
+            for runner in self._runners().values():
+                runner.forget_traces()
 
     def put_back_callbacks(self) -> None:
         """The last of it: what is the user's own code, and then the random generators."""
@@ -377,6 +379,8 @@ def _check_values(values, sources):
         raise CheckpointError("the callbacks have no classes")
     random.Random().setstate(values["random"]["python"])
     np.random.RandomState().set_state(values["random"]["numpy"])
+    if values["random"].get("operations") is not None:
+        random.Random().setstate(values["random"]["operations"][1])
 
 
 def _saved_logs(logs):
@@ -396,6 +400,7 @@ def _random_states():
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "keras": None if generator is None else generator.numpy(),
+        "operations": _keras.operation_seeds(),
     }
 
 
@@ -406,3 +411,5 @@ def _set_random_states(states):
         if _keras.global_random_state() is None:
             keras.random.uniform(())  # makes it
         _keras.global_random_state().assign(states["keras"])
+    if states.get("operations") is not None:  # not in the first versions
+        _keras.set_operation_seeds(states["operations"])

@@ -212,8 +212,9 @@ class Averaging(keras.callbacks.Callback):
         self.average.assign(0.5 * self.average + 0.5 * self.model.weights[0])
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_variables_of_callbacks(tmp_path):
-    """What a callback holds in variables is resumed, though it makes them late."""
+    """What a callback holds in variables is resumed without a word, though it makes them late."""
 
     def averaged(epochs, **run):
         callback = Averaging()

@@ -12,7 +12,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("_version", "errors", "notices"),
     ("_keras", "options", "choice", "progress", "random_numbers", "timing", "signals"),
+    ("python_state",),
     ("walk", "layer_states", "xla_support"),
+    ("unsaved_state", "tables"),
     ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables", "model_state"),
     ("between", "finite", "rollback"),
     ("xla",),

@@ -31,9 +31,9 @@ from kerastrain._keras.data import (
     data_adapter,
     dense_arrays,
     is_of_arrays,
-    is_without_batches,
     is_stream,
     is_torch_dataloader,
+    is_without_batches,
     list_to_tuple,
     split_rows,
     yields_tensors,
@@ -42,6 +42,7 @@ from kerastrain._keras.entry_points import (
     base_method_replaced,
 )
 from kerastrain._keras.graphs import (
+    KeptState,
     depends_on,
 )
 from kerastrain._keras.losses import (
@@ -121,8 +122,10 @@ from kerastrain._keras.pipelines import (
     Left,
     PipelineTraits,
     begins_alike,
+    operation_seeds,
     pipeline_traits,
     seeded_operations,
+    set_operation_seeds,
     without_optimizations,
 )
 from kerastrain._keras.replicated_layers import (
@@ -166,6 +169,7 @@ from kerastrain._keras.xla_kernels import (
 
 __all__ = [
     "BuildsFromShapes",
+    "KeptState",
     "Left",
     "OutputLoss",
     "PipelineTraits",
@@ -243,6 +247,7 @@ __all__ = [
     "model_strategy",
     "none_to_be_initialized",
     "noted_crossentropies",
+    "operation_seeds",
     "optimizers_in",
     "output_loss_trackers",
     "output_losses",
@@ -266,6 +271,7 @@ __all__ = [
     "seeded_operations",
     "set_compile_state",
     "set_mask",
+    "set_operation_seeds",
     "set_step_options",
     "set_trainable_flags",
     "sparse_classes",

@@ -1,8 +1,13 @@
-"""What a tensor of a graph is computed from."""
+"""What a tensor of a graph is computed from, and what the operations of a graph keep."""
 
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+from tensorflow.python.ops import handle_data_util
+from tensorflow.python.ops import script_ops
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
@@ -58,3 +63,128 @@ def _sources(tensor):
         for given, inner in zip(operation.inputs, called.inputs, strict=True)
         if _reaches(output, {id(inner)})
     ]
+
+
+# What the operations of a graph keep ---------------------------------------------
+
+# Stateful by TensorFlow's register, and without a state that a later step could read: they
+# write, check, talk to other devices or read the clock, or read what others keep.
+_HARMLESS = (
+    *("Print", "Assert", "CheckNumerics", "Debug", "Write", "Save", "Restore", "Merge", "Delete"),
+    *("Collective", "Nccl", "AllToAll", "CrossReplica", "Send", "Recv", "_Send", "_Recv", "TPU"),
+    *("SyncDevice", "DeviceIndex", "Timestamp", "StatelessRandom", "Empty", "DeepCopy", "Mutex"),
+    *("GuaranteeConst", "DestroyResource", "DisableCopyOnRead", "LookupTableFind", "Initialize"),
+    *("LookupTableSize", "LookupTableExport", "QueueSize", "QueueIsClosed", "QueueClose"),
+    *("IteratorGetDevice", "IteratorToString", "Cudnn", "VarIsInitialized", "VariableShape"),
+)
+_CHANGING_TABLES = ("LookupTableInsert", "LookupTableImport")
+_VARIABLES = ("ReadVariable", "AssignVariable", "AssignAddVariable", "AssignSubVariable")
+
+
+@dataclasses.dataclass
+class KeptState:
+    """What the operations of traced functions keep outside of variables.
+
+    Attributes:
+        random: the types of those that draw random numbers by a hidden state.
+        others: the types of the others, such as ``"LookupTableInsertV2"``.
+        functions: the Python functions that they call.
+    """
+
+    random: set[str] = dataclasses.field(default_factory=set)
+    others: set[str] = dataclasses.field(default_factory=set)
+    functions: list[Callable] = dataclasses.field(default_factory=list)
+
+    def add(self, function: Any) -> list[tuple]:
+        """Looks into a concrete function, and into the functions that it calls.
+
+        Returns:
+            The tables that it changes: ``(handle, dtype of keys, dtype of values)``.
+        """
+        tables = []
+        for operation in _all_operations(function.graph):
+            kind = operation.type
+            table = _changed_table(operation) if kind.startswith(_CHANGING_TABLES) else None
+            if table is not None:
+                tables.append(table)
+            elif kind in ("PyFunc", "EagerPyFunc"):
+                self._add_python(operation.get_attr("token").decode())
+            elif not _is_stateful(kind) or _is_of_variables(operation):
+                continue
+            elif {"seed", "seed2"} <= {a.name for a in operation.op_def.attr} or "Determin" in kind:
+                self.random.add(kind)
+            else:
+                self.others.add(kind)
+        return tables
+
+    def _add_python(self, token):
+        called = script_ops._py_funcs.get(token)
+        called = called._func if isinstance(called, script_ops.EagerFunc) else called
+        if called is not None and not any(called is one for one in self.functions):
+            self.functions.append(called)
+
+
+def _all_operations(graph) -> Iterator[tf.Operation]:
+    """Those of a graph, and of the functions, loops and branches in it."""
+    waiting, seen = [graph], set()
+    while waiting:
+        graph = waiting.pop()
+        for operation in graph.get_operations():
+            yield operation
+            if not _calls(operation.type):
+                continue
+            for value in operation.node_def.attr.values():
+                for name in (value.func.name, *(f.name for f in value.list.func)):
+                    called = graph._get_function(name) if name and name not in seen else None
+                    seen.add(name)
+                    if getattr(called, "graph", None) is not None:
+                        waiting.append(called.graph)
+
+
+_STATEFUL: dict[str, bool] = {}
+_CALLING: dict[str, bool] = {}
+
+
+def _calls(kind):
+    """Whether operations of a type call functions."""
+    if kind not in _CALLING:
+        found = op_def_registry.get(kind)
+        attributes = found.attr if found is not None else ()
+        _CALLING[kind] = any(attribute.type in ("func", "list(func)") for attribute in attributes)
+    return _CALLING[kind]
+
+
+def _is_stateful(kind):
+    """Whether operations of a type keep something that counts."""
+    if kind not in _STATEFUL:
+        found = op_def_registry.get(kind)
+        _STATEFUL[kind] = (
+            found is not None
+            and found.is_stateful
+            and not _calls(kind)
+            and not kind.startswith(_HARMLESS)
+            and "Summary" not in kind
+            # What only makes something makes it anew at each step.
+            and not any(output.type == tf.resource.as_datatype_enum for output in found.output_arg)
+        )
+    return _STATEFUL[kind]
+
+
+def _changed_table(operation):
+    """``(handle, dtype of keys, dtype of values)`` of a table from outside, or None."""
+    captured = {inner.name: outer for outer, inner in operation.graph.captures}
+    handle = captured.get(operation.inputs[0].name)
+    if handle is None or not hasattr(handle, "numpy"):
+        return None
+    return handle, operation.inputs[1].dtype, operation.inputs[2].dtype
+
+
+def _is_of_variables(operation):
+    """Whether what an operation changes is variables, or was made in the same step."""
+    resources = [t for t in operation.inputs if t.dtype == tf.resource]
+    return bool(resources) and all(
+        operation.type.startswith(_VARIABLES)
+        or handle_data_util.get_resource_handle_data(tensor).is_set
+        or tensor.op.type != "Placeholder"
+        for tensor in resources
+    )

@@ -416,3 +416,24 @@ def seeded_operations(seed: int) -> Iterator[None]:
     finally:
         del current._rng
         vars(current).update(kept)
+
+
+def operation_seeds() -> tuple[int, tuple] | None:
+    """Where the seeds of random operations come from that run eagerly and have none of their own.
+
+    Returns:
+        The seed that ``tf.random.set_seed`` was given, and the state of the generator of Python's
+        that is behind it; None without a seed.
+    """
+    current = vars(context.context())
+    seed, generator = current.get("_seed"), current.get("_rng")
+    return None if seed is None or generator is None else (int(seed), generator.getstate())
+
+
+def set_operation_seeds(seeds: tuple[int, tuple]) -> None:
+    """Lets them go on where `operation_seeds` was called."""
+    generator = random.Random()
+    generator.setstate(seeds[1])
+    current = context.context()
+    current._seed, current._rng = seeds[0], generator
+    current.clear_kernel_cache()  # one that has drawn from a seed would go on from there

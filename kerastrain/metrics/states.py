@@ -51,7 +51,37 @@ class MetricStates:
         for metric in self._model.metrics:
             for variable in metric.variables:
                 found[id(variable)] = variable
+        if not _keras.has_plain_metrics(self._model):
+            found |= self._tf_variables()
         return found
+
+    def _tf_variables(self):
+        """Those that metrics hold as ``tf.Variable``, which Keras does not count among theirs."""
+        weights = {handle for v in self._model.variables for handle in _keras.handles_of(v)}
+        found = {}
+        for metric in _keras.all_metrics(self._model):
+            for value in vars(metric).values():
+                parts = value.values() if isinstance(value, dict) else value
+                parts = parts if isinstance(value, dict | list | tuple) else [value]
+                for part in parts:
+                    if isinstance(part, tf.Variable) and not _keras.handles_of(part) <= weights:
+                        found[id(part)] = part
+        return found
+
+    @property
+    def fresh(self) -> list[list] | None:
+        """What validation begins with, for a checkpoint; None where a reset always makes it."""
+        if _keras.has_plain_metrics(self._model) or not self._fresh:
+            return None
+        values = (self._fresh.get(key) for key in self._variables())
+        return [[part.numpy() for part in parts] for parts in values if parts is not None]
+
+    @fresh.setter
+    def fresh(self, values: list[list] | None) -> None:
+        variables = self._variables()
+        if values is not None and len(values) == len(variables):
+            pairs = zip(variables, values, strict=True)
+            self._fresh = {key: [tf.constant(part) for part in parts] for key, parts in pairs}
 
     def reset(self) -> None:
         """Resets every metric, by ``model.reset_metrics``."""
@@ -73,7 +103,8 @@ class MetricStates:
         """Inside, metrics start fresh; afterwards they have their state again.
 
         Copies each metric's variables once on the way in (a few kilobytes for
-        most metrics).
+        most metrics). Fresh is what the last reset of the train state has left, in each process:
+        a metric may keep something over its resets.
         """
         variables = self._variables()
         kept = {key: _keras.read_local(v) for key, v in variables.items()}

@@ -1,0 +1,219 @@
+"""What a training changes and no checkpoint has: it is named in a warning, at the first save.
+
+::
+
+    unsaved = UnsavedState(model, eager=False)
+    unsaved.begin()                      # what changes from here on counts
+    with unsaved.tracing():              # a trace calls the model's code once more
+        ...
+    unsaved.note(concrete)               # what its operations keep
+    unsaved.messages()                   # ["The training changes Memory.seen ..."], each once
+
+Three things are seen. Python state of the model, its losses and metrics: attributes, and what
+their functions hold in closures and globals (`kerastrain.python_state`). Where steps are traced,
+it has no effect after the trace, so a resumed run, which is traced later, is another one. And the
+operations of a trace tell of states that TensorFlow keeps: queues, iterators, random operations
+without a generator, and Python functions. (Tables are saved: `kerastrain.tables`.)
+"""
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kerastrain import _keras
+from kerastrain import notices
+from kerastrain import python_state
+from kerastrain.walk import Walk
+
+_INSTEAD = "Hold it in a variable (add_weight, keras.Variable)."
+_RANDOM = "Draw random numbers with a keras.random.SeedGenerator."
+
+
+class UnsavedState:
+    """What a model's training changes beyond variables.
+
+    Args:
+        model: the model that trains.
+        eager: whether its steps run without being traced.
+    """
+
+    def __init__(self, model: keras.Model, eager: bool):
+        self._model, self._eager = model, eager
+        self._operations = _keras.KeptState()
+        self._values: dict[str, Any] | None = None
+        self._changed: dict[str, None] = {}
+        self._is_traced = False
+        self._told: set[str] = set()
+
+    def begin(self) -> None:
+        """From here on, what changes counts; what a first trace changes does not."""
+        self._changed, self._values, self._told = {}, self.python_values(), set()
+
+    def note(self, function: Any) -> list[tuple]:
+        """A concrete function is about to run for the first time.
+
+        Returns:
+            The tables that it changes: ``(handle, dtype of keys, dtype of values)``.
+        """
+        tables = self._operations.add(function)
+        if self._values is not None and self._operations.functions:
+            for name, value in self.python_values().items():
+                self._values.setdefault(name, value)
+        return tables
+
+    @contextlib.contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Around a trace: the next one does to Python's values what it does."""
+        if self._values is None or self._eager:
+            yield
+            return
+        if self._is_traced:
+            self._note_changes()
+        try:
+            yield
+        finally:
+            self._values, self._is_traced = self.python_values(), True
+
+    def _note_changes(self):
+        now, begun = self.python_values(), self._values
+        for name, value in now.items():
+            # What is there for the first time, a first call may have made.
+            if value != begun.setdefault(name, value):
+                self._changed[name] = None
+
+    def messages(self) -> list[str]:
+        """What is to be said by now, each sentence once."""
+        if self._values is None:
+            return []
+        found = {}
+        if "python" not in self._told:
+            self._note_changes()
+            if self._changed:
+                found["python"] = self._of_python(list(self._changed))
+        if self._operations.others:
+            found["operations"] = (
+                f"The steps run {_listed(self._operations.others)}, whose state is not in a "
+                f"checkpoint: after a resume it begins anew. {_INSTEAD}"
+            )
+        if self._operations.random:
+            found["random"] = (
+                f"The steps draw random numbers by {_listed(self._operations.random)}, whose state "
+                "TensorFlow does not give out: after a resume the numbers are others. Use "
+                "keras.random with a keras.random.SeedGenerator, or a tf.random.Generator."
+            )
+        messages = [text for key, text in found.items() if key not in self._told]
+        self._told |= found.keys()
+        return messages
+
+    def _of_python(self, changed):
+        names = _listed(changed)
+        of_called = [name for name in changed if name in self._of_called_functions()]
+        if of_called:
+            return (
+                f"The steps call Python functions (tf.numpy_function, tf.py_function), and {names} "
+                "changes, which is not in a checkpoint: after a resume it begins anew. A training "
+                f"is resumed exactly only if they keep no state. {_INSTEAD} {_RANDOM}"
+            )
+        if self._eager:
+            return (
+                f"The training changes {names} in Python, which is not in a checkpoint: "
+                f"after a resume it begins anew. {_INSTEAD} {_RANDOM}"
+            )
+        return (
+            f"{names} was changed after the step was traced, where it has no effect; a resumed run "
+            f"is traced with the value that it has then. {_INSTEAD}"
+        )
+
+    # Python's values ------------------------------------------------------------------
+
+    def python_values(self) -> dict[str, Any]:
+        """Digests of what the model's objects and functions hold in Python.
+
+        Returns:
+            ``{"<class>.<attribute> (<path>)": digest}``.
+        """
+        history = vars(self._model).get("history")  # of the last fit
+        walked = Walk({"model": self._model}, known=(history,)).of(object)
+        objects = {path: one for path, one in walked.items() if not _is_of_library(type(one))}
+        ids = {id(one) for one in objects.values()}
+        found: dict[str, Any] = {}
+        functions: list[tuple[str, Any]] = []
+        for path, one in objects.items():
+            for name, value in _own_attributes(one):
+                if _is_users_function(value):
+                    functions.append((python_state.name_of(value), value))
+                else:
+                    key = f"{type(one).__name__}.{name} ({path})"
+                    found[key] = _digest(value, ids)
+        for kind in {type(one): None for one in objects.values()}:
+            functions += python_state.methods_of(kind)
+            for name, value in python_state.class_attributes(kind):
+                found[name] = _digest(value, ids)
+        _add_held(found, functions, ids)
+        return found | self._of_called_functions(ids)
+
+    def _of_called_functions(self, ids=()):
+        found: dict[str, Any] = {}
+        called = [(python_state.name_of(one), one) for one in self._operations.functions]
+        _add_held(found, called, ids)
+        for name, function in called:
+            if not isinstance(function, types.FunctionType):
+                found[f"what `{name}` belongs to"] = python_state.digest(function)
+        return found
+
+
+def _listed(names):
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _add_held(found, functions, ids):
+    for name, function in python_state.reached(functions):
+        for key, value in python_state.held_by(function).items():
+            if callable(value) and python_state.is_users_function(value):
+                continue  # it is reached too
+            key = f"`{key}` of `{name}`"
+            while key in found:  # another function of this name
+                key += " (another)"
+            found[key] = _digest(value, ids)
+
+
+def _digest(value, ids):
+    """Of what is reported nowhere else."""
+    return python_state.digest(value, lambda part: id(part) in ids)
+
+
+def _is_of_library(kind):
+    """Whether its objects are a library's own matter: of all but Keras, where users set options."""
+    root = kind.__module__.partition(".")[0]
+    return root != "keras" and notices.is_passed_over(kind.__module__)
+
+
+def _is_users_function(value):
+    return callable(value) and python_state.is_users_function(value)
+
+
+def _own_attributes(one) -> Iterator[tuple[str, Any]]:
+    """What an object holds beyond what its Keras class gives each of its kind."""
+    attributes = list(getattr(one, "__dict__", {}).items())
+    if not _keras.is_of_keras(type(one)):
+        base = _keras.base_attributes(one)
+        yield from ((n, v) for n, v in attributes if n not in base and not n.startswith("_self_"))
+        return
+    plain = _keras.plain_attributes()
+    if isinstance(one, keras.optimizers.Optimizer):  # whose options are among those
+        plain = frozenset({"built", "name"})
+    for name, value in attributes:
+        options = not name.startswith("_") and name not in plain and _is_option(value)
+        if options or _is_users_function(value):
+            yield name, value
+
+
+def _is_option(value):
+    """Whether it is a number, text, or a few of them, as layers have their options."""
+    if isinstance(value, list | tuple):
+        return len(value) <= 16 and all(map(_is_option, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
