@@ -127,6 +127,11 @@ from kerastrain._keras.replicated_layers import (
     random_seeds,
     synchronized_moments,
 )
+from kerastrain._keras.settings import (
+    constructor_arguments,
+    plain_attributes,
+    settings_of,
+)
 from kerastrain._keras.strategies import (
     without_collectives,
 )
@@ -146,9 +151,7 @@ from kerastrain._keras.variables import (
     tf_variable,
 )
 from kerastrain._keras.wiring import (
-    constructor_arguments,
     is_functional,
-    plain_attributes,
     wiring,
 )
 from kerastrain._keras.xla_kernels import (
@@ -254,6 +257,7 @@ __all__ = [
     "set_mask",
     "set_step_options",
     "set_trainable_flags",
+    "settings_of",
     "sparse_classes",
     "split_rows",
     "state_may_be_added",
