@@ -72,14 +72,14 @@ class _Context:
 
     Args:
         layers: what stands for the layers of a model, by their identity.
-        weights: what stands for its weights, by theirs, where Keras keeps nothing else of them.
+        weights: what stands for its weights, by what an optimizer keeps of them.
         brief: whether objects without a config are described by their class alone.
         within: the identities of the objects that are being described.
         count: how many objects have been looked into.
     """
 
     layers: Mapping[int, str]
-    weights: Mapping[int, str]
+    weights: Mapping[Any, str]
     brief: bool = False
     within: frozenset[int] = frozenset()
     count: list[int] = dataclasses.field(default_factory=lambda: [0])
@@ -93,7 +93,7 @@ def described(
     value: Any,
     depth: int = 6,
     layers: Mapping[int, str] = types.MappingProxyType({}),
-    weights: Mapping[int, str] = types.MappingProxyType({}),
+    weights: Mapping[Any, str] = types.MappingProxyType({}),
 ) -> Any:
     """Values of JSON that are the same for equal objects in each process.
 
@@ -101,7 +101,7 @@ def described(
         value: to be described.
         depth: so many levels of what is in it are looked at.
         layers: what stands for the layers of a model, by their identity.
-        weights: what stands for its weights, where Keras keeps their identities alone.
+        weights: what stands for its weights, by what an optimizer keeps of them.
     """
     return _described(value, depth, _Context(layers, weights))
 
@@ -278,8 +278,8 @@ def _kept(value, settings, is_users, depth, context):
             continue
         if _is_users_function(item) and not is_users and name not in _keras.plain_attributes(value):
             continue  # among the functions
-        if isinstance(item, set) and item and all(isinstance(one, int) for one in item):
-            kept[name] = sorted(context.weights.get(one, "another") for one in item)
+        if isinstance(item, set) and isinstance(value, keras.optimizers.Optimizer):  # of variables
+            kept[name] = sorted(context.weights.get(one, "another weight") for one in item)
         else:
             kept[name] = _described(item, depth - 1, context)
     # Some are set when they are first wanted alone.
@@ -307,24 +307,34 @@ def _arguments_and_what_they_set(construct):
     try:
         source = ast.parse(textwrap.dedent(inspect.getsource(construct)))
     except (OSError, SyntaxError, TypeError):  # made by `exec`, say
-        return attributes
+        draws = any(_is_drawn([n], construct.__globals__) for n in construct.__code__.co_names)
+        return set() if draws else attributes
     for _ in range(2):  # what is set in a loop may be used further up
-        for node in ast.walk(source):
-            value = getattr(node, "iter" if isinstance(node, ast.For) else "value", None)
-            targets = getattr(node, "targets", [getattr(node, "target", None)])
-            if not isinstance(value, ast.AST) or targets == [None]:
-                continue
+        for target, value in _assignments(source):
             used = _names_in(value)
             is_drawn = bool(used & drawn) or _draws(value, names, construct.__globals__)
-            for target in (part for one in targets for part in ast.walk(one)):
-                is_attribute = isinstance(target, ast.Attribute)
-                if is_attribute and ast.unparse(target.value) == own:
-                    attributes |= {target.attr} if used & names else set()
-                    drawn |= {f"{own}.{target.attr}"} if is_drawn else set()
-                elif isinstance(target, ast.Name) and target.id != own:
-                    names |= {target.id} if used & names else set()
-                    drawn |= {target.id} if is_drawn else set()
-    return {name for name in attributes if f"{own}.{name}" not in drawn}
+            for part in ast.walk(target):
+                if isinstance(part, ast.Attribute) and ast.unparse(part.value) == own:
+                    attributes |= {part.attr} if used & names else set()
+                    drawn |= {f"{own}.{part.attr.lstrip('_')}"} if is_drawn else set()
+                elif isinstance(part, ast.Name) and part.id != own:
+                    names |= {part.id} if used & names else set()
+                    drawn |= {part.id} if is_drawn else set()
+    return {name for name in attributes if f"{own}.{name.lstrip('_')}" not in drawn}
+
+
+def _assignments(source):
+    """What is assigned to, with the expression of its value; tuples item by item."""
+    for node in ast.walk(source):
+        value = getattr(node, "iter" if isinstance(node, ast.For) else "value", None)
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        for target in targets if isinstance(value, ast.AST) else ():
+            parts = [one.elts if isinstance(one, ast.Tuple) else [one] for one in (target, value)]
+            is_starred = any(isinstance(one, ast.Starred) for part in parts for one in part)
+            if isinstance(node, ast.Assign) and len(parts[0]) == len(parts[1]) and not is_starred:
+                yield from zip(*parts, strict=True)
+            elif target is not None:
+                yield target, value
 
 
 def _draws(value, names, known):
@@ -338,18 +348,24 @@ def _draws(value, names, known):
     for node in ast.walk(value):
         if not isinstance(node, ast.Call) or names & _names_in(*node.args, *node.keywords):
             continue
-        owner, *parts = ast.unparse(node.func).split(".")
-        called = module = known.get(owner, sys.modules.get(owner))
-        is_seeded = node.args and parts[-1:] in (["default_rng"], ["RandomState"], ["Random"])
-        for name in parts:  # numpy.random is another one than random
-            module, called = called, getattr(called, name, None)
-            if not isinstance(called, types.ModuleType):
-                break
-        where = getattr(called, "__module__", None) or getattr(module, "__name__", "")
-        root, *more = where.split(".")
-        if not is_seeded and (root in _DRAWN_FROM or (root == "numpy" and "random" in more)):
+        called = ast.unparse(node.func).split(".")
+        is_seeded = node.args and called[-1] in ("default_rng", "RandomState", "Random")
+        if all(map(str.isidentifier, called)) and not is_seeded and _is_drawn(called, known):
             return True
     return False
+
+
+def _is_drawn(called, known):
+    """Whether a function, by its name and those of its modules, is one of the clock's, say."""
+    owner, *names = called
+    value = module = known.get(owner, sys.modules.get(owner))
+    for name in names:  # numpy.random is another one than random
+        if not isinstance(value, types.ModuleType):
+            break
+        module, value = value, getattr(value, name, None)
+    where = getattr(value, "__module__", None) or getattr(module, "__name__", "")
+    root, *more = where.split(".")
+    return root in _DRAWN_FROM or (root == "numpy" and "random" in more)
 
 
 def _names_in(*nodes):
@@ -430,10 +446,10 @@ def _of_function(value, depth, context):
     if is_nameless:
         digest = hashlib.sha256(repr(_of_code(value.__code__)).encode()).hexdigest()[:16]
         more["@code"] = f"{sys.implementation.cache_tag}:{digest}"
-    if value.__defaults__ and (is_nameless or not context.brief):
-        more["@defaults"] = _described(value.__defaults__, depth - 1, context)
-    if value.__kwdefaults__ and not context.brief:
-        more["@keywords"] = _described(value.__kwdefaults__, depth - 1, context)
+        if value.__defaults__:
+            more["@defaults"] = _described(value.__defaults__, depth - 1, context)
+    if not context.brief:
+        more |= _defaults_of(value, () if is_nameless else value.__defaults__, depth, context)
     held = {}
     for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
         try:
@@ -445,6 +461,23 @@ def _of_function(value, depth, context):
     if held:
         more["@holds"] = held
     return {"function": value.__qualname__, **more} if more else value.__qualname__
+
+
+def _defaults_of(function, values, depth, context):
+    """Those of arguments; what can be changed in place may be a cache, which calls have filled.
+
+    Args:
+        function: a Python function.
+        values: of its last positional arguments; those of the others are described too.
+    """
+    names, values = function.__code__.co_varnames[: function.__code__.co_argcount], values or ()
+    defaults = dict(zip(names[::-1], values[::-1], strict=False))
+    parts = {"@defaults": {}, "@keywords": {}, "@others": {}}
+    for key, known in (("@defaults", defaults), ("@keywords", function.__kwdefaults__ or {})):
+        for name, value in known.items():
+            part = parts["@others" if isinstance(value, dict | list | set) else key]
+            part[name] = _described(value, depth - 1, context)
+    return {name: part for name, part in parts.items() if part}
 
 
 def _of_code(code):

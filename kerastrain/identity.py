@@ -72,7 +72,8 @@ def describer_of(model: keras.Model) -> Callable[[], dict[str, Any]]:
     def describe():
         layers = _keras.all_layers(model)
         numbers = {id(layer): f"layer {number}" for number, layer in enumerate(layers)}
-        weights = {id(weight): f"weight {number}" for number, weight in enumerate(model.weights)}
+        keys = _keras.variable_keys(optimizer, model.weights)
+        weights = {key: f"weight {number}" for key, number in keys.items()}
         return {
             "model": {
                 "class": type(model).__qualname__,

@@ -115,6 +115,7 @@ from kerastrain._keras.optimizers import (
     optimizers_in,
     unknown_to_optimizer,
     updates_in_replicas,
+    variable_keys,
 )
 from kerastrain._keras.pipelines import (
     PipelineTraits,
@@ -273,6 +274,7 @@ __all__ = [
     "unknown_to_optimizer",
     "unreduced_loss",
     "updates_in_replicas",
+    "variable_keys",
     "weighted_twins",
     "wiring",
     "without_collectives",
