@@ -117,6 +117,7 @@ from kerastrain._keras.optimizers import (
     optimizers_in,
     unknown_to_optimizer,
     updates_in_replicas,
+    variable_keys,
 )
 from kerastrain._keras.pipelines import (
     Left,
@@ -132,6 +133,11 @@ from kerastrain._keras.replicated_layers import (
     let_replicas_update,
     random_seeds,
     synchronized_moments,
+)
+from kerastrain._keras.settings import (
+    constructor_arguments,
+    plain_attributes,
+    settings_of,
 )
 from kerastrain._keras.strategies import (
     without_collectives,
@@ -157,9 +163,7 @@ from kerastrain._keras.variables import (
     under_strategy,
 )
 from kerastrain._keras.wiring import (
-    constructor_arguments,
     is_functional,
-    plain_attributes,
     wiring,
 )
 from kerastrain._keras.xla_kernels import (
@@ -274,6 +278,7 @@ __all__ = [
     "set_operation_seeds",
     "set_step_options",
     "set_trainable_flags",
+    "settings_of",
     "sparse_classes",
     "split_rows",
     "state_may_be_added",
@@ -290,6 +295,7 @@ __all__ = [
     "unknown_to_optimizer",
     "unreduced_loss",
     "updates_in_replicas",
+    "variable_keys",
     "weighted_twins",
     "wiring",
     "without_collectives",

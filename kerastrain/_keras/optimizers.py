@@ -87,3 +87,17 @@ def unknown_to_optimizer(optimizer, variables) -> list[str]:
         return []
     known = inner._trainable_variables_indices
     return [v.path for v in variables if inner._var_key(v) not in known]
+
+
+def variable_keys(optimizer, variables) -> dict:
+    """What an optimizer keeps of a variable, in place of it, by which it is the same again.
+
+    Such a key is another one in each process.
+
+    Returns:
+        For each key the number of its variable; nothing for what is no optimizer of Keras.
+    """
+    inner = _inner(optimizer)
+    if not isinstance(inner, keras.optimizers.Optimizer):
+        return {}
+    return {inner._var_key(variable): number for number, variable in enumerate(variables)}
