@@ -9,14 +9,24 @@ A description has what an object's ``get_config`` gives. Many classes have none,
 what their constructor was given: of the user's own classes, the attributes are described too.
 Names, which count the objects that were made before, and places in memory or in a file are not.
 
+An object is described by its config and by what its attributes hold: `_own` says which. What the
+user's objects hold is looked into down to plain values; of objects of other packages only what they
+were constructed with is.
+
 Keys that begin with ``"@"`` are compared only where both descriptions have them.
 """
 
+import argparse
 import ast
 import dataclasses
+import decimal
+import enum
+import fractions
 import functools
 import hashlib
 import inspect
+import pathlib
+import re
 import sys
 import textwrap
 import types
@@ -31,10 +41,15 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain.digests import digest_of
 from kerastrain.notices import is_of_others
+from kerastrain.notices import is_passed_over
 
 # Longer lists are described by a digest, the longest by one of their ends; so are arrays of up to
 # so many bytes.
 _LONG, _LONGEST, _LARGE = 64, 10_000, 2**24
+# So many objects are looked into for one description.
+_MOST = 2000
+# The key of what Keras keeps of an object: another version of it may keep other things.
+KEPT = "@keras_" + re.sub(r"\W", "_", keras.__version__)
 # The state of a training, or what has no value yet.
 _STATE = (
     keras.Variable,
@@ -43,107 +58,234 @@ _STATE = (
     keras.metrics.Metric,
     keras.random.SeedGenerator,
 )
-_Layers = Mapping[int, str]
+_TOLD_BY_TEXT = (
+    *(complex, fractions.Fraction, decimal.Decimal),
+    *(range, slice, tf.DType, tf.TensorShape),
+)
+# What gives another value in each process.
+_DRAWN_FROM = ("datetime", "os", "random", "secrets", "socket", "tempfile", "time", "uuid")
 
 
-def described(value: Any, depth: int = 6, layers: _Layers = types.MappingProxyType({})) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Context:
+    """What else decides a description.
+
+    Args:
+        layers: what stands for the layers of a model, by their identity.
+        weights: what stands for its weights, by what an optimizer keeps of them.
+        brief: whether objects without a config are described by their class alone.
+        within: the identities of the objects that are being described.
+        count: how many objects have been looked into.
+    """
+
+    layers: Mapping[int, str]
+    weights: Mapping[Any, str]
+    brief: bool = False
+    within: frozenset[int] = frozenset()
+    count: list[int] = dataclasses.field(default_factory=lambda: [0])
+
+    def inside(self, value: Any) -> "_Context":
+        """That of what is in an object."""
+        return dataclasses.replace(self, within=self.within | {id(value)})
+
+
+def described(
+    value: Any,
+    depth: int = 6,
+    layers: Mapping[int, str] = types.MappingProxyType({}),
+    weights: Mapping[Any, str] = types.MappingProxyType({}),
+) -> Any:
     """Values of JSON that are the same for equal objects in each process.
 
     Args:
         value: to be described.
         depth: so many levels of what is in it are looked at.
         layers: what stands for the layers of a model, by their identity.
+        weights: what stands for its weights, by what an optimizer keeps of them.
     """
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(float(value)) if isinstance(value, float) else value
-    if isinstance(value, np.generic):
-        return described(value.item(), depth) if value.dtype.kind in "biufU" else str(value)
-    if isinstance(value, np.ndarray | tf.Tensor):
-        return _of_array(value)
-    if id(value) in layers:
-        return layers[id(value)]
-    if depth == 0:
-        return type(value).__qualname__
-    if isinstance(value, dict):
-        # Layers are numbered by how many were made before them; a policy has nothing but a name.
-        left_out = ("build_config", "module", *(["name"] if len(value) > 1 else []))
-        kept = {k: v for k, v in value.items() if k not in left_out}
-        return {str(key): described(item, depth - 1, layers) for key, item in kept.items()}
-    if isinstance(value, list | tuple):
-        return _of_list(value, depth, layers)
-    if isinstance(value, set | frozenset):
-        return sorted((described(item, depth - 1, layers) for item in value), key=repr)
-    if isinstance(value, types.FunctionType | functools.partial):
-        return _of_function(value, depth, layers)
-    return _of_object(value, depth, layers)
+    return _described(value, depth, _Context(layers, weights))
 
 
-def described_layer(layer: keras.Layer, layers: _Layers) -> dict[str, Any]:
+def described_layer(layer: keras.Layer, layers: Mapping[int, str]) -> dict[str, Any]:
     """A layer or model: its config, how it is wired, and what it was constructed with.
 
     Args:
         layer: which may be the whole model.
         layers: what stands for the other layers of the model, by their identity.
     """
-    return _of_object(layer, 6, layers)
+    return _of_object(layer, 6, _Context(layers, {}))
 
 
-def _of_object(value, depth, layers):
+def _described(value, depth, context):
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(float(value)) if isinstance(value, float) else value
+    if isinstance(value, np.generic):
+        is_plain = value.dtype.kind in "biufU"
+        return _described(value.item(), depth, context) if is_plain else str(value)
+    if isinstance(value, np.ndarray | tf.Tensor):
+        return _of_array(value)
+    if id(value) in context.layers:
+        return context.layers[id(value)]
+    if depth == 0:
+        return type(value).__qualname__
+    if isinstance(value, dict):
+        return _of_dict(value, depth, context)
+    if isinstance(value, list | tuple):
+        return _of_list(value, depth, context)
+    if isinstance(value, set | frozenset):
+        return sorted((_described(i, depth - 1, _brief(context)) for i in value), key=repr)
+    if isinstance(value, types.FunctionType | functools.partial):
+        return _of_function(value, depth, context)
+    return _of_object(value, depth, context)
+
+
+def _brief(context):
+    return dataclasses.replace(context, brief=True)
+
+
+def _of_dict(value, depth, context):
+    if len(value) > _LONGEST:
+        return f"{len(value)} keys"
+    # Layers are numbered by how many were made before them; a policy has nothing but a name.
+    left_out = ("build_config", "module", *(["name"] if len(value) > 1 else []))
+    kept = {k: v for k, v in value.items() if k not in left_out}
+    return {str(key): _described(item, depth - 1, context) for key, item in kept.items()}
+
+
+def _of_object(value, depth, context):
     kind = type(value).__qualname__
     if isinstance(value, type):
         return value.__qualname__
+    if id(value) in context.within or context.count[0] > _MOST:
+        return kind
+    context.count[0] += 1
+    context = context.inside(value)
     if isinstance(value, keras.Model):
-        return {"class": kind, **_of_model(value, depth, layers), **_own(value, depth, layers)}
+        return {"class": kind, **_of_model(value, depth, context), **_own(value, depth, context)}
     if hasattr(value, "get_config"):
-        config = _config_of(value)
-        if config is None and not isinstance(value, keras.Layer):
+        config, own = _config_of(value), _own(value, depth, context)
+        is_told = config is not None or isinstance(value, keras.Layer)
+        if not is_told and (context.brief or not own):
             return kind
-        return {"class": kind, **described(config or {}, depth - 1), **_own(value, depth, layers)}
+        without_layers = dataclasses.replace(context, layers={})
+        return {"class": kind, **_described(config or {}, depth - 1, without_layers), **own}
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
-        return {"class": kind, **described(fields, depth, layers)}
-    if callable(value):
-        return getattr(value, "__qualname__", kind)
-    return kind
+        told = {"class": kind, **_described(fields, depth, context)}
+        others = {k: _described(v, depth - 1, context) for k, v in fields.items() if k not in told}
+        return {**told, "@others": others} if others and not context.brief else told
+    name = getattr(value, "__qualname__", kind) if callable(value) else kind
+    more = {} if context.brief else _of_plain_object(value, depth, context)
+    return {"class": name, **more} if more else name
 
 
-def _of_model(model, depth, layers):
+def _of_plain_object(value, depth, context):
+    """What is in an object that Keras knows nothing of."""
+    if isinstance(value, _TOLD_BY_TEXT):
+        return {"@value": repr(value)}
+    if isinstance(value, bytes | bytearray):
+        return {"@value": hashlib.sha256(value).hexdigest()[:16]}
+    if isinstance(value, enum.Enum):
+        return {"@value": value.name}
+    if isinstance(value, re.Pattern):  # alternatives that were joined may come out of a set
+        return {"@value": "|".join(sorted(str(value.pattern).split("|")))}
+    if isinstance(value, types.MethodType):
+        owner, function = value.__self__, value.__func__
+        parts = {"@self": owner, "@function": function}
+    else:
+        wrapped = getattr(value, "__wrapped__", None)
+        parts = {"@function": getattr(value, "python_function", wrapped)}
+    if any(isinstance(part, types.FunctionType | types.MethodType) for part in parts.values()):
+        return {name: _described(part, depth - 1, context) for name, part in parts.items()}
+    if isinstance(value, types.SimpleNamespace | argparse.Namespace):
+        others = vars(value).items()  # the arguments of a program, say: not all decide numbers
+        return {"@others": {name: _described(item, depth - 1, context) for name, item in others}}
+    if is_passed_over(type(value).__module__):
+        return {}
+    own = _own(value, depth, context)
+    if _is_installed(type(value).__module__):
+        return {"@others": own["@given"]} if "@given" in own else {}
+    return own
+
+
+def _is_installed(module):
+    """Whether a module of this name is of an installed package, which the user has not written."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return bool({"site-packages", "dist-packages"} & set(pathlib.Path(file).parts))
+
+
+def _of_model(model, depth, context):
     """What tells a model from others with the same layers."""
     if _keras.is_functional(model):
-        return {"@wiring": _keras.wiring(model, lambda value: described(value, depth - 1, layers))}
+        brief = _brief(context)  # what is in a line of text is compared as a whole
+        return {"@wiring": _keras.wiring(model, lambda value: _described(value, depth - 1, brief))}
     defined = getattr(type(model).get_config, "__module__", "keras")
     if is_of_others(defined):
         return {}
-    return {"@config": described(_config_of(model) or {}, depth - 1)}
+    without_layers = dataclasses.replace(context, layers={})
+    return {"@config": _described(_config_of(model) or {}, depth - 1, without_layers)}
 
 
-def _own(value, depth, layers):
+# Attributes -------------------------------------------------------------------------
+
+
+def _own(value, depth, context):
     """What the user's own class, or function, adds to what Keras knows of an object.
 
-    ``"@given"`` is what the constructor was given, ``"@others"`` are the other attributes,
-    ``"@functions"`` are those of Keras's own objects that are functions.
+    ``"@given"`` is what the constructor was given, ``"@attributes"`` is what attributes of the same
+    names hold, ``"@others"`` are the other attributes, ``"@functions"`` are those of Keras's own
+    objects that are functions, and `KEPT` is what Keras's code keeps and its config may lack.
     """
     given, others, functions = {}, {}, {}
-    if isinstance(value, keras.metrics.Metric):
-        return {}  # of which no number of the training depends
-    is_users, plain = not is_of_others(type(value).__module__), _keras.plain_attributes()
+    is_metric = isinstance(value, keras.metrics.Metric)  # no number of the training depends on it
+    if is_metric and context.brief:
+        return {}
+    is_users, plain = not is_of_others(type(value).__module__), _keras.plain_attributes(value)
     names = _set_from_arguments(type(value)) if is_users else ()
     for name, item in _attributes(value).items():
         bare = name.lstrip("_")
-        is_function = isinstance(item, types.FunctionType) and not is_of_others(item.__module__)
         if name in plain or isinstance(item, _STATE) or _holds_state(item):
             continue
         if not is_users:
-            if is_function:
-                functions[bare] = described(item, depth - 1, layers)
+            if _is_users_function(item):
+                functions[bare] = _described(item, depth - 1, context)
         elif name in names or bare in names:
-            given[bare] = described(item, depth - 1, layers)
-        elif name == bare:
-            others[name] = described(item, depth - 1, layers)
+            given[bare] = _described(item, depth - 1, context)
+        elif name == bare and not is_metric:
+            others[name] = item
+    parts = {"@given": given, "@functions": functions}
     if is_users:
-        given |= described(_keras.constructor_arguments(value), depth - 1)
-    parts = {"@given": given, "@others": others, "@functions": functions}
-    return {name: part for name, part in parts.items() if part}
+        arguments = _described(_keras.constructor_arguments(value), depth - 1, context)
+        held = {name: given[name] for name in given if arguments.get(name) is not None}
+        others |= {name: given[name] for name in given if arguments.get(name, given) is None}
+        given |= arguments
+        if not context.brief:
+            parts |= {"@attributes": held}
+    # At last: if so much is in them that no more is looked into, it is not the rest that lacks.
+    parts["@others"] = {name: _described(item, depth - 1, context) for name, item in others.items()}
+    parts = {name: part for name, part in parts.items() if part}
+    kept = None if context.brief else _keras.settings_of(value)
+    return parts if kept is None else {KEPT: _kept(value, kept, is_users, depth, context), **parts}
+
+
+def _is_users_function(item):
+    return isinstance(item, types.FunctionType) and not is_of_others(item.__module__ or "")
+
+
+def _kept(value, settings, is_users, depth, context):
+    """The settings that Keras's code keeps of an object."""
+    kept = {}
+    for name, item in settings.items():
+        if isinstance(item, (*_STATE, keras.Initializer)) or _holds_state(item):
+            continue
+        if _is_users_function(item) and not is_users and name not in _keras.plain_attributes(value):
+            continue  # among the functions
+        if isinstance(item, set) and isinstance(value, keras.optimizers.Optimizer):  # of variables
+            kept[name] = sorted(context.weights.get(one, "another weight") for one in item)
+        else:
+            kept[name] = _described(item, depth - 1, context)
+    # Some are set when they are first wanted alone.
+    return {name: told for name, told in kept.items() if told not in (None, [], {})}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -158,34 +300,88 @@ def _set_from_arguments(kind):
 
 
 def _arguments_and_what_they_set(construct):
-    """The names of a constructor's arguments, and of attributes whose values come from them."""
+    """The names of a constructor's arguments, and of attributes whose values come from them.
+
+    What may come from the time of day, say, where an argument is left out, is not meant.
+    """
     own, *arguments = inspect.signature(construct).parameters
-    names, attributes = set(arguments), set(arguments)
+    names, attributes, drawn = set(arguments), set(arguments), set()
     try:
         source = ast.parse(textwrap.dedent(inspect.getsource(construct)))
     except (OSError, SyntaxError, TypeError):  # made by `exec`, say
-        return attributes
+        draws = any(_is_drawn([n], construct.__globals__) for n in construct.__code__.co_names)
+        return set() if draws else attributes
     for _ in range(2):  # what is set in a loop may be used further up
-        for node in ast.walk(source):
-            value = getattr(node, "iter" if isinstance(node, ast.For) else "value", None)
-            targets = getattr(node, "targets", [getattr(node, "target", None)])
-            if not isinstance(value, ast.AST) or targets == [None]:
-                continue
-            if not any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(value)):
-                continue
-            for target in (part for one in targets for part in ast.walk(one)):
-                if isinstance(target, ast.Name) and target.id != own:
-                    names.add(target.id)
-                elif isinstance(target, ast.Attribute) and ast.unparse(target.value) == own:
-                    attributes.add(target.attr)
-    return attributes
+        for target, value in _assignments(source):
+            used = _names_in(value)
+            is_drawn = bool(used & drawn) or _draws(value, names, construct.__globals__)
+            for part in ast.walk(target):
+                if isinstance(part, ast.Attribute) and ast.unparse(part.value) == own:
+                    attributes |= {part.attr} if used & names else set()
+                    drawn |= {f"{own}.{part.attr.lstrip('_')}"} if is_drawn else set()
+                elif isinstance(part, ast.Name) and part.id != own:
+                    names |= {part.id} if used & names else set()
+                    drawn |= {part.id} if is_drawn else set()
+    return {name for name in attributes if f"{own}.{name.lstrip('_')}" not in drawn}
+
+
+def _assignments(source):
+    """What is assigned to, with the expression of its value; tuples item by item."""
+    for node in ast.walk(source):
+        value = getattr(node, "iter" if isinstance(node, ast.For) else "value", None)
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        for target in targets if isinstance(value, ast.AST) else ():
+            parts = [one.elts if isinstance(one, ast.Tuple) else [one] for one in (target, value)]
+            is_starred = any(isinstance(one, ast.Starred) for part in parts for one in part)
+            if isinstance(node, ast.Assign) and len(parts[0]) == len(parts[1]) and not is_starred:
+                yield from zip(*parts, strict=True)
+            elif target is not None:
+                yield target, value
+
+
+def _draws(value, names, known):
+    """Whether an expression calls what gives another value in each process.
+
+    Args:
+        value: the expression.
+        names: those of arguments, from which what is called with them has its value.
+        known: the values of other names.
+    """
+    for node in ast.walk(value):
+        if not isinstance(node, ast.Call) or names & _names_in(*node.args, *node.keywords):
+            continue
+        called = ast.unparse(node.func).split(".")
+        is_seeded = node.args and called[-1] in ("default_rng", "RandomState", "Random")
+        if all(map(str.isidentifier, called)) and not is_seeded and _is_drawn(called, known):
+            return True
+    return False
+
+
+def _is_drawn(called, known):
+    """Whether a function, by its name and those of its modules, is one of the clock's, say."""
+    owner, *names = called
+    value = module = known.get(owner, sys.modules.get(owner))
+    for name in names:  # numpy.random is another one than random
+        if not isinstance(value, types.ModuleType):
+            break
+        module, value = value, getattr(value, name, None)
+    where = getattr(value, "__module__", None) or getattr(module, "__name__", "")
+    root, *more = where.split(".")
+    return root in _DRAWN_FROM or (root == "numpy" and "random" in more)
+
+
+def _names_in(*nodes):
+    return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def _attributes(value):
-    try:
-        return vars(value)
-    except TypeError:  # a class with slots
-        return {}
+    attributes = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = () if is_passed_over(kind.__module__) else vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if not name.startswith("__") and hasattr(value, name):
+                attributes.setdefault(name, getattr(value, name))
+    return attributes
 
 
 def _holds_state(item):
@@ -204,9 +400,11 @@ def _config_of(value):
             return None
 
 
-def _of_list(value, depth, layers):
+def _of_list(value, depth, context):
     ends = value if len(value) <= _LONGEST else [*value[:_LONG], *value[-_LONG:]]
-    return shortened([described(item, depth - 1, layers) for item in ends], len(value))
+    if len(value) > _LONG:
+        context = _brief(context)  # what is in a digest is compared as a whole
+    return shortened([_described(item, depth - 1, context) for item in ends], len(value))
 
 
 def shortened(items: list, count: int | None = None) -> list | str:
@@ -237,21 +435,23 @@ def _of_array(value):
 # Functions --------------------------------------------------------------------------
 
 
-def _of_function(value, depth, layers):
+def _of_function(value, depth, context):
     """The name; and what a function is made of that has none, or that another one has made."""
     if isinstance(value, functools.partial):
         parts = {"of": value.func, "args": value.args, "keywords": value.keywords}
         return {"function": "partial"} | {
-            f"@{name}": described(part, depth - 1, layers) for name, part in parts.items()
+            f"@{name}": _described(part, depth - 1, context) for name, part in parts.items()
         }
     if is_of_others(value.__module__ or ""):
         return value.__qualname__
-    more = {}
-    if value.__qualname__.endswith("<lambda>"):
+    more, is_nameless = {}, value.__qualname__.endswith("<lambda>")
+    if is_nameless:
         digest = hashlib.sha256(repr(_of_code(value.__code__)).encode()).hexdigest()[:16]
         more["@code"] = f"{sys.implementation.cache_tag}:{digest}"
         if value.__defaults__:
-            more["@defaults"] = described(value.__defaults__, depth - 1, layers)
+            more["@defaults"] = _described(value.__defaults__, depth - 1, context)
+    if not context.brief:
+        more |= _defaults_of(value, () if is_nameless else value.__defaults__, depth, context)
     held = {}
     for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
         try:
@@ -259,10 +459,27 @@ def _of_function(value, depth, layers):
         except ValueError:  # nothing is in it yet
             continue
         if item is not value and not isinstance(item, _STATE):
-            held[name] = described(item, min(depth - 1, 2), layers)
+            held[name] = _described(item, min(depth - 1, 2), context)
     if held:
         more["@holds"] = held
     return {"function": value.__qualname__, **more} if more else value.__qualname__
+
+
+def _defaults_of(function, values, depth, context):
+    """Those of arguments; what can be changed in place may be a cache, which calls have filled.
+
+    Args:
+        function: a Python function.
+        values: of its last positional arguments; those of the others are described too.
+    """
+    names, values = function.__code__.co_varnames[: function.__code__.co_argcount], values or ()
+    defaults = dict(zip(names[::-1], values[::-1], strict=False))
+    parts = {"@defaults": {}, "@keywords": {}, "@others": {}}
+    for key, known in (("@defaults", defaults), ("@keywords", function.__kwdefaults__ or {})):
+        for name, value in known.items():
+            part = parts["@others" if isinstance(value, dict | list | set) else key]
+            part[name] = _described(value, depth - 1, context)
+    return {name: part for name, part in parts.items() if part}
 
 
 def _of_code(code):

@@ -20,6 +20,7 @@ import keras
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain.data import Source
+from kerastrain.descriptions import KEPT
 from kerastrain.descriptions import described
 from kerastrain.descriptions import described_layer
 from kerastrain.descriptions import shortened
@@ -33,6 +34,8 @@ _MAY_LACK = ("loss_weights", "metrics")
 _BY_NAME = ("inbound_nodes", "input_layers", "output_layers")
 # The paths in an identity that the trainings of a model have changed.
 _CHANGED: "weakref.WeakKeyDictionary[keras.Model, set[str]]" = weakref.WeakKeyDictionary()
+# The key of what each weight has beside its values.
+_OF_WEIGHTS = "@weights"
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()
 
 
@@ -69,27 +72,38 @@ def describer_of(model: keras.Model) -> Callable[[], dict[str, Any]]:
     def describe():
         layers = _keras.all_layers(model)
         numbers = {id(layer): f"layer {number}" for number, layer in enumerate(layers)}
+        keys = _keras.variable_keys(optimizer, model.weights)
+        weights = {key: f"weight {number}" for key, number in keys.items()}
         return {
             "model": {
                 "class": type(model).__qualname__,
                 "layers": [described_layer(layer, numbers) for layer in layers[1:]],
                 "weights": [[str(v.dtype), list(v.shape)] for v in model.weights],
+                _OF_WEIGHTS: [_flags(v) for v in model.weights],
                 "@own": described_layer(model, numbers),
             },
             "loss": described(loss),
             "loss_weights": described(loss_weights),
             "metrics": [described(metric) for metric in metrics],
-            "optimizer": described(optimizer),
+            "optimizer": described(optimizer, weights=weights),
         }
 
     return describe
+
+
+def _flags(variable):
+    """Whether a weight trains, and what else decides of its updates."""
+    rules = {name: getattr(variable, name, None) for name in ("regularizer", "constraint")}
+    told = {name: described(rule) for name, rule in rules.items() if rule is not None}
+    return {"trainable": bool(variable.trainable), **told}
 
 
 def learning_rates(optimizer: Any) -> list:
     """Those of an optimizer as it is `described`, and of one in it."""
     if not isinstance(optimizer, dict):
         return []
-    inner = [rate for value in optimizer.values() for rate in learning_rates(value)]
+    parts = (value for key, value in optimizer.items() if not key.startswith("@"))
+    inner = [rate for value in parts for rate in learning_rates(value)]
     return [optimizer["learning_rate"], *inner] if "learning_rate" in optimizer else inner
 
 
@@ -149,10 +163,11 @@ def _told(path, old, new):
     if what == "checksum":
         where = "" if name == "data" else f" of {name}"
         return f"x, y or sample_weight{where} have other values"
-    told = path.removeprefix("@sets.").replace("model.@own", "model")
+    told = path.removeprefix("@sets.").replace("model.@own", "model").replace(f".{KEPT}", "")
     if told.startswith("@options."):
         told = re.sub(r"\w+", lambda name: f"`{name[0]}`", told.removeprefix("@options."), count=1)
-    told = re.sub(r"\.@(given|others|functions|config)\b|@", "", told)
+    told = re.sub(r"\.@(given|attributes|others|functions|config)\b|@", "", told)
+    told = re.sub(r"\._+(?=\w)", ".", told)
     return f"{told or 'all'} was {_short(old)}, and is now {_short(new)}"
 
 
@@ -177,6 +192,8 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]
     elif isinstance(old, str) and isinstance(new, dict) and new.keys() & {"function", "class"}:
         # Earlier versions noted no more.
         yield from _differences(old, new.get("class", new.get("function")), path)
+    elif isinstance(old, dict) and isinstance(new, str) and new == f"{len(old)} keys":
+        return  # they noted all
     elif isinstance(old, list) and isinstance(new, str):  # they noted lists as they were
         yield from _differences(shortened(old), new, path)
     elif old != new or type(old) is not type(new):
@@ -189,8 +206,12 @@ def _is_compared(key, old, new, path):
     if key in _MAY_DIFFER and path:
         numbers = not any(isinstance(one.get(key), dict) for one in (old, new))
         return not numbers and key in old
-    is_new = key.startswith("@") or path.rpartition(".")[2].startswith("@")
-    if is_new and not (key in old and key in new):
+    if key.startswith("@"):
+        is_optional = True
+    else:  # what only newer versions note, they note in full
+        inside = path.rpartition(".")[2]
+        is_optional = inside.startswith("@") and not inside.startswith((KEPT, _OF_WEIGHTS))
+    if is_optional and not (key in old and key in new):
         return False
     if key == "@code":  # the code of another version of Python
         return old[key].partition(":")[0] == new[key].partition(":")[0]

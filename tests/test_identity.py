@@ -1,8 +1,16 @@
 """What another run is: named, and never what differs from process to process alone."""
 
 import dataclasses
+import enum
 import functools
+import json
+import os
 import re
+import subprocess
+import sys
+import threading
+import types
+import uuid
 import warnings
 
 import keras
@@ -14,6 +22,8 @@ from kerastrain import Guard
 from kerastrain import RunError
 from kerastrain import StepOptions
 from kerastrain.data import Source
+from kerastrain.descriptions import KEPT
+from kerastrain.descriptions import described
 from kerastrain.identity import check_identity
 from kerastrain.identity import identity_of
 from tests.resuming import BATCH
@@ -324,6 +334,305 @@ def test_a_loss_with_other_constants(one, other, named):
     check_identity(before, now, "runs/a", model)
 
 
+# What objects hold --------------------------------------------------------------------
+
+
+class Scale(keras.regularizers.Regularizer):
+    """Without a config, as the classes below."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, weights):
+        return self.factor * keras.ops.sum(weights**2)
+
+
+class Constant(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate
+
+
+class Power:
+    """A callable object; the counters, the lock and the object itself in it are no settings."""
+
+    def __init__(self, power, tag=None):
+        self.power, self.calls, self._cache = power, 0, {}
+        self.lock, self.itself, self._tag = threading.Lock(), self, tag or uuid.uuid4().hex
+
+    def __call__(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred) ** self.power, -1)
+
+
+class Wide(keras.losses.Huber):
+    def __init__(self, width):
+        super().__init__(delta=width)
+
+
+def with_default(power):
+    def loss(y_true, y_pred, power=power, cache={}):  # noqa: B006
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred) ** power, -1)
+
+    return loss
+
+
+def with_keyword(power):
+    def loss(y_true, y_pred, *, power=power):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred) ** power, -1)
+
+    return loss
+
+
+def plain(**arguments):
+    inputs = keras.Input((5,))
+    hidden = L.Dense(5, name="hidden", **arguments)(inputs)
+    return keras.Model(inputs, L.Dense(1, name="last")(hidden))
+
+
+def trained(model=plain, loss="mse", optimizer=lambda: "sgd", metrics=None, change=None):
+    """A compiled model, which is changed before it trains."""
+    made = model()
+    made.compile(optimizer(), loss() if callable(loss) else loss, metrics=metrics)
+    if metrics is not None:
+        made.evaluate(np.ones((2, 5)), np.ones((2, 1)), verbose=0)  # builds them
+    if change is not None:
+        change(made)
+    return made
+
+
+def difference_of(one, other):
+    """What is said of two compiled models, as the first one's identity is read from a file."""
+    saved = json.loads(json.dumps(identity_of(one, {"x": NoData()}, 0)))
+    try:
+        check_identity(saved, identity_of(other, {"x": NoData()}, 0), "runs/a", other)
+    except RunError as error:
+        return str(error)
+    return None
+
+
+def decay_left_out(**what):
+    def change(model):
+        named = {k: v(model) if callable(v) else v for k, v in what.items()}
+        model.optimizer.exclude_from_weight_decay(**named)
+
+    return change
+
+
+def decayed(**what):
+    return {"optimizer": lambda: keras.optimizers.AdamW(0.1), "change": decay_left_out(**what)}
+
+
+def set_on_kernel(**values):
+    def change(model):
+        for name, value in values.items():
+            setattr(model.layers[1].kernel, name, value)
+
+    return {"change": change}
+
+
+def regularized(rule):
+    return {"model": lambda: plain(kernel_regularizer=rule)}
+
+
+def holding(thing):
+    return {"model": lambda: scaled(2.0, function=thing())}
+
+
+def changed(**values):
+    def change(model):
+        for name, value in values.items():
+            setattr(model.layers[0], name, value)
+
+    return {"model": lambda: scaled_by_keyword(factor=2.0), "change": change}
+
+
+class Factor(keras.Layer):
+    def __init__(self, factor=1.0, momentum=0.5):
+        super().__init__()
+        self.factor, self.momentum = factor, momentum
+
+    def call(self, x):
+        return self.factor * x
+
+
+class Averaged(Blocks):
+    """With an attribute that optimizers have too."""
+
+    def __init__(self, momentum):
+        super().__init__()
+        self.momentum = momentum
+
+
+def scaled_by_keyword(**named):
+    return keras.Sequential([keras.Input((5,)), Factor(**named), L.Dense(1)])
+
+
+def averaged(momentum):
+    model = Averaged(momentum)
+    model(np.ones((2, 5)))
+    return model
+
+
+Losses = keras.losses
+
+
+@pytest.mark.parametrize(("one", "other", "named"), [
+    # What Keras's own configs lack.
+    ({"loss": lambda: Losses.Huber(1.0)}, {"loss": lambda: Losses.Huber(2.0)},
+     "loss.fn_kwargs.delta was '1.0', and is now '2.0'"),
+    ({"loss": lambda: Losses.CosineSimilarity(axis=-1)}, {"loss": lambda: Losses.CosineSimilarity(axis=0)},
+     "loss.fn_kwargs.axis was -1, and is now 0"),
+    ({"loss": lambda: Wide(1.0)}, {"loss": lambda: Wide(2.0)}, "loss"),
+    ({"metrics": [keras.metrics.MeanMetricWrapper(focal(2.0), name="a")]},
+     {"metrics": [keras.metrics.MeanMetricWrapper(focal(3.0), name="a")]}, "metrics.*gamma was '2.0'"),
+    # Of classes without a config.
+    (regularized(Scale(0.1)), regularized(Scale(0.5)),
+     "model.layers.1..kernel_regularizer.factor was '0.1', and is now '0.5'"),
+    ({"model": lambda: plain(activation="relu", kernel_regularizer=Scale(0.1))},
+     {"model": lambda: plain(activation="tanh", kernel_regularizer=Scale(0.1))},
+     "model.layers.1..activation was 'relu', and is now 'tanh'"),
+    ({"model": lambda: plain(activity_regularizer=Scale(0.1))},
+     {"model": lambda: plain(activity_regularizer=Scale(0.5))}, "model.layers.1..activity_regularizer"),
+    ({"optimizer": lambda: keras.optimizers.SGD(Constant(0.1))},
+     {"optimizer": lambda: keras.optimizers.SGD(Constant(0.5))},
+     "optimizer.learning_rate.rate was '0.1', and is now '0.5'"),
+    # Of any objects and functions.
+    ({"loss": lambda: Power(2)}, {"loss": lambda: Power(3)}, "loss.power was 2, and is now 3"),
+    ({"loss": lambda: Power(2).__call__}, {"loss": lambda: Power(3).__call__}, "loss.self.power was 2"),
+    ({"loss": lambda: tf.function(focal(2))}, {"loss": lambda: tf.function(focal(3))},
+     "loss.function.holds.gamma was 2"),
+    ({"loss": lambda: with_default(2)}, {"loss": lambda: with_default(3)}, "loss.defaults.power was 2"),
+    ({"loss": lambda: with_keyword(2)}, {"loss": lambda: with_keyword(3)}, "loss.keywords.power was 2"),
+    (holding(lambda: Power(2)), holding(lambda: Power(3)), "model.layers.1..function.power was 2"),
+    (holding(lambda: {"a": Power(2)}), holding(lambda: {"a": Power(3)}), "model.layers.1..function.a.power"),
+    (holding(lambda: Kind.ONE), holding(lambda: Kind.TWO), "model.layers.1..function.value was 'ONE'"),
+    (holding(lambda: tf.float32), holding(lambda: tf.float16), "model.layers.1..function.value was"),
+    # What is set later.
+    (changed(), changed(factor=5.0), "model.layers.1..factor was '2.0', and is now '5.0'"),
+    (changed(), changed(momentum=0.1), "model.layers.1..momentum was '0.5', and is now '0.1'"),
+    ({"model": lambda: averaged(0.5)}, {"model": lambda: averaged(0.9)}, "model.momentum was '0.5'"),
+    (decayed(), decayed(var_names=["bias"]), "optimizer.exclude_from_weight_decay_pattern was None"),
+    (decayed(var_list=lambda model: model.weights[:1]), decayed(var_list=lambda model: model.weights[2:3]),
+     "optimizer.exclude_from_weight_decay.0. was 'weight 0', and is now 'weight 2'"),
+    (set_on_kernel(), set_on_kernel(trainable=False), "model.weights.0..trainable was True, and is now False"),
+    (set_on_kernel(), set_on_kernel(regularizer=Scale(0.1)), "model.weights.0..regularizer was None"),
+    (set_on_kernel(constraint=keras.constraints.MaxNorm(1)), set_on_kernel(constraint=keras.constraints.MaxNorm(2)),
+     "model.weights.0..constraint.max_value was 1, and is now 2"),
+])  # fmt: skip
+def test_what_an_object_holds(one, other, named):
+    """It decides, also where a config lacks it; of the same values it is the same."""
+    text = difference_of(trained(**one), trained(**other))
+    assert re.search(f"is another one: {named}", text or ""), text
+    assert difference_of(trained(**one), trained(**one)) is None
+    assert difference_of(trained(**other), trained(**other)) is None
+
+
+class Kind(enum.Enum):
+    ONE = 1
+    TWO = 2
+
+
+@pytest.mark.parametrize("key", ["Huber", "AdamW", "Dense", "BatchNormalization", "LSTM", "L2"])
+def test_settings_are_what_is_left_as_it_was_made(key):
+    """A training changes none of them."""
+    modules = (keras.losses, keras.optimizers, keras.layers, keras.regularizers)
+    kind = next(vars(module)[key] for module in modules if key in vars(module))
+    one = kind(3) if issubclass(kind, L.Dense | L.LSTM) else kind()
+    before = described(one)
+    assert before[KEPT]
+    inputs = keras.Input((4, 3))
+    hidden = one(inputs) if isinstance(one, keras.Layer) else inputs
+    model = keras.Model(inputs, L.Dense(1)(L.Flatten()(hidden)))
+    loss, optimizer = one if isinstance(one, keras.Loss) else "mse", one if "Adam" in key else "sgd"
+    model.compile(optimizer, loss)
+    model.fit(np.ones((4, 4, 3)), np.ones((4, 1)), verbose=0)
+    model.predict(np.ones((4, 4, 3)), verbose=0)
+    assert described(one)[KEPT] == before[KEPT]
+
+
+def test_what_is_drawn_where_an_argument_is_left_out():
+    """It is no setting: another process draws another one."""
+
+    class Tagged(Power):
+        def __init__(self, power, tag=None, seed=None):
+            super().__init__(power)
+            if tag is None:
+                tag = uuid.uuid4().hex
+            self.tag, self.noise = tag, np.random.default_rng(seed or 0).normal()
+
+    assert {"power", "noise"} == described(Tagged(2))["@given"].keys()
+    with pytest.warns(UserWarning, match="goes on although loss.tag was"):
+        assert difference_of(trained(loss=lambda: Tagged(2)), trained(loss=lambda: Tagged(2))) is None
+
+
+def test_objects_without_end():
+    """What holds itself, or very much, is described all the same."""
+    one = types.SimpleNamespace(many=[Power(2) for _ in range(50)], names=dict.fromkeys(range(20_000)))
+    one.itself = [one, {"one": one}]
+    assert described(one) == described(one)
+    assert "20000 keys" == described(one)["@others"]["names"]
+    assert len(json.dumps(described(one))) < 100_000
+
+
+PROGRAM = """
+import json, sys, threading, time, uuid
+import keras, numpy as np, tensorflow as tf
+from kerastrain.identity import identity_of
+from tests import test_identity as t
+
+hold = [object() for _ in range(int(sys.argv[1]))]
+for _ in range(int(sys.argv[1]) % 7):
+    keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+
+class Odd:
+    def __init__(self, value, words):
+        self.value, self.words, self.lock, self.made = value, words, threading.RLock(), id(self)
+        self.call, self.data, self.draw = self.run, tf.data.Dataset.range(3), np.random.default_rng()
+
+    def run(self):
+        return self.value
+
+class Net(keras.Model):
+    def __init__(self, odd, tag=None, clock=None):
+        super().__init__()
+        self.odd, self.tag, self.dense = odd, tag or uuid.uuid4().hex, keras.layers.Dense(1)
+        self._clock = time.time() if clock is None else clock
+        self.step, self._seen = tf.function(self.odd.run), {id(self)}
+
+    def call(self, x):
+        return self.dense(x)
+
+words = {"alpha", "beta", "gamma", "delta"}
+net = Net(Odd(3, words))
+net(np.ones((2, 5)))
+optimizer = keras.optimizers.AdamW(0.1)
+optimizer.exclude_from_weight_decay(var_names=words)
+net.compile(optimizer, t.Power(2), metrics=[t.focal(2.0)])
+print(json.dumps(identity_of(net, {"x": t.NoData()}, 0)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_a_file", [True, False])
+def test_the_same_program_in_another_process(tmp_path, is_a_file):
+    """Other addresses, orders of sets, names of layers and random identifiers are no difference."""
+    texts, file = [], tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    for number in (10, 1777):
+        done = subprocess.run(
+            [sys.executable, *([file] if is_a_file else ["-c", PROGRAM]), str(number)],
+            env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONHASHSEED": str(number)},
+            capture_output=True, text=True, check=True, timeout=300,
+        )  # fmt: skip
+        texts.append(json.loads(done.stdout.splitlines()[-1]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_identity(*texts, "runs/a", plain())
+    assert "model.odd.made was" in str(caught[-1].message)
+
+
 # What may differ --------------------------------------------------------------------
 
 
@@ -436,7 +745,7 @@ OTHERS = [
     ("x, y or sample_weight of validation_data have other values",
      {"validation_data": rows(2, 12)}),
     ("validation_data.steps_per_epoch was None, and is now 1", {"validation_steps": 1}),
-    ("validation_data.first_batch", {"validation_batch_size": 5}),
+    ("validation_data.batches was 2, and is now 3", {"validation_batch_size": 5}),
 ]  # fmt: skip
 SAMPLE = OTHERS[0], OTHERS[2], OTHERS[4], OTHERS[6], OTHERS[10]
 

@@ -115,6 +115,7 @@ from kerastrain._keras.optimizers import (
     optimizers_in,
     unknown_to_optimizer,
     updates_in_replicas,
+    variable_keys,
 )
 from kerastrain._keras.pipelines import (
     PipelineTraits,
@@ -126,6 +127,11 @@ from kerastrain._keras.replicated_layers import (
     let_replicas_update,
     random_seeds,
     synchronized_moments,
+)
+from kerastrain._keras.settings import (
+    constructor_arguments,
+    plain_attributes,
+    settings_of,
 )
 from kerastrain._keras.strategies import (
     without_collectives,
@@ -146,9 +152,7 @@ from kerastrain._keras.variables import (
     tf_variable,
 )
 from kerastrain._keras.wiring import (
-    constructor_arguments,
     is_functional,
-    plain_attributes,
     wiring,
 )
 from kerastrain._keras.xla_kernels import (
@@ -254,6 +258,7 @@ __all__ = [
     "set_mask",
     "set_step_options",
     "set_trainable_flags",
+    "settings_of",
     "sparse_classes",
     "split_rows",
     "state_may_be_added",
@@ -269,6 +274,7 @@ __all__ = [
     "unknown_to_optimizer",
     "unreduced_loss",
     "updates_in_replicas",
+    "variable_keys",
     "weighted_twins",
     "wiring",
     "without_collectives",

@@ -89,6 +89,20 @@ def unknown_to_optimizer(optimizer, variables) -> list[str]:
     return [v.path for v in variables if inner._var_key(v) not in known]
 
 
+def variable_keys(optimizer, variables) -> dict:
+    """What an optimizer keeps of a variable, in place of it, by which it is the same again.
+
+    Such a key is another one in each process.
+
+    Returns:
+        For each key the number of its variable; nothing for what is no optimizer of Keras.
+    """
+    inner = _inner(optimizer)
+    if not isinstance(inner, keras.optimizers.Optimizer):
+        return {}
+    return {inner._var_key(variable): number for number, variable in enumerate(variables)}
+
+
 def optimizer_strategy(optimizer):
     """The strategy in whose scope the optimizer was made."""
     return getattr(_inner(optimizer), "_distribution_strategy", None)

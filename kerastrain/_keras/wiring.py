@@ -1,4 +1,4 @@
-"""How functional models are wired, and what objects were constructed with."""
+"""How functional models are wired."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras.src.models import functional as keras_functional
 from keras.src.ops.function import make_node_key
+
+from kerastrain._keras.settings import constructor_arguments
 
 
 def is_functional(layer: Any) -> bool:
@@ -69,28 +71,3 @@ def _options(operation, describe):
     """How an operation was made that is no layer: ``keras.ops.transpose(x, axes=...)``."""
     options = {} if isinstance(operation, keras.Layer) else constructor_arguments(operation)
     return f" {describe(options)}" if options else ""
-
-
-def constructor_arguments(operation: Any) -> dict[str, Any]:
-    """What a layer was constructed with, as far as Keras has noted it.
-
-    Of models it notes the defaults alone, whatever was passed (Keras 3.15.1, models/model.py,
-    ``__new__``).
-    """
-    noted = None if isinstance(operation, keras.Model) else getattr(operation, "_auto_config", None)
-    return {} if noted is None else dict(noted.config)
-
-
-def plain_attributes() -> frozenset[str]:
-    """The names of the attributes that Keras gives each layer, model, loss, metric and optimizer."""
-    if not _PLAIN:
-        inputs = keras.Input((1,), name="plain")  # with names, so as not to count as the user's
-        model = keras.Model(inputs, keras.layers.Identity(name="same")(inputs), name="plain")
-        optimizer = keras.optimizers.SGD(name="plain")
-        model.compile(optimizer, "mse")
-        for one in (keras.Layer(name="plain"), model, optimizer, keras.losses.Loss("plain")):
-            _PLAIN.update(vars(one))
-    return frozenset(_PLAIN)
-
-
-_PLAIN: set[str] = set()
