@@ -120,7 +120,8 @@ def _described(value, depth, context):
     if value is None or isinstance(value, bool | int | float | str):
         return repr(float(value)) if isinstance(value, float) else value
     if isinstance(value, np.generic):
-        return _described(value.item(), depth, context) if value.dtype.kind in "biufU" else str(value)
+        is_plain = value.dtype.kind in "biufU"
+        return _described(value.item(), depth, context) if is_plain else str(value)
     if isinstance(value, np.ndarray | tf.Tensor):
         return _of_array(value)
     if id(value) in context.layers:
@@ -192,7 +193,8 @@ def _of_plain_object(value, depth, context):
         owner, function = value.__self__, value.__func__
         parts = {"@self": owner, "@function": function}
     else:
-        parts = {"@function": getattr(value, "python_function", getattr(value, "__wrapped__", None))}
+        wrapped = getattr(value, "__wrapped__", None)
+        parts = {"@function": getattr(value, "python_function", wrapped)}
     if any(isinstance(part, types.FunctionType | types.MethodType) for part in parts.values()):
         return {name: _described(part, depth - 1, context) for name, part in parts.items()}
     if isinstance(value, types.SimpleNamespace | argparse.Namespace):

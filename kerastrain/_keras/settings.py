@@ -101,7 +101,8 @@ def _is_for_users(method, keras_methods):
     if method.of == "getter":
         return False
     if method.of == "setter":
-        return not any(method.name in o.stores | o.stores_later for o in others if o.name != "__init__")
+        later = [other for other in others if other.name != "__init__"]
+        return not any(method.name in other.stores | other.stores_later for other in later)
     return method.name[0] != "_" and not any(method.name in other.loads for other in others)
 
 
