@@ -302,8 +302,13 @@ def runs(program: Program, place: pathlib.Path) -> bool:
     return True
 
 
+def is_needless(program: Program, outcome: Outcome) -> bool:
+    """Whether a program was refused that TensorFlow repeats, and not for what draws ahead in it."""
+    return outcome.kind == "refused" and is_repeatable(program) and CUT not in outcome.reason
+
+
 def is_repeatable(program: Program) -> bool:
-    """Whether to refuse it is needless."""
+    """Whether it draws the same in each process."""
     others = program.data[0] in ("pydataset", "rows", "grain")
     return not others and specs.is_repeatable(program.data, program.seed is not None)
 
@@ -469,8 +474,7 @@ def main(arguments=None) -> int:
         for program, outcome in outcomes_of(options, place, fresh):
             counts[outcome.kind] += 1
             if outcome.kind == "refused":
-                is_race = CUT in outcome.reason
-                needless = "needless, " if is_repeatable(program) and not is_race else ""
+                needless = "needless, " if is_needless(program, outcome) else ""
                 reasons[needless + pattern(outcome.reason)] += 1
             if outcome.kind in FAILURES:
                 show(program, outcome, place, options.shrink and not fresh)

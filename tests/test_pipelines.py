@@ -27,8 +27,7 @@ def failures(place, count, seed, others=False, fresh=None, positions=3):
     return [
         (str(program), *outcome)
         for program, outcome in pipelines.outcomes_of(options, place, fresh)
-        if outcome.kind in pipelines.FAILURES
-        or (outcome.kind == "refused" and pipelines.is_repeatable(program))
+        if outcome.kind in pipelines.FAILURES or pipelines.is_needless(program, outcome)
     ]
 
 
