@@ -199,18 +199,11 @@ def _replace_assignments():
     def seeing(assign):
         @functools.wraps(assign)
         def seen(self, *args, **kwargs):
-<<<<<<< HEAD
             for thread, see in tuple(_SEEING):
                 if thread is None:
                     see(self)
                 elif threading.get_ident() == thread:
                     with tf.init_scope():
-=======
-            thread = threading.get_ident()
-            if mine := [see for other, see in _SEEING if other == thread]:
-                with tf.init_scope():
-                    for see in mine:
->>>>>>> w-guard
                         see(self)
             return assign(self, *args, **kwargs)
 
