@@ -24,6 +24,7 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import merging
 from kerastrain.errors import ModelError
 from kerastrain.walk import Walk
 
@@ -84,24 +85,44 @@ class ScopedVariables:
 
     def _enter(self, roots):
         walk = Walk(roots)
+        rules = _rules(walk)
         with self._strategy.scope():
             for variable in _of_keras(walk):
                 if _keras.is_made_under(variable, self._strategy):
                     continue
                 outside = _keras.held_by(variable)
                 _, _, inside = self._pairs.get(id(variable), (None, None, None))
-                _keras.hold(variable, inside)
+                value = tf.identity(outside)
+                _keras.hold(variable, inside, value)
+                if id(variable) in rules and _keras.is_distributed(variable):
+                    count = self._strategy.num_replicas_in_sync
+                    _keras.assign_local(variable, merging.spread(rules[id(variable)], value, count))
                 self._pairs[id(variable)] = variable, outside, _keras.held_by(variable)
         return walk
 
     def _leave(self, roots):
-        for variable in _of_keras(Walk(roots)):
+        walk = Walk(roots)
+        rules = _rules(walk)
+        for variable in _of_keras(walk):
             _, outside, _ = self._pairs.get(id(variable), (None, None, None))
             if outside is None and not _keras.is_made_under(variable, self._strategy):
                 continue
             inside = _keras.held_by(variable)
-            _keras.hold(variable, outside)
+            if id(variable) in rules and _keras.is_distributed(variable):
+                value = merging.merge(rules[id(variable)], _keras.read_local(variable))
+            else:
+                value = inside.numpy()
+            _keras.hold(variable, outside, value)
             self._pairs[id(variable)] = variable, _keras.held_by(variable), inside
+
+
+def _rules(walk):
+    """How replicas' values of metrics' variables become one (`kerastrain.merging`), by their ids."""
+    return {
+        id(variable): merging.rule_of(metric, variable)
+        for metric in walk.of(keras.metrics.Metric).values()
+        for variable in _keras.own_variables(metric)
+    }
 
 
 def _of_keras(walk):

@@ -54,28 +54,34 @@ def held_by(variable: keras.Variable) -> Any:
     return variable._value
 
 
-def hold(variable: keras.Variable, other: Any) -> None:
-    """Lets a variable of Keras's hold another one of TensorFlow's, with the value of the last.
+def hold(variable: keras.Variable, other: Any, value: Any) -> None:
+    """Lets a variable of Keras's hold another one of TensorFlow's.
 
     Optimizers know both for the same: Keras 3.15.1 keeps their slots, and what has no weight decay,
     by an identifier of TensorFlow's variables (backend/tensorflow/optimizer.py, `_var_key`).
 
     Args:
         variable: that has a value.
-        other: the other one, or None to make one in the scope that is open.
+        other: the other one, or None to make one like it in the scope that is open.
+        value: of the other one from now on.
     """
     before = variable._value
-    value, key = before.numpy(), before._unique_id
-    if other is None or other.shape != value.shape or other.dtype != before.dtype:
-        variable._initialize(value)
+    if other is None or other.dtype != before.dtype or not before.shape.is_compatible_with(other.shape):
+        other = tf.Variable(
+            value,
+            dtype=before.dtype,
+            shape=before.shape,
+            trainable=before.trainable,
+            name=variable.name,
+            aggregation=before.aggregation,
+            synchronization=before.synchronization,
+        )
     else:
         other.assign(value)
-        variable._value = other
-    held = variable._value
-    if isinstance(held, ps_values.AggregatingVariable):
-        held = held._v
+    variable._value = other
+    held = other._v if isinstance(other, ps_values.AggregatingVariable) else other
     for part in held.values if isinstance(held, tf.distribute.DistributedValues) else [held]:
-        part._unique_id = key
+        part._unique_id = before._unique_id
 
 
 def is_distributed(variable) -> bool:
