@@ -59,6 +59,7 @@ class ModelState:
         self._of_functions: set[int] = set()
         # Those that only a step knows, by its kind. A train step comes first in all processes.
         self._captured: dict[str, list] = {"train": [], "test": [], "predict": []}
+        self._advanced: dict[int, Any] = {}  # handles of generators' states, as far as steps tell
         self._walk = Walk({})
         self.callbacks: list[keras.callbacks.Callback] = []
         self.found: Callable[[list], None] | None = None
@@ -137,7 +138,9 @@ class ModelState:
         found |= {id(generator.state) for generator in generators}
         found |= {id(one.state) for one in self._walk.of(tf.random.Generator).values()}
         captured = [v for variables in self._captured.values() for v in variables]
-        return found | {id(v) for v in captured if v.dtype == tf.uint32}  # as Keras's generators
+        found |= {id(v) for v in captured if v.dtype == tf.uint32}  # as Keras's generators
+        known = self._known.values() if self._advanced else ()
+        return found | {id(v) for v in known if self._advanced.keys() & _keras.handles_of(v)}
 
     def changed_by_steps(self) -> dict[str, Any]:
         """Those of `variables`, as they were last, whose numbers a step is answerable for."""
@@ -158,6 +161,7 @@ class ModelState:
             function: the concrete function.
         """
         self._tables.add_captured(kind, self.unsaved.note(function))
+        self._advanced |= _keras.advanced_generators(function)
         self._meet(kind, _keras.captured_variables(function, self._handles))
 
     def watching(self, kind: str) -> contextlib.AbstractContextManager:

@@ -389,3 +389,27 @@ def test_names_that_differ_in_a_sign():
     variables = ModelState(model).variables()
     found = {name: float(v) for name, v in variables.items() if "/mine/" in name}
     assert {"others/model/mine/a_b": 1.0, "others/model/mine/a_b#2": 2.0} == found
+
+
+def test_generators_of_closures_are_no_numbers_of_a_step():
+    """A ``tf.random.Generator`` is told from a counter of its type by what a step does with it."""
+    generator, counter = tf.random.Generator.from_seed(1), tf.Variable([1, 2, 3], dtype=tf.int64)
+
+    @tf.function
+    def inner():
+        return generator.normal(())
+
+    @tf.function
+    def step():
+        for _ in tf.range(2):
+            if inner() > -99.0:
+                counter.assign_add([1, 1, 1])
+        return inner()
+
+    state = ModelState(dense())
+    state.variables()
+    state.note("train", step.get_concrete_function())
+    captured = {n: v for n, v in state.variables().items() if n.startswith("captured/")}
+    assert 2 == len(captured)
+    changed = [n for n in state.changed_by_steps() if n in captured]
+    assert [(1, 2, 3)] == [tuple(captured[n].numpy()) for n in changed]
