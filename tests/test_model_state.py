@@ -13,6 +13,8 @@ from kerastrain import NonFiniteError
 from kerastrain import Trainer
 from kerastrain import model_state
 from kerastrain.errors import RunError
+from kerastrain.layer_states import layer_states
+from kerastrain.layer_states import set_layer_states
 from kerastrain.model_state import ModelState
 from tests.models import largest_difference
 
@@ -413,3 +415,36 @@ def test_generators_of_closures_are_no_numbers_of_a_step():
     assert 2 == len(captured)
     changed = [n for n in state.changed_by_steps() if n in captured]
     assert [(1, 2, 3)] == [tuple(captured[n].numpy()) for n in changed]
+
+
+class Shelved(L.Layer):
+    """Saves two arrays, of which the second is there once the layer is built, if it ever is."""
+
+    def __init__(self, forgets=False):
+        super().__init__()
+        self.forgets, self.first = forgets, np.zeros(2)
+
+    def build(self, shape):
+        if not self.forgets:
+            self.second = np.ones(2)
+
+    def save_own_variables(self, store):
+        store |= {"first": self.first, "second": self.second}
+
+    def load_own_variables(self, store):
+        self.first, self.second = store["first"], store["second"]
+
+
+def test_an_error_of_a_layer_that_saves_its_state():
+    """It is no reason to save a part of it, but for a layer that has not been built."""
+    layer = Shelved()
+    assert {"it": {"own": {}, "assets": {}}} == layer_states({"it": layer})
+    layer.build((1, 2))
+    states = layer_states({"it": layer})
+    assert ["first", "second"] == list(states["it"]["own"])
+    forgetful = Shelved(forgets=True)
+    forgetful.build((1, 2))
+    with pytest.raises(AttributeError, match="second"):
+        layer_states({"it": forgetful})
+    set_layer_states({"it": forgetful}, states)  # what is loaded has it
+    assert repr(states) == repr(layer_states({"it": forgetful}))
