@@ -15,6 +15,9 @@ attributes are known. One that has neither and is seen to change gets a warning 
 
 import copy
 import os
+import re
+from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +61,7 @@ _STATELESS = (
 )
 # Attributes of Keras's that are no state, or follow from what is saved.
 _KERAS_OWN = frozenset({"_model", "model", "params", "validation_data", "monitor_op", "min_delta"})
+_BY_POSITION = re.compile(r"^((?:others/)?callbacks/)(\d+)/")
 
 
 def make_list(
@@ -86,6 +90,37 @@ def save_between_steps(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
     """Whether one of Keras's callbacks saves the model within an epoch."""
     savers = keras.callbacks.ModelCheckpoint | keras.callbacks.BackupAndRestore
     return any(isinstance(c, savers) and c.save_freq != "epoch" for c in callbacks)
+
+
+def by_name(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, keras.callbacks.Callback]:
+    """Callbacks by their class and how many of it come before: as their states are matched."""
+    return dict(zip(numbered(map(_name, callbacks)), callbacks, strict=True))
+
+
+def numbered(classes: Iterable[str]) -> list[str]:
+    """``["A#0", "B#0", "A#1"]`` of A, B, A."""
+    counts: Counter[str] = Counter()
+    names = []
+    for name in classes:
+        names.append(f"{name}#{counts[name]}")
+        counts[name] += 1
+    return names
+
+
+def named_by_class(named: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What a run holds of its callbacks, by `by_name`; before version 0.8 it was by position.
+
+    Args:
+        named: by names such as ``"others/callbacks/0/average"``; those of nothing else are changed.
+        classes: of the callbacks of the run, in their order.
+    """
+    names = numbered(classes)
+
+    def by_class(match):
+        number = int(match[2])
+        return f"{match[1]}{names[number]}/" if number < len(names) else match[0]
+
+    return {_BY_POSITION.sub(by_class, name): value for name, value in named.items()}
 
 
 class CallbackStates:

@@ -44,9 +44,16 @@ def set_layer_states(layers: dict[str, keras.Layer], states: dict[str, Any]) -> 
 
 
 def _state_of(layer):
+    store: dict[str, Any] = {}
+    try:
+        layer.save_own_variables(store)
+    except AttributeError:
+        if layer.built:
+            raise
+        store = {}  # it has no state yet
     own = {
         name: np.asarray(value)
-        for name, value in _own_variables(layer).items()
+        for name, value in store.items()
         if not isinstance(value, keras.Variable)
     }
     assets = {}
@@ -61,15 +68,11 @@ def _state_of(layer):
     return {"own": own, "assets": assets}
 
 
-def _own_variables(layer):
+def _set_state(layer, state):
     store: dict[str, Any] = {}
     with contextlib.suppress(AttributeError):  # of what is not there before it is loaded
         layer.save_own_variables(store)
-    return store
-
-
-def _set_state(layer, state):
-    store = _own_variables(layer) | state["own"]
+    store |= state["own"]
     if store:
         layer.load_own_variables(store)
     if state["assets"]:

@@ -24,10 +24,12 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import python_state
+from kerastrain.callbacks import by_name as callbacks_by_name
 from kerastrain.tables import MUTABLE
 from kerastrain.tables import Tables
 from kerastrain.unsaved_state import UnsavedState
 from kerastrain.walk import Walk
+from kerastrain.walk import unused
 
 GROUPS = ("model", "metrics", "optimizer", "others", "captured")
 _VARIABLES = (keras.Variable, tf.Variable)
@@ -57,6 +59,7 @@ class ModelState:
         self._of_functions: set[int] = set()
         # Those that only a step knows, by its kind. A train step comes first in all processes.
         self._captured: dict[str, list] = {"train": [], "test": [], "predict": []}
+        self._advanced: dict[int, Any] = {}  # handles of generators' states, as far as steps tell
         self._walk = Walk({})
         self.callbacks: list[keras.callbacks.Callback] = []
         self.found: Callable[[list], None] | None = None
@@ -70,7 +73,10 @@ class ModelState:
         """
         model = self.model
         history = vars(model).get("history")  # of the last fit
-        self._walk = Walk({"model": model, "callbacks": list(self.callbacks)}, known=(history,))
+        # The model first: what it holds has a name of its own, whichever callback gets hold of it.
+        callbacks = callbacks_by_name(self.callbacks)
+        roots = {"model": model} | {f"callbacks/{name}": one for name, one in callbacks.items()}
+        self._walk = Walk(roots, known=(history,))
         groups = {
             "model": dict(enumerate(model.variables)),
             "metrics": dict(enumerate(v for m in model.metrics for v in m.variables)),
@@ -85,18 +91,22 @@ class ModelState:
             for name, variable in variables.items():
                 handles = _keras.handles_of(variable)
                 if not handles <= self._handles:
-                    self._known[f"{group}/{name}".replace("@", "_")] = variable
+                    self._name(f"{group}/{name}", variable)
                     self._handles |= handles
         # Last, and unknown to `_meet`: what steps change too is theirs.
         known = set(self._handles)
-        for index, callback in enumerate(self.callbacks):
+        for owner, callback in callbacks.items():
             for name, variable in python_state.held_by_functions(callback, _VARIABLES):
                 handles = _keras.handles_of(variable)
                 if not handles <= known:
-                    self._known[f"{OF_CALLBACKS}{index}/{name}".replace("@", "_")] = variable
+                    self._name(f"{OF_CALLBACKS}{owner}/{name}", variable)
                     known |= handles
         self._of_functions = known - self._handles
         return dict(self._known)
+
+    def _name(self, name, variable):
+        """Adds a variable; behind an "@" checkpoints have the number of the replica."""
+        self._known[unused(name.replace("@", "_"), self._known)] = variable
 
     def find_tables(self) -> Tables:
         """Those that the training may change, as of the last `variables`."""
@@ -108,7 +118,7 @@ class ModelState:
                 for name, table in python_state.held_by_functions(one, MUTABLE):
                     if id(table) not in seen:
                         seen.add(id(table))
-                        found[f"{path}/{name}"] = table
+                        found[unused(f"{path}/{name}", found)] = table
         self._tables.set_found(found)
         return self._tables
 
@@ -128,7 +138,9 @@ class ModelState:
         found |= {id(generator.state) for generator in generators}
         found |= {id(one.state) for one in self._walk.of(tf.random.Generator).values()}
         captured = [v for variables in self._captured.values() for v in variables]
-        return found | {id(v) for v in captured if v.dtype == tf.uint32}  # as Keras's generators
+        found |= {id(v) for v in captured if v.dtype == tf.uint32}  # as Keras's generators
+        known = self._known.values() if self._advanced else ()
+        return found | {id(v) for v in known if self._advanced.keys() & _keras.handles_of(v)}
 
     def changed_by_steps(self) -> dict[str, Any]:
         """Those of `variables`, as they were last, whose numbers a step is answerable for."""
@@ -149,6 +161,7 @@ class ModelState:
             function: the concrete function.
         """
         self._tables.add_captured(kind, self.unsaved.note(function))
+        self._advanced |= _keras.advanced_generators(function)
         self._meet(kind, _keras.captured_variables(function, self._handles))
 
     def watching(self, kind: str) -> contextlib.AbstractContextManager:

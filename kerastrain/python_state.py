@@ -152,10 +152,29 @@ def held_by_functions(one: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, 
     for name, function in functions_of(one):
         for key, value in held_by(function).items():
             items = value if isinstance(value, dict | list | tuple) else [value]
-            named = items.items() if isinstance(items, dict) else enumerate(items)
-            for index, part in named:
+            for index, part in named_items(items):
                 if isinstance(part, kinds):
                     yield f"{name}/{key}/{index}", part
+
+
+def named_items(container: dict | list | tuple) -> Iterator[tuple[Any, Any]]:
+    """The items by index or key, as they are called in each process.
+
+    The text of a key that is an object may hold an address, or a number that another process counts
+    otherwise: its item goes by the position.
+    """
+    if not isinstance(container, dict):
+        return enumerate(container)
+    return (
+        (key if _is_plain_key(key) else position, item)
+        for position, (key, item) in enumerate(container.items())
+    )
+
+
+def _is_plain_key(key):
+    if isinstance(key, tuple):
+        return all(map(_is_plain_key, key))
+    return isinstance(key, (*_SCALARS, type))
 
 
 def class_attributes(kind: type) -> Iterator[tuple[str, Any]]:

@@ -58,12 +58,17 @@ class Tables:
         """The keys and values of each."""
         return self._waiting | {name: _state_of(table) for name, table in self._named().items()}
 
-    def put_back(self, states: dict[str, dict[str, Any]]) -> None:
-        """Gives tables what `states` returned; those that are not known yet, as they are found."""
+    def put_back(self, states: dict[str, dict[str, Any]]) -> set[str]:
+        """Gives tables what `states` returned; those that are not known yet, as they are found.
+
+        Returns:
+            The names of those that are not known yet.
+        """
         self._waiting, self._have_values = dict(states), set()
         for name, table in self._named().items():
             if name in self._waiting:
                 self._put_back(table, self._waiting.pop(name))
+        return set(self._waiting)
 
     def _put_back(self, table, state):
         handle, key_dtype, value_dtype = table

@@ -31,6 +31,7 @@ from kerastrain import _keras
 from kerastrain import notices
 from kerastrain import state_trees
 from kerastrain.callbacks import CallbackStates
+from kerastrain.callbacks import named_by_class
 from kerastrain.data import Source
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import RunError
@@ -142,6 +143,7 @@ class TrainingState:
             "plans": {kind: runner.choice.settled for kind, runner in self._runners().items()},
             "random": before.get("random") or _random_states(),
             "guard": self._guard.state(),
+            "eager": self._state.eager,
         }
         variables = self._variables()
         values["tables"] = self._state.find_tables().states()
@@ -219,7 +221,10 @@ class TrainingState:
         """
         values = state_trees.unpack(info, tensors)
         _check_values(values, self._sources)
+        values, tensors = _by_callbacks(values, tensors)
         saved = {name.split("@")[0] for name in tensors if name.split("/")[0] in GROUPS}
+        if any(name.startswith("captured/") for name in saved):
+            _check_order_of_captured(values, self._state.eager)
         if "guard" in values:  # not in the first versions
             self._guard.cut_as(values["guard"])  # an eager step may not fit otherwise
         if not {name for name in saved if _is_compared(name)} <= self._variables().keys():
@@ -283,7 +288,9 @@ class TrainingState:
                 _keras.assign_local(variable, parts[name])
             elif name in tensors and not _is_compared(name):  # of a callback, made since then
                 _keras.assign_local(variable, self._local_parts(name, variable, tensors))
-        self._state.find_tables().put_back(values.get("tables", {}))  # not in the first versions
+        tables = values.get("tables", {})  # not in the first versions
+        left = self._state.find_tables().put_back(tables) | tensors.keys()
+        _warn_of_lost({name.split("@")[0].removeprefix("others/") for name in left}, self._variables())
         if self._metrics is not None:
             self._metrics.fresh = values.get("metrics")
         self._put_back_layers(values.get("layers", {}))
@@ -347,6 +354,43 @@ class TrainingState:
 def _is_compared(name):
     """Whether a variable is there before ``on_train_begin``, in which callbacks make theirs."""
     return not name.startswith(OF_CALLBACKS)
+
+
+def _by_callbacks(values, tensors):
+    """The same with what is of callbacks by their classes, as it is named now."""
+    classes = [entry["class"] for entry in values["callbacks"]]
+    of_names = {name: named_by_class(values.get(name, {}), classes) for name in ("tables", "layers")}
+    kept = (values.get("guard") or {}).get("kept")
+    if kept and isinstance(kept["values"], dict):
+        kept = kept | {"values": named_by_class(kept["values"], classes)}
+        of_names["guard"] = values["guard"] | {"kept": kept}
+    return values | of_names, named_by_class(tensors, classes)
+
+
+def _check_order_of_captured(values, eager):
+    """Refuses variables that have another order now: that of their first use, or assignment."""
+    if values.get("eager", eager) != eager:  # not in the first versions
+        kinds = ("compiled", "eager") if eager else ("eager", "compiled")
+        raise RunError(
+            f"The run was saved by {kinds[0]} steps, and they are {kinds[1]} now. Its steps use "
+            "variables that nothing but functions holds, and both know those in another order. Let "
+            "the model, a layer or the loss hold them, run the steps as before, or pass another "
+            "run_dir."
+        )
+
+
+def _warn_of_lost(saved, variables):
+    """Names what was saved of callbacks and has no place now."""
+    held = {name.removeprefix("others/") for name in variables}
+    lost = sorted(name for name in saved - held if name.startswith("callbacks/"))
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        names = ", ".join(name.removeprefix("callbacks/") for name in lost[:3])
+        notices.warn(
+            f"The run was saved with variables or tables of callbacks that are not there now: "
+            f"{names}{more}. What they held is lost. Pass the callbacks that the run was begun "
+            "with, and let them make these before or in on_train_begin."
+        )
 
 
 def _path(variable):

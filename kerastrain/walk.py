@@ -8,11 +8,16 @@
 
 A path names attributes, indices and keys, and so is the same in each process, and in a copy that
 was made from the same configuration: layers' own names are numbered by how many there were before.
+A key that is an object has no such name, and goes by its position. Of several with one path, as in
+``{1: ..., "1": ...}``, all but the first get a number too: ``model/1`` and ``model/1#2``.
 """
 
+import functools
+import itertools
 import sys
 import types
 from collections import deque
+from collections.abc import Container
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,9 +26,10 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import python_state
 
-# A container of more holds data, and neither layers nor variables.
-_LONGEST = 1000
+# A container of more is searched only if it holds more than plain values, which is soon told.
+_LONG = 1000
 _LEAVES = (
     *(type(None), str, bytes, bool, int, float, complex, np.ndarray, np.generic),
     *(tf.Tensor, tf.DType, tf.TensorShape, tf.TypeSpec, keras.KerasTensor),
@@ -38,7 +44,10 @@ _FOREIGN = frozenset({*sys.stdlib_module_names, "numpy", "pandas", "scipy", "tor
 
 
 class Walk:
-    """What can be reached from some objects, each once, by the shortest path.
+    """What can be reached from some objects, each once.
+
+    One root is searched to its end before the next, and no other root is entered on the way: what
+    several lead to has the shortest path from the first of them, whatever the others hold of it.
 
     Args:
         roots: objects by the names that their paths begin with.
@@ -49,13 +58,21 @@ class Walk:
     """
 
     def __init__(self, roots: dict[str, Any], known: tuple = ()):
-        variables, objects = [], []
-        seen = {id(one) for one in known}
+        self._places: list[tuple] = []
+        self._seen = {id(one) for one in known}
+        self._roots = {id(root) for root in roots.values()}
+        variables: list[tuple] = []
+        for name, root in roots.items():
+            self._search(name, root, variables)
+        self.variables = _by_path(variables)
+
+    def _search(self, name, root, variables):
+        seen, others = self._seen, self._roots - {id(root)}
         # A place is its name and the place that it is in: paths are made of what is found alone.
-        waiting = deque(((name, None), value) for name, value in roots.items())
+        waiting = deque([((name, None), root)])
         while waiting:
             place, value = waiting.popleft()
-            if id(value) in seen or not _is_looked_at(type(value)):
+            if id(value) in seen or id(value) in others or not _is_looked_at(type(value)):
                 continue
             seen.add(id(value))
             if isinstance(value, _VARIABLES):
@@ -63,16 +80,34 @@ class Walk:
                 seen.add(id(_keras.tf_variable(value)))
                 continue
             if not isinstance(value, _CONTAINERS):
-                objects.append((place, value))
+                self._places.append((place, value))
             for name, part in _parts(value):
                 if _is_looked_at(type(part)) and id(part) not in seen:
                     waiting.append(((name, place), part))
-        self.variables = {_path(place): variable for place, variable in variables}
-        self._objects = objects
+
+    @functools.cached_property
+    def _objects(self):
+        return _by_path(self._places)
 
     def of(self, kind: type) -> dict[str, Any]:
         """The objects of a kind, by path; containers and plain values are none."""
-        return {_path(place): one for place, one in self._objects if isinstance(one, kind)}
+        return {path: one for path, one in self._objects.items() if isinstance(one, kind)}
+
+
+def unused(name: str, names: Container[str]) -> str:
+    """A name that is none of these: itself, or with the first number from 2 that makes it so."""
+    found, number = name, 1
+    while found in names:
+        number += 1
+        found = f"{name}#{number}"
+    return found
+
+
+def _by_path(places):
+    found: dict[str, Any] = {}
+    for place, value in places:
+        found[unused(_path(place), found)] = value
+    return found
 
 
 def _path(place):
@@ -96,11 +131,28 @@ def _is_looked_at(kind):
 
 def _parts(value) -> Iterator[tuple[Any, Any]]:
     """What an object or a container holds, by name."""
-    if isinstance(value, dict):
-        return iter(value.items()) if len(value) <= _LONGEST else iter(())
-    if isinstance(value, list | tuple):
-        return iter(enumerate(value)) if len(value) <= _LONGEST else iter(())
+    if isinstance(value, _CONTAINERS):
+        is_data = len(value) > _LONG and _is_of_plain_values(value)
+        return iter(()) if is_data else python_state.named_items(value)
     return _attributes(value) if _is_looked_into(value) else iter(())
+
+
+def _is_of_plain_values(container):
+    """Whether a container holds nothing that is looked at, in containers of its own neither."""
+    inner, seen = [container], {id(container)}
+    while inner:
+        items = list(itertools.chain.from_iterable(map(_items, inner)))
+        kinds = {kind for kind in set(map(type, items)) if _is_looked_at(kind)}
+        if not all(issubclass(kind, _CONTAINERS) for kind in kinds):
+            return False
+        found = {id(one): one for one in items if type(one) in kinds} if kinds else {}
+        inner = [one for key, one in found.items() if key not in seen]
+        seen.update(found)
+    return True
+
+
+def _items(container):
+    return container.values() if isinstance(container, dict) else container
 
 
 def _is_looked_into(value):

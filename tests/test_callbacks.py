@@ -10,6 +10,7 @@ import pytest
 from kerastrain import Trainer
 from kerastrain import _keras
 from kerastrain import execution
+from kerastrain.callbacks import named_by_class
 from tests import models
 
 callbacks = keras.callbacks
@@ -565,3 +566,18 @@ def test_a_listener_set_on_the_instance():
     callback.on_train_batch_end = lambda batch, logs: seen.append(sorted(logs))
     by_trainer([callback], epochs=1)
     assert [["loss", "mae"]] * BATCHES == seen
+
+
+def test_names_by_position_become_names_by_class():
+    """Of callbacks, and of nothing else; what is named by class stays as it is."""
+    named = {
+        "others/callbacks/2/a/0": 1,
+        "callbacks/1/t@1": 2,
+        "callbacks/7/t": 3,
+        "callbacks/A#0/t": 4,
+        "others/model/callbacks/0/t": 5,
+    }
+    by_class = ["others/callbacks/A#1/a/0", "callbacks/B#0/t@1", *list(named)[2:]]
+    found = named_by_class(named, ["A", "B", "A"])
+    assert dict(zip(by_class, named.values(), strict=True)) == found
+    assert found == named_by_class(found, ["A", "B", "A"])

@@ -11,6 +11,10 @@ from kerastrain import Execution
 from kerastrain import Guard
 from kerastrain import NonFiniteError
 from kerastrain import Trainer
+from kerastrain import model_state
+from kerastrain.errors import RunError
+from kerastrain.layer_states import layer_states
+from kerastrain.layer_states import set_layer_states
 from kerastrain.model_state import ModelState
 from tests.models import largest_difference
 
@@ -227,6 +231,107 @@ def test_variables_of_callbacks(tmp_path):
     assert np.array_equal(whole, averaged(4, run_dir=tmp_path / "run"))
 
 
+class Counted(keras.callbacks.Callback):
+    """Counts the epochs in a variable."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = tf.Variable(0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.count.assign_add(1)
+
+
+class AlsoCounted(Counted):
+    """Another class."""
+
+
+def trained_with(callbacks, epochs, run_dir, model=None):
+    trainer = Trainer(model or dense(), seed=0, execution=Execution(eager=True))
+    fit = {"batch_size": 8, "verbose": 0, "callbacks": callbacks, "run_dir": run_dir}
+    trainer.fit(X[:8], Y[:8], epochs=epochs, **fit)
+    return [int(one.count) for one in callbacks if isinstance(one, Counted)]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ([Counted], [AlsoCounted, Counted], [1, 3]),
+        ([Counted], [keras.callbacks.LambdaCallback, Counted], [3]),
+        ([Counted, AlsoCounted], [AlsoCounted, Counted, Counted], [3, 3, 1]),
+    ],
+)
+def test_variables_of_callbacks_go_by_their_class(before, now, expected, tmp_path):
+    """Each callback gets what it had, wherever it stands in the list; a new one begins anew."""
+    trained_with([kind() for kind in before], 2, tmp_path / "run")
+    assert expected == trained_with([kind() for kind in now], 3, tmp_path / "run")
+
+
+def test_variables_of_callbacks_that_are_gone(tmp_path):
+    """They are named."""
+    trained_with([Counted()], 2, tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"callbacks that are not there now: .*Counted#0/count\. "):
+        trained_with([], 3, tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_variables_of_callbacks_of_an_earlier_version(tmp_path, monkeypatch):
+    """They were named by their position in the list of callbacks, and are taken over."""
+
+    def by_position(callbacks):
+        return {str(position): one for position, one in enumerate(callbacks)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_state, "callbacks_by_name", by_position)
+        trained_with([keras.callbacks.LambdaCallback(), Counted()], 2, tmp_path / "run")
+    assert [3] == trained_with([Counted()], 3, tmp_path / "run")
+
+
+class Holding(keras.callbacks.Callback):
+    """Gets hold of a variable of the model's when the training begins."""
+
+    def on_train_begin(self, logs=None):
+        self.held = self.model.layers[0]._seen[0][0]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_variable_of_the_model_that_a_callback_holds(tmp_path):
+    """It is the model's, before the callback has it and after."""
+    model = dense(Counting())
+    trained_with([Holding()], 2, tmp_path / "run", model)
+    again = dense(Counting())
+    trained_with([Holding()], 3, tmp_path / "run", again)
+    steps = int(again.optimizer.iterations)
+    assert model.layers[0]._seen[0][0].numpy() < again.layers[0]._seen[0][0].numpy()
+    assert 3 == steps
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("step", Execution(eager=True)), (Execution(eager=True), "step")]
+)
+def test_variables_of_a_closure_have_another_order_in_eager_steps(before, now, tmp_path):
+    """Such a resume is refused: one variable would get the value of another."""
+
+    def train(epochs, how):
+        first, second = tf.Variable(1.0), tf.Variable(2.0)
+
+        def loss(y_true, y_pred):
+            scale = second + 0.0
+            first.assign_add(1.0)
+            second.assign_add(0.5)
+            return scale * tf.reduce_mean(tf.square(y_true - y_pred), -1)
+
+        trainer = Trainer(dense(loss=loss), seed=0, execution=how)
+        trainer.fit(X[:8], Y[:8], epochs=epochs, verbose=0, run_dir=tmp_path / "run")
+        return float(first), float(second)
+
+    train(2, before)
+    with pytest.raises(RunError, match="variables that nothing but functions holds"):
+        train(3, now)
+    assert (4.0, 3.5) == train(3, before)
+
+
 class Remembering(L.Layer):
     """Counts its calls in Python."""
 
@@ -277,3 +382,69 @@ def test_each_variable_once():
     variables = state.variables()
     assert len(variables) == len({id(v) for v in variables.values()})
     assert {id(v) for v in model.variables} <= {id(v) for v in variables.values()}
+
+
+def test_names_that_differ_in_a_sign():
+    """A checkpoint takes "@" for a mark of its own: names that are alike without it stay apart."""
+    model = dense()
+    model.mine = {"a@b": tf.Variable(1.0), "a_b": tf.Variable(2.0)}
+    variables = ModelState(model).variables()
+    found = {name: float(v) for name, v in variables.items() if "/mine/" in name}
+    assert {"others/model/mine/a_b": 1.0, "others/model/mine/a_b#2": 2.0} == found
+
+
+def test_generators_of_closures_are_no_numbers_of_a_step():
+    """A ``tf.random.Generator`` is told from a counter of its type by what a step does with it."""
+    generator, counter = tf.random.Generator.from_seed(1), tf.Variable([1, 2, 3], dtype=tf.int64)
+
+    @tf.function
+    def inner():
+        return generator.normal(())
+
+    @tf.function
+    def step():
+        for _ in tf.range(2):
+            if inner() > -99.0:
+                counter.assign_add([1, 1, 1])
+        return inner()
+
+    state = ModelState(dense())
+    state.variables()
+    state.note("train", step.get_concrete_function())
+    captured = {n: v for n, v in state.variables().items() if n.startswith("captured/")}
+    assert 2 == len(captured)
+    changed = [n for n in state.changed_by_steps() if n in captured]
+    assert [(1, 2, 3)] == [tuple(captured[n].numpy()) for n in changed]
+
+
+class Shelved(L.Layer):
+    """Saves two arrays, of which the second is there once the layer is built, if it ever is."""
+
+    def __init__(self, forgets=False):
+        super().__init__()
+        self.forgets, self.first = forgets, np.zeros(2)
+
+    def build(self, shape):
+        if not self.forgets:
+            self.second = np.ones(2)
+
+    def save_own_variables(self, store):
+        store |= {"first": self.first, "second": self.second}
+
+    def load_own_variables(self, store):
+        self.first, self.second = store["first"], store["second"]
+
+
+def test_an_error_of_a_layer_that_saves_its_state():
+    """It is no reason to save a part of it, but for a layer that has not been built."""
+    layer = Shelved()
+    assert {"it": {"own": {}, "assets": {}}} == layer_states({"it": layer})
+    layer.build((1, 2))
+    states = layer_states({"it": layer})
+    assert ["first", "second"] == list(states["it"]["own"])
+    forgetful = Shelved(forgets=True)
+    forgetful.build((1, 2))
+    with pytest.raises(AttributeError, match="second"):
+        layer_states({"it": forgetful})
+    set_layer_states({"it": forgetful}, states)  # what is loaded has it
+    assert repr(states) == repr(layer_states({"it": forgetful}))

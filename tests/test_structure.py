@@ -42,7 +42,7 @@ LAYERS = (
     ("demo", "examples", "__main__"),
 )
 # Within a row, these may be imported by the others of the row.
-FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "passes", "rows", "gradients", "replicas", "merging", "step", "data", "state_trees", "checkpoint", "descriptions", "identity", "training_state", "demo", "datasets", "examples")
+FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "passes", "rows", "gradients", "replicas", "merging", "step", "data", "state_trees", "checkpoint", "callbacks", "descriptions", "identity", "training_state", "demo", "datasets", "examples")
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
 

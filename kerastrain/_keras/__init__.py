@@ -43,6 +43,7 @@ from kerastrain._keras.entry_points import (
 )
 from kerastrain._keras.graphs import (
     KeptState,
+    advanced_generators,
     depends_on,
 )
 from kerastrain._keras.losses import (
@@ -179,6 +180,7 @@ __all__ = [
     "PipelineTraits",
     "add_growing_variable",
     "added_losses",
+    "advanced_generators",
     "all_layers",
     "all_metrics",
     "all_operations",

@@ -124,6 +124,34 @@ class KeptState:
             self.functions.append(called)
 
 
+def advanced_generators(function: Any) -> dict[int, Any]:
+    """The handles of the states of each ``tf.random.Generator`` that a traced function advances.
+
+    Args:
+        function: a concrete function; those that it calls are looked into.
+
+    Returns:
+        By what `handles_of` gives; while one is held, no other variable gets that.
+    """
+    found = {}
+    for operation in _all_operations(function.graph):
+        if _takes_generator(operation.type):
+            handle = operation.inputs[0]
+            while handle is not None and hasattr(handle, "op"):  # inside of a graph
+                captures = getattr(handle.graph, "captures", ())
+                handle = {inner.name: outer for outer, inner in captures}.get(handle.name)
+            if handle is not None:
+                found[id(handle)] = handle
+    return found
+
+
+def _takes_generator(kind):
+    """Whether operations of a type change a variable by an algorithm of random numbers."""
+    found = op_def_registry.get(kind)
+    names = [argument.name for argument in found.input_arg] if found is not None else []
+    return names[:1] == ["resource"] and not {"alg", "algorithm"}.isdisjoint(names)
+
+
 def _all_operations(graph) -> Iterator[tf.Operation]:
     """Those of a graph, and of the functions, loops and branches in it."""
     waiting, seen = [graph], set()
