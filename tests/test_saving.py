@@ -221,9 +221,11 @@ def test_whatever_the_users_code_raises_in_a_save_is_a_warning(tmp_path):
 class Given(keras.metrics.Metric):
     """Gives values, one an epoch."""
 
-    def __init__(self, values):
+    values: list = []  # of the class: those of an instance would tell it from others
+
+    def __init__(self):
         super().__init__(name="given")
-        self.values, self.epochs = values, -1
+        self.epochs = -1
 
     def update_state(self, *_, **__):
         """Nothing is counted."""
@@ -290,7 +292,7 @@ def test_a_result_that_cannot_be_monitored_is_a_warning(tmp_path):
 
 def test_the_best_whose_checkpoint_failed(tmp_path, monkeypatch):
     """A worse result does not take the place of its model."""
-    write, values = Checkpoints.write, [3.0, 1.0, 2.0]
+    write = Checkpoints.write
 
     def full(self, tensors, info):
         if info["best"].get("value") == 1.0:
@@ -305,14 +307,16 @@ def test_the_best_whose_checkpoint_failed(tmp_path, monkeypatch):
             self.written.append(path.read_bytes() if path.exists() else None)
 
     monkeypatch.setattr(Checkpoints, "write", full)
-    made = trainer(metrics=[Given(values)], execution=Execution(eager=True))
+    monkeypatch.setattr(Given, "values", [3.0, 1.0, 2.0])
+    made = trainer(metrics=[Given()], execution=Execution(eager=True))
     with pytest.warns(UserWarning, match="could not be saved"):
         fit(tmp_path, made, epochs=4, monitor="min given", save_every=10**6, callbacks=[Judges()])
     none, worst, best, after = Judges.written
     assert none is None and worst != best == after
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = trainer(metrics=[Given([1.5])], execution=Execution(eager=True))
+        monkeypatch.setattr(Given, "values", [1.5])
+        made = trainer(metrics=[Given()], execution=Execution(eager=True))
         fit(tmp_path, made, epochs=6, monitor="min given", save_every=10**6)
     assert best == (tmp_path / "best.keras").read_bytes()  # neither after a resume
 
