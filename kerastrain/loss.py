@@ -67,6 +67,7 @@ class Term(NamedTuple):
             1 for the group `ROWS`.
         weight: the factor of ``value`` in the total loss.
         reported: ``(numerator, denominator)`` of the logged value, scalars.
+        logs_sum: whether the numerator alone is logged.
     """
 
     group: str
@@ -75,6 +76,7 @@ class Term(NamedTuple):
     per_row: Any
     weight: Any
     reported: tuple[tf.Tensor, tf.Tensor]
+    logs_sum: bool = False
 
 
 def local_terms(
@@ -153,8 +155,8 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
     if reduction in ("sum", None, "none"):
         one = tf.ones_like(numerator)
         numerator = tf.math.multiply_no_nan(numerator, real)
-        logged = (numerator, one if reduction == "sum" else count * real)
-        return Term(SUM, numerator, one, 1.0, output.weight, logged)
+        logged = (numerator, count * real)
+        return Term(SUM, numerator, one, 1.0, output.weight, logged, reduction == "sum")
     if reduction == "mean_with_sample_weight" and weights is not None:
         group, denominator = f"output {index}", tf.reduce_sum(weights) * real
     elif mask is not None:

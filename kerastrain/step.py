@@ -266,7 +266,7 @@ def _update_sharded_loss_metrics(model, terms, sums, rows):
     for index, (term, (_, numerator, denominator)) in enumerate(
         zip(terms, sums, strict=True)
     ):
-        if term.group == loss_lib.SUM and term.reported[1] is term.denominator:
+        if term.logs_sum:
             value = numerator
         else:
             value = tf.math.divide_no_nan(numerator, denominator)

@@ -171,6 +171,28 @@ def test_two_outputs(cut):
     assert_equal_runs(run((None, 1)), run(cut))
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 0.5]], ids=["one output", "two outputs"])
+def test_a_sum_that_xla_computes_is_logged_as_one(weights):
+    """On replicas, by itself and beside a mean, the logged losses are those of Keras's fit."""
+    loss = keras.losses.MeanSquaredError("sum")
+
+    def built():
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,))
+        outputs = [keras.layers.Dense(2, name=name)(inputs) for name in "pq"]
+        model = keras.Model(inputs, outputs if weights else outputs[0])
+        model.compile("sgd", [loss, "mse"] if weights else loss, loss_weights=weights)
+        return model
+
+    fit = {"x": X[:8], "y": [Y[:8], -Y[:8]] if weights else Y[:8], "verbose": 0}
+    fit |= {"batch_size": 4, "shuffle": False}
+    expected = built().fit(**fit).history
+    history = Trainer(built(), strategy="mirrored:2", execution="xla_loop").fit(**fit).history
+    assert set(expected) == set(history)
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("cut", CUTS[::2], ids=str)
 @pytest.mark.parametrize("clip", ["clipvalue", "clipnorm", "global_clipnorm"])
 def test_clipping_sees_the_global_gradient(cut, clip):
