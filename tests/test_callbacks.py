@@ -35,10 +35,11 @@ def by_keras(callback_list, optimizer=None, model=None, **fit):
     return model, model.optimizer, history.history
 
 
-def by_trainer(callback_list, optimizer=None, model=None, **fit):
+def by_trainer(callback_list, optimizer=None, model=None, execution=None, **fit):
     """``(model, its optimizer, history)`` after Trainer.fit."""
     model = model or new_model()
-    trainer = Trainer(model, optimizer=optimizer or adam(), loss="mse", metrics=["mae"])
+    options = {"loss": "mse", "metrics": ["mae"], "execution": execution}
+    trainer = Trainer(model, optimizer=optimizer or adam(), **options)
     history = trainer.fit(X, Y, callbacks=callback_list, **{**FIT, "epochs": 4, **fit})
     return model, trainer.optimizer, history.history
 
@@ -410,6 +411,13 @@ def test_stop_training(make):
     assert expected_events.seen == events.seen
     assert_same(expected, actual)
     assert "train end" == events.seen[-1]
+
+
+def test_stop_before_the_steps_of_an_epoch():
+    """As in Keras one of its steps runs, also where nobody listens and many run at a time."""
+    expected = by_keras([Stop("on_epoch_begin", 1)])
+    assert BATCHES + 1 == int(expected[1].iterations)
+    assert_same(expected, by_trainer([Stop("on_epoch_begin", 1)], execution="loop"))
 
 
 def test_stop_does_not_last():
