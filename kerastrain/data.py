@@ -94,8 +94,6 @@ class Source:
         self._begins_alike = isinstance(x, tf.data.Dataset) and _keras.begins_alike(x)
         if isinstance(x, keras.utils.PyDataset):
             self._begins_alike = not shuffle or (seed is not None and not first_pass)
-        if seed is None:  # not drawn where it is not used: users draw there too
-            seed = random.randrange(2**31) if shuffle else 0
         self.missing: str | None = None
         self._class_weight = class_weight
         if not data_checks.is_streamed(x):
@@ -103,6 +101,9 @@ class Source:
         self.is_one_shot = isinstance(x, Iterator)
         if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
             shuffle = False
+        if seed is None:  # not drawn where it is not used: users draw there too
+            is_ordered_here = isinstance(x, keras.utils.PyDataset) or not data_checks.is_streamed(x)
+            seed = random.randrange(2**31) if shuffle and is_ordered_here else 0
         options = batch_size, steps, shuffle, class_weight
         self._passes, self.arrays = _passes_of(name, (x, y, sample_weight), options, seed)
         if isinstance(x, keras.utils.PyDataset):

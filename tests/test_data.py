@@ -1,6 +1,7 @@
 """Every kind of data trains to Keras's weights, in an order that the seed decides."""
 
 import multiprocessing
+import random
 import threading
 import time
 
@@ -364,6 +365,36 @@ def test_shuffle_without_seed_follows_keras():
     keras.utils.set_random_seed(3)
     assert first == order(seed=None)
     assert first != second
+
+
+@pytest.mark.parametrize("shuffle", [True, "batch"])
+@pytest.mark.parametrize(
+    "make", [generator, lambda: batched(X, Y), torch_loader, grain_loader, Endless]
+)
+def test_what_keeps_its_order_draws_no_seed(make, shuffle):
+    """Data of the user's that draw from Python's generator get the numbers they would get alone."""
+    before = random.getstate()
+    data_lib.Source(make(), shuffle=shuffle, steps=2)
+    assert before == random.getstate()
+    for shuffled in (X, Batches()):
+        before = random.getstate()
+        data_lib.Source(shuffled, shuffle=shuffle)
+        assert before != random.getstate()
+
+
+def test_a_generator_draws_as_under_keras():
+    """A whole ``fit`` leaves what it draws to it."""
+
+    def drawing():
+        while True:
+            yield X[:4] * random.random(), Y[:4]
+
+    expected, actual = (
+        weights_after(models.mlp, run({"x": drawing(), "steps_per_epoch": 3, "shuffle": True}))
+        for run in (by_keras, by_trainer)
+    )
+    for e, a in zip(expected, actual, strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-6, rtol=0)
 
 
 def test_every_row_once():
