@@ -201,9 +201,15 @@ def shares_by_group(terms: list[Term], all_rows: tf.Tensor) -> dict[str, tf.Tens
         share = term.value
         if term.group != SUM:
             share = tf.math.multiply_no_nan(share, term.denominator / expected(term, all_rows))
-        share = share if term.weight is None else share * term.weight
+        share = weighed(term, share)
         groups[term.group] = groups[term.group] + share if term.group in groups else share
     return groups
+
+
+def weighed(term: Term, value: tf.Tensor) -> tf.Tensor:
+    """What a term's value adds to the total loss: of Keras's default type, whatever its own is."""
+    value = tf.cast(value, keras.config.floatx())  # as `CompileLoss` does, before it weighs
+    return value if term.weight is None else value * term.weight
 
 
 def expected(term: Term, all_rows: tf.Tensor) -> tf.Tensor:

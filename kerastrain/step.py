@@ -274,7 +274,7 @@ def _update_sharded_loss_metrics(model, terms, sums, rows):
             trackers[index].update_state(value, sample_weight=rows)
         if term.group == loss_lib.LOGGED:
             continue
-        value = value if term.weight is None else value * term.weight
+        value = loss_lib.weighed(term, value)
         total = value if total is None else total + value
     regularization = None
     if not _keras.overrides(model, "compute_loss"):

@@ -193,6 +193,23 @@ def test_a_sum_that_xla_computes_is_logged_as_one(weights):
         np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("cut", CUTS[:2], ids=str)
+def test_losses_of_different_types(cut):
+    """Each is cast before they are added, as Keras does, and regularisers beside them."""
+
+    def build(make):
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(8, activation="tanh", kernel_regularizer="l2")(inputs)
+        return make(inputs, [keras.layers.Dense(2, name=n)(hidden) for n in "pq"])
+
+    def run(cut):
+        double = keras.losses.MeanSquaredError("mean_with_sample_weight", dtype="float64")
+        losses, weights = [double, "mse"], [WEIGHT, WEIGHT]
+        return trained(cut, build, loss=losses, y=[Y, -Y], sample_weight=weights, metrics=None)
+
+    assert_equal_runs(run((None, 1)), run(cut))
+
+
 @pytest.mark.parametrize("cut", CUTS[::2], ids=str)
 @pytest.mark.parametrize("clip", ["clipvalue", "clipnorm", "global_clipnorm"])
 def test_clipping_sees_the_global_gradient(cut, clip):
