@@ -79,6 +79,25 @@ class Term(NamedTuple):
     logs_sum: bool = False
 
 
+def check_losses(model: keras.Model, y, y_pred) -> None:
+    """Refuses several losses for one output.
+
+    Args:
+        model: a compiled model, whose losses are known by now.
+        y, y_pred: its targets and outputs.
+
+    Raises:
+        ModelError: as said.
+    """
+    ignored = _keras.ignored_losses(model, y, y_pred)
+    if ignored and not _keras.overrides(model, "compute_loss"):
+        raise ModelError(
+            f"`loss` has {1 + len(ignored)} losses for one output. Keras trains on the first alone, "
+            f"ignores {', '.join(repr(loss.name) for loss in ignored)} and logs 0 for all. Pass "
+            "one loss, for example a function that adds them."
+        )
+
+
 def local_terms(
     model: keras.Model, x, y, y_pred, sample_weight, rows: tf.Tensor, training: bool
 ) -> list[Term]:
@@ -95,8 +114,8 @@ def local_terms(
         The compiled losses in the order of their trackers, then the others.
 
     Raises:
-        ModelError: there is nothing to minimise, or ``reduction=None`` stands
-            beside other losses.
+        ModelError: there is nothing to minimise, ``reduction=None`` stands
+            beside other losses, or one output has several.
     """
     if _keras.overrides(model, "compute_loss"):
         _keras.build_output_losses(model, y, y_pred, sample_weight)
@@ -107,6 +126,8 @@ def local_terms(
             logged = [_row_mean(tf.zeros(()), tf.zeros((), tf.int32)) for _ in outputs]
         logged = [term._replace(group=LOGGED) for term in logged]
         return [*logged, _row_mean(tf.reduce_mean(value), rows)]
+    _keras.build_output_losses(model, y, y_pred, sample_weight)
+    check_losses(model, y, y_pred)
     outputs = _keras.output_losses(model, y, y_pred, sample_weight)
     added = _keras.added_losses(model)
     terms = [_output_term(i, output, rows) for i, output in enumerate(outputs)]

@@ -146,6 +146,7 @@ def _whole_gradients(model, x, y, sample_weight, rows):
 def _whole_loss(model, x, y, y_pred, sample_weight, training):
     """``(loss, [loss of each output])`` as ``model.compute_loss`` computes it."""
     _keras.build_output_losses(model, y, y_pred, sample_weight)
+    loss_lib.check_losses(model, y, y_pred)
     with _keras.output_trackers_held_back(model) as held_back:
         total = _keras.compute_loss(model, x, y, y_pred, sample_weight, training)
     if total is None:

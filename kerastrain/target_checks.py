@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import dry
+from kerastrain import loss as loss_lib
 from kerastrain.data_checks import part_of
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
@@ -61,7 +62,7 @@ def check_targets(model: keras.Model, batch: tuple, name: str, eager: bool = Fal
             called on shapes, is left to the first step.
 
     Raises:
-        ModelError: the model cannot be called on ``x``.
+        ModelError: the model cannot be called on ``x``, or one output has several losses.
         ShapeError: ``y`` does not fit the outputs.
         MetricError: the metrics do not fit the outputs.
     """
@@ -75,6 +76,7 @@ def check_targets(model: keras.Model, batch: tuple, name: str, eager: bool = Fal
             loss = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=False)
         except (ValueError, TypeError, KeyError) as error:
             raise _loss_error(model, y, y_pred, sample_weight, name, error) from error
+        loss_lib.check_losses(model, y, y_pred)
         try:
             model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         except (ValueError, TypeError, KeyError) as error:

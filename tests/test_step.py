@@ -312,6 +312,14 @@ def test_reduction_none_beside_others_is_refused():
         trained((None, 2), build, loss=losses, y=[Y, Y], metrics=None)
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("door", ["fit", "trainer"])
+def test_several_losses_of_one_output_are_refused(door, micro_batches):
+    """Keras would train on the first alone, and log zeros; a sum of parts would be all of them."""
+    with pytest.raises(ModelError, match="2 losses for one output.*ignores 'mae'"):
+        trained((None, micro_batches), loss=["mse", "mae"], metrics=None, door=door)
+
+
 class TestOptions:
     def test_only_one_kind_of_clipping(self):
         """Two kinds at once are refused, with both values named."""
