@@ -54,15 +54,25 @@ def check_batch(name: str, batch: Any) -> None:
             f"A batch of `{name}` holds a scalar. Each array of a batch needs the "
             "rows as its first axis; with tf.data, call `.batch(size)`."
         )
-    lengths = {int(t.shape[0]) for t in leaves if t.shape.rank}
+    check_equal_rows(name, batch)
+    if leaves and leaves[0].shape[0] == 0:
+        raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
+
+
+def check_equal_rows(name: str, batch: Any) -> None:
+    """Refuses a batch whose parts have different numbers of rows, which TensorFlow may broadcast.
+
+    Raises:
+        DataError: as said.
+    """
+    leaves = [leaf for leaf in tf.nest.flatten(batch) if isinstance(leaf, tf.Tensor)]
+    lengths = {leaf.shape[0] for leaf in leaves if leaf.shape.rank}
     if len(lengths) > 1:
         raise DataError(
             f"A batch of `{name}` has arrays of different lengths: {sorted(lengths)}. "
             "All of x, y and sample_weight need the same number of rows; with "
             "tf.data, call `.batch(size)`."
         )
-    if lengths == {0}:
-        raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
 
 
 def missing_in(name: str, batch: Any) -> str | None:

@@ -71,7 +71,7 @@ def of_pipeline(
         drawn += len(sizes)
         if not len(sizes):
             return
-        if (sizes != sizes[:, :1]).any() or not sizes.all():  # to be refused, as they are
+        if (sizes != sizes[:, :1]).any() or not sizes.all():  # each by itself, to be looked at
             yield from map(Block.of_batch, _taken_apart(arrays, sizes))
             continue
         rows = max(rows, int(sizes.max()))

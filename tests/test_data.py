@@ -522,6 +522,25 @@ def test_generator_over_epochs():
     assert len(drawn) <= 7
 
 
+@pytest.mark.parametrize("of", [(8, 7), (8, 1)], ids=["other rows", "rows that broadcast"])
+@pytest.mark.parametrize("plan", ["step", "loop"])
+@pytest.mark.parametrize("pipeline", [True, False])
+def test_a_later_batch_of_unequal_parts(pipeline, plan, of):
+    """It is refused when it comes: TensorFlow would broadcast it, or say nothing of data."""
+    sizes = [(8, 8), (8, 8), of]
+
+    def drawn():
+        for x_rows, y_rows in sizes:
+            yield X[:8][:x_rows], Y[:8][:y_rows]
+
+    specs = tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None, 2), tf.float32)
+    data = tf.data.Dataset.from_generator(drawn, output_signature=specs) if pipeline else drawn()
+    trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", execution=plan)
+    with pytest.raises(DataError, match=rf"`x`.*different lengths: \[{of[1]}, 8\]"):
+        trainer.fit(data, verbose=0)
+    assert 2 == int(trainer.optimizer.iterations)
+
+
 def test_used_up_generator():
     """A generator without steps is one epoch; the next one warns, and training ends."""
     pairs = ((IDS[i : i + 4], IDS[i : i + 4]) for i in range(0, ROWS, 4))
