@@ -203,7 +203,7 @@ def _own_attributes(one) -> Iterator[tuple[str, Any]]:
         base = _keras.base_attributes(one)
         yield from ((n, v) for n, v in attributes if n not in base and not n.startswith("_self_"))
         return
-    plain = _keras.plain_attributes()
+    plain = _keras.plain_attributes(one)
     if isinstance(one, keras.optimizers.Optimizer):  # whose options are among those
         plain = frozenset({"built", "name"})
     for name, value in attributes:

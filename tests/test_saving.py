@@ -469,7 +469,9 @@ def fails_while(monkeypatch, kind, name, error, epochs):
         (CallbackStates, "get", MemoryError()),
     ]),
 ])  # fmt: skip
-def test_whatever_fails_of_a_save_is_a_warning(tmp_path, monkeypatch, kind, name, error):
+def test_whatever_fails_of_a_save_is_a_warning(
+    tmp_path, monkeypatch, saves_end, kind, name, error
+):
     """The training goes on with the same numbers, and is saved when that works again."""
     callback = fails_while(monkeypatch, kind, name, error, (1,))
     with pytest.warns(UserWarning, match="could not be saved in") as caught:
