@@ -271,6 +271,20 @@ def test_callback_list_without_history():
     assert 2 * BATCHES == int(trainer.optimizer.iterations)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_callback_list_is_told_of_the_model(known):
+    """Its callbacks have the model that trains, and the model the history, as by Keras's fit."""
+    model, note = new_model(), callbacks.Callback()
+    other = new_model() if known else None
+    made = callbacks.CallbackList([note], add_history=True, model=other)
+    trainer = Trainer(model, optimizer=adam(), loss="mse")
+    history = trainer.fit(X, Y, **FIT, callbacks=made)
+    assert model is note.model
+    assert history is model.history
+    trainer.fit(X, Y, **FIT)
+    assert history is not model.history
+
+
 def test_the_users_history():
     """A History that is passed in is the one that is returned."""
     mine = callbacks.History()
