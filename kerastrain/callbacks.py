@@ -72,8 +72,9 @@ def make_list(
     steps: int | None,
     add_history: bool,
 ) -> keras.callbacks.CallbackList:
-    """Callbacks as one object that calls all; it is returned where it is one already."""
+    """Callbacks as one object that calls all; one that is given is told of the model."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.set_model(model)  # which trains, and need not be the user's own
         return callbacks
     return keras.callbacks.CallbackList(
         callbacks,

@@ -63,11 +63,11 @@ class Source:
 
     Attributes:
         num_batches: batches per epoch, or None where unknown or endless.
-        missing: what of ``y`` and ``sample_weight`` is NaN throughout, as far as it has been
-            looked at; None for nothing.
+        missing: what of the data is NaN throughout, as far as they have been looked at; None
+            for nothing.
 
     Raises:
-        DataError: no rows, unequal lengths, or nothing but NaN.
+        DataError: no rows, or unequal lengths.
         UnsupportedTypeError: an object that yields no batches.
     """
 
@@ -94,8 +94,6 @@ class Source:
         self._begins_alike = isinstance(x, tf.data.Dataset) and _keras.begins_alike(x)
         if isinstance(x, keras.utils.PyDataset):
             self._begins_alike = not shuffle or (seed is not None and not first_pass)
-        if seed is None:  # not drawn where it is not used: users draw there too
-            seed = random.randrange(2**31) if shuffle else 0
         self.missing: str | None = None
         self._class_weight = class_weight
         if not data_checks.is_streamed(x):
@@ -103,12 +101,15 @@ class Source:
         self.is_one_shot = isinstance(x, Iterator)
         if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
             shuffle = False
+        if seed is None:  # not drawn where it is not used: users draw there too
+            is_ordered_here = isinstance(x, keras.utils.PyDataset) or not data_checks.is_streamed(x)
+            seed = random.randrange(2**31) if shuffle and is_ordered_here else 0
         options = batch_size, steps, shuffle, class_weight
         self._passes, self.arrays = _passes_of(name, (x, y, sample_weight), options, seed)
         if isinstance(x, keras.utils.PyDataset):
             self._begins_alike = self._begins_alike and self._passes.seeks
         if self.arrays is not None:
-            self.missing = data_checks.check_not_all_nan(name, self.arrays)
+            self.missing = data_checks.missing_in(name, self.arrays)
         count = steps or self._passes.num_batches
         self.num_batches = None if count is None else int(count)  # may be of NumPy's integers
         if self._passes.num_batches == 0:
@@ -156,7 +157,7 @@ class Source:
                 "Pass at least one row, or a new generator."
             )
         if self.arrays is None and not self._looked_at:  # of arrays, all rows have been looked at
-            self.missing = data_checks.check_not_all_nan(self.name, map_leaves(_as_numpy, batch))
+            self.missing = data_checks.missing_in(self.name, map_leaves(_as_numpy, batch))
             if self._class_weight is not None:
                 data_checks.check_class_weight(self.name, batch[1], self._class_weight)
             self._looked_at = True

@@ -54,41 +54,43 @@ def check_batch(name: str, batch: Any) -> None:
             f"A batch of `{name}` holds a scalar. Each array of a batch needs the "
             "rows as its first axis; with tf.data, call `.batch(size)`."
         )
-    lengths = {int(t.shape[0]) for t in leaves if t.shape.rank}
+    check_equal_rows(name, batch)
+    if leaves and leaves[0].shape[0] == 0:
+        raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
+
+
+def check_equal_rows(name: str, batch: Any) -> None:
+    """Refuses a batch whose parts have different numbers of rows, which TensorFlow may broadcast.
+
+    Raises:
+        DataError: as said.
+    """
+    leaves = [leaf for leaf in tf.nest.flatten(batch) if isinstance(leaf, tf.Tensor)]
+    lengths = {leaf.shape[0] for leaf in leaves if leaf.shape.rank}
     if len(lengths) > 1:
         raise DataError(
             f"A batch of `{name}` has arrays of different lengths: {sorted(lengths)}. "
             "All of x, y and sample_weight need the same number of rows; with "
             "tf.data, call `.batch(size)`."
         )
-    if lengths == {0}:
-        raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
 
 
-def check_not_all_nan(name: str, batch: Any) -> str | None:
-    """Refuses ``x`` of which an array is NaN throughout.
+def missing_in(name: str, batch: Any) -> str | None:
+    """What a batch, or whole arrays, have that is NaN throughout, for a message; None for nothing.
 
-    Labels and weights may be missing where the loss knows what to do: `target_checks.check_missing`.
-
-    Returns:
-        What ``y`` or ``sample_weight`` has that is NaN throughout, for a message; None for nothing.
-
-    Raises:
-        DataError: as said.
+    It may be missing where the model or the loss knows what to do: `target_checks.check_missing`.
     """
     try:
         parts = keras.utils.unpack_x_y_sample_weight(batch)
     except ValueError:  # more than three, for a step of the user's own
         return None
-    for part, arrays in zip(("x", "y", "sample_weight"), parts, strict=True):
-        for array in keras.tree.flatten(arrays):
-            if is_all_nan(array):
-                found = f"{part_of(part, name)} holds an array of shape {array.shape} that is NaN "
-                found += "throughout"
-                if part == "x":
-                    raise DataError(f"{found}. Check how the data were read.")
-                return found
-    return None
+    found = [
+        f"{part_of(part, name)} holds an array of shape {array.shape} that is NaN throughout"
+        for part, arrays in zip(("x", "y", "sample_weight"), parts, strict=True)
+        for array in keras.tree.flatten(arrays)
+        if is_all_nan(array)
+    ]
+    return ", and ".join(found) or None
 
 
 def is_all_nan(array: Any) -> bool:

@@ -98,6 +98,22 @@ def nothing_built(model: keras.Model) -> Iterator[None]:
             vars(layer)["build"] = build
 
 
+@contextlib.contextmanager
+def watched(layers: list[keras.Layer], around: Callable) -> Iterator[None]:
+    """Inside, the ``call`` of each layer is ``around(layer, call)``; a layer's own comes back."""
+    before = {layer: vars(layer).get("call") for layer in layers}
+    try:
+        for layer in before:
+            vars(layer)["call"] = around(layer, layer.call)
+        yield
+    finally:
+        for layer, call in before.items():
+            if call is None:
+                vars(layer).pop("call", None)
+            else:
+                vars(layer)["call"] = call
+
+
 def computed(function: Callable) -> Any:
     """What a function without arguments computes in a graph, and nothing beside it."""
 
@@ -265,8 +281,7 @@ def training_call(
     """
     training, scope = set(), keras.StatelessScope(collect_losses=True, initialize_variables=False)
 
-    def watch(layer):
-        call = layer.call
+    def noting_mode(layer, call):
         signature = inspect.signature(call)
 
         def watching(*args, **kwargs):
@@ -274,26 +289,21 @@ def training_call(
                 training.add(id(layer))
             return call(*args, **kwargs)
 
-        vars(layer)["call"] = watching
+        return watching
 
     def run(x):
         with scope:
             return _keras.forward(model, x, training=True)
 
     try:
-        for layer in layers:
-            watch(layer)
         if batch is None:
             x = model.inputs[0] if len(model.inputs) == 1 else model.inputs
         else:
             x = _keras.as_symbolic(keras.utils.unpack_x_y_sample_weight(batch)[0])
-        with nothing_built(model):
+        with watched(layers, noting_mode), nothing_built(model):
             _keras.output_spec(run, x)
     except Exception:  # a model without `call`, or whose inputs are not known
         return None
-    finally:
-        for layer in layers:
-            vars(layer).pop("call", None)
     return Call(training, {id(v) for v in variables if scope.get_current_value(v) is not None})
 
 

@@ -113,9 +113,13 @@ class FitLoop:
         guard.begin(epoch, at.step, at.steps, runner.acts, saves)
         times.lap("step")
         is_over = at.is_trained or at.stopped
-        works = runner.epoch(
-            self.source, epoch, lambda: min(self.saved.room(at.steps), guard.room()), guard.run
-        )
+
+        def room():
+            if self.model.stop_training:  # since before the epoch: as in Keras, one step runs
+                return 1
+            return min(self.saved.room(at.steps), guard.room())
+
+        works = runner.epoch(self.source, epoch, room, guard.run)
         for work in () if is_over else self.saved.works(works, at):
             times.lap("data")
             at.logs = run_and_tell(work, self.callbacks, "train", times)

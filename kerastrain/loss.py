@@ -67,6 +67,7 @@ class Term(NamedTuple):
             1 for the group `ROWS`.
         weight: the factor of ``value`` in the total loss.
         reported: ``(numerator, denominator)`` of the logged value, scalars.
+        logs_sum: whether the numerator alone is logged.
     """
 
     group: str
@@ -75,6 +76,26 @@ class Term(NamedTuple):
     per_row: Any
     weight: Any
     reported: tuple[tf.Tensor, tf.Tensor]
+    logs_sum: bool = False
+
+
+def check_losses(model: keras.Model, y, y_pred) -> None:
+    """Refuses several losses for one output.
+
+    Args:
+        model: a compiled model, whose losses are known by now.
+        y, y_pred: its targets and outputs.
+
+    Raises:
+        ModelError: as said.
+    """
+    ignored = _keras.ignored_losses(model, y, y_pred)
+    if ignored and not _keras.overrides(model, "compute_loss"):
+        raise ModelError(
+            f"`loss` has {1 + len(ignored)} losses for one output. Keras trains on the first alone, "
+            f"ignores {', '.join(repr(loss.name) for loss in ignored)} and logs 0 for all. Pass "
+            "one loss, for example a function that adds them."
+        )
 
 
 def local_terms(
@@ -93,8 +114,8 @@ def local_terms(
         The compiled losses in the order of their trackers, then the others.
 
     Raises:
-        ModelError: there is nothing to minimise, or ``reduction=None`` stands
-            beside other losses.
+        ModelError: there is nothing to minimise, ``reduction=None`` stands
+            beside other losses, or one output has several.
     """
     if _keras.overrides(model, "compute_loss"):
         _keras.build_output_losses(model, y, y_pred, sample_weight)
@@ -105,6 +126,8 @@ def local_terms(
             logged = [_row_mean(tf.zeros(()), tf.zeros((), tf.int32)) for _ in outputs]
         logged = [term._replace(group=LOGGED) for term in logged]
         return [*logged, _row_mean(tf.reduce_mean(value), rows)]
+    _keras.build_output_losses(model, y, y_pred, sample_weight)
+    check_losses(model, y, y_pred)
     outputs = _keras.output_losses(model, y, y_pred, sample_weight)
     added = _keras.added_losses(model)
     terms = [_output_term(i, output, rows) for i, output in enumerate(outputs)]
@@ -153,8 +176,8 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
     if reduction in ("sum", None, "none"):
         one = tf.ones_like(numerator)
         numerator = tf.math.multiply_no_nan(numerator, real)
-        logged = (numerator, one if reduction == "sum" else count * real)
-        return Term(SUM, numerator, one, 1.0, output.weight, logged)
+        logged = (numerator, count * real)
+        return Term(SUM, numerator, one, 1.0, output.weight, logged, reduction == "sum")
     if reduction == "mean_with_sample_weight" and weights is not None:
         group, denominator = f"output {index}", tf.reduce_sum(weights) * real
     elif mask is not None:
@@ -199,9 +222,15 @@ def shares_by_group(terms: list[Term], all_rows: tf.Tensor) -> dict[str, tf.Tens
         share = term.value
         if term.group != SUM:
             share = tf.math.multiply_no_nan(share, term.denominator / expected(term, all_rows))
-        share = share if term.weight is None else share * term.weight
+        share = weighed(term, share)
         groups[term.group] = groups[term.group] + share if term.group in groups else share
     return groups
+
+
+def weighed(term: Term, value: tf.Tensor) -> tf.Tensor:
+    """What a term's value adds to the total loss: of Keras's default type, whatever its own is."""
+    value = tf.cast(value, keras.config.floatx())  # as `CompileLoss` does, before it weighs
+    return value if term.weight is None else value * term.weight
 
 
 def expected(term: Term, all_rows: tf.Tensor) -> tf.Tensor:

@@ -36,7 +36,6 @@ from kerastrain.trial_calls import TracedCall
 from kerastrain.trial_calls import array_of
 from kerastrain.trial_calls import same
 from kerastrain.trial_calls import statistics_known
-from kerastrain.trial_calls import watched
 
 # Rows of a dry run; half of them are exchanged.
 _ROWS = 6
@@ -187,20 +186,19 @@ def _calls_of(model, batch, rows, layers, calls):
             if isinstance(leaf, tf.Tensor) and leaf.graph is graph
         ]
 
-    def around(call):
+    def around(layer, call):
         def calling(*args, **kwargs):
             outputs = call(*args, **kwargs)
             if tf.compat.v1.get_default_graph() is graph:
                 found.append([noted((args, kwargs)), noted(outputs)])
-                calls.append(call.__self__ if hasattr(call, "__self__") else owners[call])
+                calls.append(layer)
             return outputs
 
         return calling
 
-    owners = {layer.call: layer for layer in layers if not hasattr(layer.call, "__self__")}
     x, _, _ = keras.utils.unpack_x_y_sample_weight(dry.picked(batch, rows))
     scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
-    with scope, watched(layers, around):
+    with scope, dry.watched(layers, around):
         _keras.forward(model, x, training=True)
     return found
 

@@ -144,9 +144,10 @@ def _check_can_run(model, name):
 
 
 def _names(code):
-    """The attributes and globals that a function's code reads, its inner functions' too."""
+    """What a function's code may call by name, its inner functions' too: also by ``getattr``."""
     inner = [constant for constant in code.co_consts if inspect.iscode(constant)]
-    return {*code.co_names, *code.co_freevars}.union(*map(_names, inner))
+    texts = [text for text in keras.tree.flatten(code.co_consts) if isinstance(text, str)]
+    return {*code.co_names, *code.co_freevars, *texts}.union(*map(_names, inner))
 
 
 def _not_reached(model, name):

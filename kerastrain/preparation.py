@@ -280,8 +280,11 @@ class Preparation:
         """Runs steps; the first run warns of metrics that they mistreat."""
 
         stateful = bool(_keras.stateful_layers(self._model))
+        own = self.reports_own_logs(kind, f"{kind}_step")
 
         def watched(chunk):
+            if chunk.block.is_batch and not own:  # others lie together, so their parts agree
+                data_checks.check_equal_rows("x", chunk.batch())
             if stateful:
                 rows = [_rows_of(chunk.batch())] if chunk.block.is_batch else _sizes_of(chunk)
                 checks.check_rows(self._model, rows, "x", None)

@@ -64,12 +64,14 @@ def of_pipeline(
     rows = 0
     while True:
         most = number if limit is None else min(number, limit - drawn % limit)
-        arrays, sizes = draw(iterator, tf.constant(most), _SECONDS, copies)
+        # A call of `draw` would run as Python wherever functions run eagerly, as in a dry step.
+        arguments = iterator, tf.constant(most), _SECONDS, copies
+        arrays, sizes = draw.get_concrete_function(*arguments)(*arguments)
         sizes = sizes.numpy()
         drawn += len(sizes)
         if not len(sizes):
             return
-        if (sizes != sizes[:, :1]).any() or not sizes.all():  # to be refused, as they are
+        if (sizes != sizes[:, :1]).any() or not sizes.all():  # each by itself, to be looked at
             yield from map(Block.of_batch, _taken_apart(arrays, sizes))
             continue
         rows = max(rows, int(sizes.max()))

@@ -146,6 +146,7 @@ def _whole_gradients(model, x, y, sample_weight, rows):
 def _whole_loss(model, x, y, y_pred, sample_weight, training):
     """``(loss, [loss of each output])`` as ``model.compute_loss`` computes it."""
     _keras.build_output_losses(model, y, y_pred, sample_weight)
+    loss_lib.check_losses(model, y, y_pred)
     with _keras.output_trackers_held_back(model) as held_back:
         total = _keras.compute_loss(model, x, y, y_pred, sample_weight, training)
     if total is None:
@@ -266,7 +267,7 @@ def _update_sharded_loss_metrics(model, terms, sums, rows):
     for index, (term, (_, numerator, denominator)) in enumerate(
         zip(terms, sums, strict=True)
     ):
-        if term.group == loss_lib.SUM and term.reported[1] is term.denominator:
+        if term.logs_sum:
             value = numerator
         else:
             value = tf.math.divide_no_nan(numerator, denominator)
@@ -274,7 +275,7 @@ def _update_sharded_loss_metrics(model, terms, sums, rows):
             trackers[index].update_state(value, sample_weight=rows)
         if term.group == loss_lib.LOGGED:
             continue
-        value = value if term.weight is None else value * term.weight
+        value = loss_lib.weighed(term, value)
         total = value if total is None else total + value
     regularization = None
     if not _keras.overrides(model, "compute_loss"):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import dry
+from kerastrain import loss as loss_lib
 from kerastrain.data_checks import part_of
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
@@ -43,6 +44,11 @@ _ELEMENTWISE = (
     keras.losses.kl_divergence,
 )
 _SPARSE = keras.losses.sparse_categorical_crossentropy
+# Operations of TensorFlow that make of NaN what the processor makes of it: NaN, or a number.
+_MAXIMA = {
+    *("Relu", "Relu6", "LeakyRelu", "ClipByValue", "Maximum", "Minimum", "Max", "Min"),
+    *("MaxPool", "MaxPoolV2", "MaxPool3D", "ArgMax", "ArgMin", "TopKV2", "SegmentMax"),
+}
 
 
 def check_targets(model: keras.Model, batch: tuple, name: str, eager: bool = False) -> None:
@@ -56,7 +62,7 @@ def check_targets(model: keras.Model, batch: tuple, name: str, eager: bool = Fal
             called on shapes, is left to the first step.
 
     Raises:
-        ModelError: the model cannot be called on ``x``.
+        ModelError: the model cannot be called on ``x``, or one output has several losses.
         ShapeError: ``y`` does not fit the outputs.
         MetricError: the metrics do not fit the outputs.
     """
@@ -70,6 +76,7 @@ def check_targets(model: keras.Model, batch: tuple, name: str, eager: bool = Fal
             loss = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=False)
         except (ValueError, TypeError, KeyError) as error:
             raise _loss_error(model, y, y_pred, sample_weight, name, error) from error
+        loss_lib.check_losses(model, y, y_pred)
         try:
             model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         except (ValueError, TypeError, KeyError) as error:
@@ -265,28 +272,33 @@ def check_labels(model: keras.Model, arrays: Any, name: str) -> None:
 
 
 def check_missing(model: keras.Model, batch: tuple, missing: str) -> None:
-    """Refuses labels or weights that are NaN throughout, unless the loss knows what to do.
+    """Refuses data that are NaN throughout, unless the model or the loss knows what to do.
 
     Args:
         model: a built, compiled model.
         batch: the first batch.
-        missing: what is NaN, as `data_checks.check_not_all_nan` returns it.
+        missing: what is NaN, as `data_checks.missing_in` returns it.
 
     Raises:
-        DataError: a loss of Keras's would compare with NaN, or the loss of the batch is NaN.
+        DataError: a loss of Keras's would compare with NaN, the loss of the batch is NaN, or the
+            model takes the larger of NaN and a number.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    graph = tf.compat.v1.get_default_graph
 
     def losses():
         with keras.StatelessScope(collect_losses=True):
+            before = len(graph().get_operations())
             y_pred = _keras.forward(model, x, training=False)
+            # What a maximum makes of NaN, in a ReLU or a hinge loss say, is up to the processor.
+            maxima = [op for op in graph().get_operations()[before:] if op.type in _MAXIMA]
+            unknown = [tf.reduce_any(_is_nan(value)) for op in maxima for value in op.inputs]
             total = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=False)
             if _keras.overrides(model, "compute_loss"):
-                return total, []
+                return total, unknown
             outputs = _keras.output_losses(model, y, y_pred, sample_weight)
-            # What a maximum makes of NaN, in a hinge loss say, is up to the processor.
             plain = [out for out in outputs if _keras.is_plain_loss(out.loss)]
-            return total, [tf.reduce_all(_is_nan(out.y_true)) for out in plain]
+            return total, [*unknown, *(tf.reduce_all(_is_nan(out.y_true)) for out in plain)]
 
     try:
         with dry.nothing_kept():
@@ -296,7 +308,7 @@ def check_missing(model: keras.Model, batch: tuple, missing: str) -> None:
     if any(unknown) or np.isnan(total).any():
         raise DataError(
             f"{missing}, and the loss of the first batch is not masked there. Check how the data "
-            "were read; where labels are missing, pass a loss that leaves out NaN."
+            "were read; where some are missing, let the model leave out NaN of x, and the loss of y."
         )
 
 

@@ -100,7 +100,8 @@ def statistics_known(model: keras.Model) -> Iterator[None]:
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
 
-    def in_inference(call):
+    def in_inference(layer, call):
+        del layer
         signature = inspect.signature(call)
 
         def calling(*args, **kwargs):
@@ -111,24 +112,8 @@ def statistics_known(model: keras.Model) -> Iterator[None]:
 
         return calling
 
-    with watched(layers, in_inference):
+    with dry.watched(layers, in_inference):
         yield
-
-
-@contextlib.contextmanager
-def watched(layers: list, around: Callable) -> Iterator[None]:
-    """Inside, the layers' ``call`` is ``around(call)``."""
-    before = {layer: vars(layer).get("call") for layer in layers}
-    for layer in layers:
-        vars(layer)["call"] = around(layer.call)
-    try:
-        yield
-    finally:
-        for layer, call in before.items():
-            if call is None:
-                vars(layer).pop("call", None)
-            else:
-                vars(layer)["call"] = call
 
 
 class TracedCall:

@@ -36,10 +36,11 @@ def by_keras(callback_list, optimizer=None, model=None, **fit):
     return model, model.optimizer, history.history
 
 
-def by_trainer(callback_list, optimizer=None, model=None, **fit):
+def by_trainer(callback_list, optimizer=None, model=None, execution=None, **fit):
     """``(model, its optimizer, history)`` after Trainer.fit."""
     model = model or new_model()
-    trainer = Trainer(model, optimizer=optimizer or adam(), loss="mse", metrics=["mae"])
+    options = {"loss": "mse", "metrics": ["mae"], "execution": execution}
+    trainer = Trainer(model, optimizer=optimizer or adam(), **options)
     history = trainer.fit(X, Y, callbacks=callback_list, **{**FIT, "epochs": 4, **fit})
     return model, trainer.optimizer, history.history
 
@@ -271,6 +272,20 @@ def test_callback_list_without_history():
     assert 2 * BATCHES == int(trainer.optimizer.iterations)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_callback_list_is_told_of_the_model(known):
+    """Its callbacks have the model that trains, and the model the history, as by Keras's fit."""
+    model, note = new_model(), callbacks.Callback()
+    other = new_model() if known else None
+    made = callbacks.CallbackList([note], add_history=True, model=other)
+    trainer = Trainer(model, optimizer=adam(), loss="mse")
+    history = trainer.fit(X, Y, **FIT, callbacks=made)
+    assert model is note.model
+    assert history is model.history
+    trainer.fit(X, Y, **FIT)
+    assert history is not model.history
+
+
 def test_the_users_history():
     """A History that is passed in is the one that is returned."""
     mine = callbacks.History()
@@ -411,6 +426,13 @@ def test_stop_training(make):
     assert expected_events.seen == events.seen
     assert_same(expected, actual)
     assert "train end" == events.seen[-1]
+
+
+def test_stop_before_the_steps_of_an_epoch():
+    """As in Keras one of its steps runs, also where nobody listens and many run at a time."""
+    expected = by_keras([Stop("on_epoch_begin", 1)])
+    assert BATCHES + 1 == int(expected[1].iterations)
+    assert_same(expected, by_trainer([Stop("on_epoch_begin", 1)], execution="loop"))
 
 
 def test_stop_does_not_last():

@@ -1,6 +1,7 @@
 """Every kind of data trains to Keras's weights, in an order that the seed decides."""
 
 import multiprocessing
+import random
 import threading
 import time
 
@@ -366,6 +367,36 @@ def test_shuffle_without_seed_follows_keras():
     assert first != second
 
 
+@pytest.mark.parametrize("shuffle", [True, "batch"])
+@pytest.mark.parametrize(
+    "make", [generator, lambda: batched(X, Y), torch_loader, grain_loader, Endless]
+)
+def test_what_keeps_its_order_draws_no_seed(make, shuffle):
+    """Data of the user's that draw from Python's generator get the numbers they would get alone."""
+    before = random.getstate()
+    data_lib.Source(make(), shuffle=shuffle, steps=2)
+    assert before == random.getstate()
+    for shuffled in (X, Batches()):
+        before = random.getstate()
+        data_lib.Source(shuffled, shuffle=shuffle)
+        assert before != random.getstate()
+
+
+def test_a_generator_draws_as_under_keras():
+    """A whole ``fit`` leaves what it draws to it."""
+
+    def drawing():
+        while True:
+            yield X[:4] * random.random(), Y[:4]
+
+    expected, actual = (
+        weights_after(models.mlp, run({"x": drawing(), "steps_per_epoch": 3, "shuffle": True}))
+        for run in (by_keras, by_trainer)
+    )
+    for e, a in zip(expected, actual, strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-6, rtol=0)
+
+
 def test_every_row_once():
     """Each shuffled epoch has every row once, in batches of batch_size and the rest."""
     for epoch in order():
@@ -489,6 +520,25 @@ def test_generator_over_epochs():
     epochs = order(x=numbers(), y=None, steps_per_epoch=2)
     assert [[[0], [1]], [[2], [3]], [[4], [5]]] == epochs
     assert len(drawn) <= 7
+
+
+@pytest.mark.parametrize("of", [(8, 7), (8, 1)], ids=["other rows", "rows that broadcast"])
+@pytest.mark.parametrize("plan", ["step", "loop"])
+@pytest.mark.parametrize("pipeline", [True, False])
+def test_a_later_batch_of_unequal_parts(pipeline, plan, of):
+    """It is refused when it comes: TensorFlow would broadcast it, or say nothing of data."""
+    sizes = [(8, 8), (8, 8), of]
+
+    def drawn():
+        for x_rows, y_rows in sizes:
+            yield X[:8][:x_rows], Y[:8][:y_rows]
+
+    specs = tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None, 2), tf.float32)
+    data = tf.data.Dataset.from_generator(drawn, output_signature=specs) if pipeline else drawn()
+    trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", execution=plan)
+    with pytest.raises(DataError, match=rf"`x`.*different lengths: \[{of[1]}, 8\]"):
+        trainer.fit(data, verbose=0)
+    assert 2 == int(trainer.optimizer.iterations)
 
 
 def test_used_up_generator():

@@ -706,6 +706,19 @@ def test_statistics_that_a_call_does_not_use():
     assert np.any(moving.numpy() != 0.0)
 
 
+def test_a_call_of_the_layer_itself_is_left_to_it():
+    """A layer may have a ``call`` of its own: it is the one that lint sees, and keeps."""
+    model = normalized()
+    layer = next(one for one in model.layers if "normalization" in one.name)
+    whole = layer.call
+    layer.call = lambda x, training=False, mask=None: whole(x, training=False)
+    own = layer.call
+    model.compile("sgd", "mse")
+    for batch in ((X, Y), None):
+        assert lint.findings(model, batch, StepOptions(micro_batches=2))
+        assert own is layer.call
+
+
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_statistics_of_a_micro_batch(synchronized):
     """With micro-batches a synchronised layer sees a part too, on one replica as well."""

@@ -219,6 +219,25 @@ def test_a_method_that_does_not_come_to_that_of_keras(name):
     np.testing.assert_array_equal(before[0], model.get_weights()[0])
 
 
+class ByName(keras.Sequential):
+    """Comes to Keras's methods by their names."""
+
+    def fit(self, *args, **kwargs):
+        return getattr(super(), "fit")(*args, **kwargs)  # noqa: B009
+
+    def evaluate(self, *args, **kwargs):
+        (result,) = (getattr(super(ByName, self), n)(*args, **kwargs) for n in ("evaluate",))
+        return result
+
+
+def test_a_method_that_comes_to_that_of_keras_by_name():
+    """It is found among the constants of the code too."""
+    trainer = Trainer(stacked(ByName))
+    trainer.fit(X, Y, **FIT)
+    assert 10 == int(trainer.optimizer.iterations)
+    assert 2 == len(trainer.evaluate(X, Y, verbose=0))
+
+
 def test_an_argument_that_it_does_not_take():
     """The message names the argument."""
 

@@ -374,6 +374,17 @@ def test_an_error_of_a_pipeline_comes_in_its_turn():
     assert 5 == steps
 
 
+def test_functions_that_run_eagerly():
+    """A pipeline is drawn to its end all the same, as it may be in the background of a dry step."""
+    data = sliced(X, Y)
+    tf.config.run_functions_eagerly(True)
+    try:
+        steps = sum(block.steps for block in stacks.of_pipeline(iter(data)))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert len(data) == steps
+
+
 @pytest.mark.parametrize("pipeline", [False, True])
 def test_what_is_slow_is_not_waited_for(monkeypatch, pipeline):
     """After a tenth of a second what has been drawn is given, and nothing is lost."""

@@ -313,6 +313,62 @@ def test_labels_that_it_does_not_mask(loss, where):
     np.testing.assert_array_equal(before[0], model.get_weights()[0])
 
 
+# Inputs that are missing ---------------------------------------------------------
+
+
+class Known(keras.layers.Layer):
+    """Zero in place of NaN."""
+
+    def call(self, x):
+        return tf.where(tf.math.is_nan(x), 0.0, x)
+
+
+def with_an_optional_input(mask=True, activation=None):
+    keras.utils.set_random_seed(1)
+    inputs = {name: keras.Input((4,), name=name) for name in "pq"}
+    optional = Known()(inputs["q"]) if mask else inputs["q"]
+    joined = keras.layers.Concatenate()([inputs["p"], optional])
+    hidden = keras.layers.Dense(3, activation=activation)(joined)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    return model
+
+
+WITHOUT = {"p": X, "q": np.full_like(X, np.nan)}
+LATER = {"p": X, "q": np.concatenate([WITHOUT["q"][:6], X[6:]])}
+
+
+def test_inputs_that_the_model_masks():
+    """Of all rows, of a few to validate on, and of the first batch of a stream."""
+    expected, model = with_an_optional_input(), with_an_optional_input()
+    trainer = Trainer(model)
+    expected.fit(WITHOUT, Y, **FIT)
+    trainer.fit(WITHOUT, Y, validation_data=({k: v[:1] for k, v in WITHOUT.items()}, Y[:1]), **FIT)
+    expected.fit(LATER, Y, **FIT)
+    trainer.fit(tf.data.Dataset.from_tensor_slices((LATER, Y)).batch(6), verbose=0)
+    assert models.largest_difference(expected, model) <= 1e-6
+    results = expected.evaluate(WITHOUT, Y, verbose=0), trainer.evaluate(WITHOUT, Y, verbose=0)
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    outputs = trainer.predict(WITHOUT, verbose=0)
+    np.testing.assert_allclose(expected.predict(WITHOUT, verbose=0), outputs, atol=1e-6)
+
+
+def test_outputs_of_missing_inputs():
+    """Nobody is in the way of predictions: they are what the model makes of its inputs."""
+    trainer = Trainer(with_an_optional_input(mask=False))
+    assert np.isnan(trainer.predict(WITHOUT, verbose=0)).all()
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_inputs_that_it_does_not_mask(method, activation):
+    """They are refused, also where a kernel might make a number of NaN."""
+    trainer = Trainer(with_an_optional_input(mask=False, activation=activation))
+    for data in ((WITHOUT, Y), (tf.data.Dataset.from_tensor_slices((LATER, Y)).batch(6),)):
+        with pytest.raises(DataError, match=r"`x`.*, 4\).*NaN throughout.*not masked"):
+            getattr(trainer, method)(*data, verbose=0)
+
+
 # States for each row of a batch ---------------------------------------------------
 
 

@@ -171,6 +171,45 @@ def test_two_outputs(cut):
     assert_equal_runs(run((None, 1)), run(cut))
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 0.5]], ids=["one output", "two outputs"])
+def test_a_sum_that_xla_computes_is_logged_as_one(weights):
+    """On replicas, by itself and beside a mean, the logged losses are those of Keras's fit."""
+    loss = keras.losses.MeanSquaredError("sum")
+
+    def built():
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,))
+        outputs = [keras.layers.Dense(2, name=name)(inputs) for name in "pq"]
+        model = keras.Model(inputs, outputs if weights else outputs[0])
+        model.compile("sgd", [loss, "mse"] if weights else loss, loss_weights=weights)
+        return model
+
+    fit = {"x": X[:8], "y": [Y[:8], -Y[:8]] if weights else Y[:8], "verbose": 0}
+    fit |= {"batch_size": 4, "shuffle": False}
+    expected = built().fit(**fit).history
+    history = Trainer(built(), strategy="mirrored:2", execution="xla_loop").fit(**fit).history
+    assert set(expected) == set(history)
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("cut", CUTS[:2], ids=str)
+def test_losses_of_different_types(cut):
+    """Each is cast before they are added, as Keras does, and regularisers beside them."""
+
+    def build(make):
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(8, activation="tanh", kernel_regularizer="l2")(inputs)
+        return make(inputs, [keras.layers.Dense(2, name=n)(hidden) for n in "pq"])
+
+    def run(cut):
+        double = keras.losses.MeanSquaredError("mean_with_sample_weight", dtype="float64")
+        losses, weights = [double, "mse"], [WEIGHT, WEIGHT]
+        return trained(cut, build, loss=losses, y=[Y, -Y], sample_weight=weights, metrics=None)
+
+    assert_equal_runs(run((None, 1)), run(cut))
+
+
 @pytest.mark.parametrize("cut", CUTS[::2], ids=str)
 @pytest.mark.parametrize("clip", ["clipvalue", "clipnorm", "global_clipnorm"])
 def test_clipping_sees_the_global_gradient(cut, clip):
@@ -271,6 +310,14 @@ def test_reduction_none_beside_others_is_refused():
     losses = [keras.losses.MeanSquaredError(None), keras.losses.MeanSquaredError(None)]
     with pytest.raises(ModelError, match="reduction=None"):
         trained((None, 2), build, loss=losses, y=[Y, Y], metrics=None)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("door", ["fit", "trainer"])
+def test_several_losses_of_one_output_are_refused(door, micro_batches):
+    """Keras would train on the first alone, and log zeros; a sum of parts would be all of them."""
+    with pytest.raises(ModelError, match="2 losses for one output.*ignores 'mae'"):
+        trained((None, micro_batches), loss=["mse", "mae"], metrics=None, door=door)
 
 
 class TestOptions:

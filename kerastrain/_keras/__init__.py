@@ -51,6 +51,7 @@ from kerastrain._keras.losses import (
     build_output_losses,
     compiled_losses,
     get_mask,
+    ignored_losses,
     is_plain_loss,
     loss_function_arguments,
     losses_not_scaled,

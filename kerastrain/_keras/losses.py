@@ -82,6 +82,17 @@ def compiled_losses(model: keras.Model) -> list | None:
     return [entry.loss for entry in compiled._flat_losses] if compiled.built else None
 
 
+def ignored_losses(model, y, y_pred) -> list:
+    """The compiled losses that Keras computes and drops: of one output, all but the first.
+
+    ``CompileLoss.call`` returns the first value there (compile_utils.py, 3.15.1), and updates
+    none of the metrics that log each.
+    """
+    if tree.is_nested(y) or tree.is_nested(y_pred):
+        return []
+    return (compiled_losses(model) or [])[1:]
+
+
 def is_plain_loss(loss) -> bool:
     """Whether the code of a compiled loss is Keras's own."""
     modules = type(loss).__module__, getattr(getattr(loss, "fn", None), "__module__", "keras.")
