@@ -69,9 +69,15 @@ def test_a_step_of_the_users_own_keeps_its_sum_over_replicas():
 
     with pytest.warns(UserWarning, match="its loss is scaled for 2 replicas"):
         trainer = Trainer(Own(), optimizer="sgd", loss="mse", strategy="mirrored:2")
-    trainer.fit(X[:8], Y[:8], batch_size=4, verbose=0)
-    kernel = trainer._model.trainable_weights[0].value
-    one, other = (part.numpy() for part in kernel.values)
+    seen = []
+
+    def on_epoch_end(epoch, logs):
+        kernel = trainer.model.trainable_weights[0].value
+        seen.append([part.numpy() for part in kernel.values])
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+    trainer.fit(X[:8], Y[:8], batch_size=4, verbose=0, callbacks=[callback])
+    ((one, other),) = seen
     np.testing.assert_array_equal(one, other)
 
 
