@@ -31,11 +31,10 @@ class DataError(KerastrainError, ValueError):
 
 
 class ModelError(KerastrainError, ValueError):
-    """The model cannot be trained as it is: no loss, not buildable, not rebuildable.
+    """The model cannot be trained as it is: no loss, not buildable.
 
     The message names the model's class and what to add: a ``loss``, an
-    ``optimizer``, a ``get_config`` method, or a call of the model on a batch
-    that builds it.
+    ``optimizer``, or a call of the model on a batch that builds it.
     """
 
 

@@ -109,8 +109,7 @@ class Trainer:
         times: where the time of the last ``fit`` went (`kerastrain.timing`).
 
     Raises:
-        ModelError: no optimizer or loss is given or compiled, or the model
-            cannot be rebuilt in the strategy's scope.
+        ModelError: no optimizer or loss is given or compiled.
         MetricError: an unknown metric.
         ArgumentError: an unknown loss, optimizer or strategy, or clipping
             that is set twice.

@@ -188,8 +188,8 @@ class TestRandomness:
         (alone,) = self.dropped("one_device")
         np.testing.assert_array_equal(alone[:2], first)
 
-    def test_rebuilt_model_goes_on_with_its_seeds(self):
-        """A model rebuilt in a scope of one replica drops what it would have dropped outside."""
+    def test_a_model_goes_on_with_its_seeds(self):
+        """A model in a scope of one replica drops what it would have dropped outside."""
 
         def run(where):
             keras.utils.set_random_seed(1)
@@ -367,7 +367,7 @@ class TestOwnCode:
     """A user's callbacks, overrides and changes between fits act as on one device."""
 
     def test_evaluate_in_a_callback(self):
-        """A callback that evaluates with the trainer does not disturb the rebuilt copy."""
+        """A callback that evaluates with the trainer does not disturb what trains."""
 
         def run(where):
             keras.utils.set_random_seed(1)
