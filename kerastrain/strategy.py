@@ -1,4 +1,4 @@
-"""Strategies by name or object, and whether a model was built in their scope.
+"""Strategies by name or object.
 
 ::
 
@@ -115,8 +115,3 @@ def scope(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 def of_model(model: Any) -> tf.distribute.Strategy | None:
     """The strategy in whose scope a model was made; None of another object."""
     return _keras.model_strategy(model) if isinstance(model, keras.Model) else None
-
-
-def is_built_under(model: keras.Model, strategy: tf.distribute.Strategy) -> bool:
-    """Whether the model was made inside the strategy's scope."""
-    return _keras.model_strategy(model) is strategy
