@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from kerastrain import _keras

@@ -226,6 +226,7 @@ __all__ = [
     "held_by",
     "history_of",
     "hold",
+    "ignored_losses",
     "is_better",
     "is_distributed",
     "is_functional",
