@@ -135,6 +135,7 @@ def gradient_norms(
     *,
     told: int | None = None,
     copies: int = 1,
+    applied: dict[keras.optimizers.Optimizer, list] | None = None,
 ) -> np.ndarray | None:
     """The norms of the gradients that ``model.train_step`` hands to optimizers.
 
@@ -144,6 +145,7 @@ def gradient_norms(
         strategy: whose replicas run the step.
         told: the number of replicas that the step hears of; None for the truth.
         copies: how often the rows of a replica are repeated.
+        applied: gets the optimizers that are called, with the variables of the first call.
 
     Returns:
         For each call of an optimizer, in order, the sum over the replicas of the
@@ -162,7 +164,10 @@ def gradient_norms(
         try:
             with _updates_dropped(model):
                 model.train_step(data)
-            return [_norm(gradients) for gradients in captured.sets]
+            if applied is not None:
+                for optimizer, _, variables in captured.sets:
+                    applied.setdefault(optimizer, variables)
+            return [_norm(gradients) for _, gradients, _ in captured.sets]
         except Exception as error:  # of any kind: the code is the user's
             failed.append(error)
             return []
@@ -227,10 +232,10 @@ def _captured_gradients() -> Iterator[threading.local]:
     thread.sets = []
 
     def capturing(apply):
-        def capture(self, grads, *args, **kwargs):
+        def capture(self, grads, trainable_variables=None):
             if not hasattr(thread, "sets"):
-                return apply(self, grads, *args, **kwargs)
-            return thread.sets.append(list(grads))
+                return apply(self, grads, trainable_variables)
+            return thread.sets.append((self, list(grads), trainable_variables))
 
         return capture
 

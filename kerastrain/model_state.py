@@ -12,7 +12,8 @@ reached from the model, its compiled optimizer, loss and metrics, and the callba
 step tells which variables it holds, before it runs for the first time: among them those of closures
 and modules, and those that its trace has made. Where steps are not traced, each assignment is seen
 before it happens. So the value of a variable before the first step that changed it is always known.
-Of the functions of callbacks, what closures and modules hold is found too.
+What closures and modules hold is also found by the functions that read it, where no trace tells of
+it: those of callbacks, and of an eager model.
 """
 
 import contextlib
@@ -32,7 +33,6 @@ from kerastrain.walk import Walk
 from kerastrain.walk import unused
 
 GROUPS = ("model", "metrics", "optimizer", "others", "captured")
-_VARIABLES = (keras.Variable, tf.Variable)
 OF_CALLBACKS = "others/callbacks/"
 
 
@@ -60,7 +60,7 @@ class ModelState:
         # Those that only a step knows, by its kind. A train step comes first in all processes.
         self._captured: dict[str, list] = {"train": [], "test": [], "predict": []}
         self._advanced: dict[int, Any] = {}  # handles of generators' states, as far as steps tell
-        self._walk = Walk({})
+        self._walk = self._held = Walk({})  # what objects hold, and what only functions do
         self.callbacks: list[keras.callbacks.Callback] = []
         self.found: Callable[[list], None] | None = None
 
@@ -94,15 +94,23 @@ class ModelState:
                     self._name(f"{group}/{name}", variable)
                     self._handles |= handles
         # Last, and unknown to `_meet`: what steps change too is theirs.
+        owners = {f"callbacks/{name}": one for name, one in callbacks.items()}
+        if self.eager:
+            owners |= self._walk.of(object)
+        self._held = Walk(_held_by_functions(owners), known=(history, model, *callbacks.values()))
         known = set(self._handles)
-        for owner, callback in callbacks.items():
-            for name, variable in python_state.held_by_functions(callback, _VARIABLES):
-                handles = _keras.handles_of(variable)
-                if not handles <= known:
-                    self._name(f"{OF_CALLBACKS}{owner}/{name}", variable)
-                    known |= handles
+        for name, variable in self._held.variables.items():
+            handles = _keras.handles_of(variable)
+            if not handles <= known:
+                self._name(f"others/{name}", variable)
+                known |= handles
         self._of_functions = known - self._handles
         return dict(self._known)
+
+    @property
+    def handles(self) -> set[int]:
+        """What tells the `variables` of the last call from others, Keras's generator included."""
+        return self._handles | self._of_functions
 
     def _name(self, name, variable):
         """Adds a variable; behind an "@" checkpoints have the number of the replica."""
@@ -111,15 +119,8 @@ class ModelState:
     def find_tables(self) -> Tables:
         """Those that the training may change, as of the last `variables`."""
         objects = self._walk.of(object)
-        found = {path: one for path, one in objects.items() if isinstance(one, MUTABLE)}
-        seen = {id(table) for table in found.values()}
-        for path, one in objects.items():
-            if hasattr(one, "__dict__"):
-                for name, table in python_state.held_by_functions(one, MUTABLE):
-                    if id(table) not in seen:
-                        seen.add(id(table))
-                        found[unused(f"{path}/{name}", found)] = table
-        self._tables.set_found(found)
+        held = Walk(_held_by_functions(objects), known=tuple(objects.values()))
+        self._tables.set_found(held.of(MUTABLE) | self._walk.of(MUTABLE))
         return self._tables
 
     def layers(self) -> dict[str, keras.Layer]:
@@ -133,10 +134,10 @@ class ModelState:
     def left_by_rollback(self) -> set[int]:
         """The ids of those that going back does not change: metrics, and random generators."""
         metrics = self._walk.of(keras.metrics.Metric).values()
-        generators = self._walk.of(keras.random.SeedGenerator).values()
         found = {id(v) for metric in metrics for v in metric.variables}
-        found |= {id(generator.state) for generator in generators}
-        found |= {id(one.state) for one in self._walk.of(tf.random.Generator).values()}
+        for walk in (self._walk, self._held):
+            for kind in (keras.random.SeedGenerator, tf.random.Generator):
+                found |= {id(generator.state) for generator in walk.of(kind).values()}
         captured = [v for variables in self._captured.values() for v in variables]
         found |= {id(v) for v in captured if v.dtype == tf.uint32}  # as Keras's generators
         known = self._known.values() if self._advanced else ()
@@ -192,3 +193,12 @@ class ModelState:
         fresh = [v for v in found if not _keras.handles_of(v) <= before | of_functions]
         if self.found is not None and fresh:
             self.found(fresh)
+
+
+def _held_by_functions(owners):
+    """What functions of some objects hold, by the paths of the objects and the functions' names."""
+    found = {}
+    for path, one in owners.items():
+        for name, value in python_state.held_by_functions(one) if hasattr(one, "__dict__") else ():
+            found[unused(f"{path}/{name}", found)] = value
+    return found

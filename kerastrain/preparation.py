@@ -23,6 +23,7 @@ from kerastrain import blocks
 from kerastrain import checks
 from kerastrain import data_checks
 from kerastrain import data as data_lib
+from kerastrain import dry
 from kerastrain import lint
 from kerastrain import merging
 from kerastrain import target_checks
@@ -115,12 +116,27 @@ class Preparation:
             checks.check_optimizer_knows(model.optimizer, model)
         if self._strategy is not None:
             _keras.let_replicas_update(model)
+        if train and own["train"] and replicas > 1:
+            self._build_optimizers(source.peek())
         if any(self._logs_metrics(kind) for kind, _ in kinds):
             target_checks.check_names(model)
         merging.check_model(model)
         if not self._fits:
             self._steps_for = trainable_state(model) if model.built else None
         return self.steps
+
+    def _build_optimizers(self, batch):
+        """Those that a step of the user's own applies: on a replica, they cannot make variables."""
+        self._state.variables()
+        unbuilt = [one for one in self._state.optimizers() if not one.built]
+        if not unbuilt or not dry.can_run(self._model, batch, self._strategy):
+            return
+        applied: dict[Any, list] = {}
+        with dry.nothing_kept():
+            dry.gradient_norms(self._model, batch, self._strategy, applied=applied)
+        for optimizer in unbuilt:
+            if applied.get(optimizer):
+                optimizer.build(applied[optimizer])
 
     # What trains, in one fit --------------------------------------------------------
 

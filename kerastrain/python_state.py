@@ -12,6 +12,7 @@ TensorFlow and kerastrain themselves, or holds files and locks, such as a progre
 looks at a bounded number of parts; of long containers at both ends, of large arrays at a sample.
 """
 
+import argparse
 import collections
 import enum
 import functools
@@ -39,6 +40,11 @@ _DEPTH, _PARTS = 12, 20_000
 # of so many elements; and of more than the last, in bytes, nothing.
 _ENDS, _LARGE, _SAMPLE, _HUGE = 2000, 2**20, 2**17, 2**30
 
+# Objects of Python's own that are there to hold what others put into them.
+HOLDERS = (
+    *(types.SimpleNamespace, argparse.Namespace, threading.local),
+    *(collections.UserDict, collections.UserList),
+)
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, np.generic, enum.Enum, tf.DType)
 _NO_STATE = (types.ModuleType, types.BuiltinFunctionType, types.CodeType, type)
 _VARIABLES = (keras.Variable, tf.Variable)
@@ -76,13 +82,13 @@ def held_by(function: Any) -> dict[str, Any]:
         function: with or without decorators, a method or a ``functools.partial`` too.
 
     Returns:
-        The cells of its closure, its defaults and the globals that its code reads, by name.
-        Empty for other functions.
+        The cells of its closure, its defaults, the globals that its code reads, and what it is
+        given before it is called (`given_to`), by name. Empty for other functions.
     """
     if not is_users_function(function):
         return {}
-    function = plain_function(function)
-    code, found = function.__code__, {}
+    found, function = given_to(function), plain_function(function)
+    code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
         if name != "__class__" and _is_assigned(cell):
             found[name] = cell.cell_contents
@@ -92,6 +98,17 @@ def held_by(function: Any) -> dict[str, Any]:
     scope = function.__globals__
     found |= {name: scope[name] for name in sorted(_names(code)) if name in scope}
     return {name: value for name, value in found.items() if not isinstance(value, _NO_STATE)}
+
+
+def given_to(function: Any) -> dict[str, Any]:
+    """The object that a method is bound to, and the arguments of ``functools.partial``, by name."""
+    found: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        found |= {f"argument {i}": value for i, value in enumerate(function.args)} | function.keywords
+        function = function.func
+    if inspect.ismethod(function):
+        found["self"] = function.__self__
+    return found
 
 
 def plain_function(function: Any) -> types.FunctionType | None:
@@ -143,18 +160,16 @@ def reached(functions: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 def functions_of(one: Any) -> Iterator[tuple[str, Any]]:
     """The user's functions that an object has as attributes or methods, and what `reached` adds."""
-    own = [(name_of(value), value) for value in vars(one).values() if callable(value)]
-    return reached([*own, *methods_of(type(one))])
+    own = [value for value in vars(one).values() if callable(value)]
+    own = [value for value in own if getattr(value, "__self__", None) is not one]
+    return reached([*((name_of(value), value) for value in own), *methods_of(type(one))])
 
 
-def held_by_functions(one: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
-    """What is of some kinds of what an object's functions hold, in lists and dicts too, by name."""
+def held_by_functions(one: Any) -> Iterator[tuple[str, Any]]:
+    """What an object's functions hold, by the names of the functions and their own."""
     for name, function in functions_of(one):
         for key, value in held_by(function).items():
-            items = value if isinstance(value, dict | list | tuple) else [value]
-            for index, part in named_items(items):
-                if isinstance(part, kinds):
-                    yield f"{name}/{key}/{index}", part
+            yield f"{name}/{key}", value
 
 
 def named_items(container: dict | list | tuple) -> Iterator[tuple[Any, Any]]:
@@ -241,10 +256,8 @@ class _Digest:
         if isinstance(value, set | frozenset):
             return self._note(*sorted(repr(digest(item)) for item in _ends(value)), str(len(value)))
         if callable(value) and not hasattr(value, "get_config"):
-            if isinstance(value, functools.partial):
-                self._add_items([value.args, value.keywords], (), depth)
-            if inspect.ismethod(value):
-                self.add(value.__self__, depth)
+            if not is_users_function(value):
+                self._add_items(given_to(value).values(), (), depth)
             if plain_function(value) is not None:
                 return self._add_items(held_by(value).values(), (), depth)
         return self._add_object(value, depth)
@@ -284,7 +297,8 @@ class _Digest:
             return self._note("left out")
         if attributes is None:
             return self._note("a library's")
-        if not attributes or notices.is_passed_over(type(value).__module__):
+        is_library = notices.is_passed_over(type(value).__module__)
+        if not attributes or is_library and not isinstance(value, HOLDERS):
             return self._note(_pickled(value))
         before, self.hash = self.hash, self.hash.copy()
         try:

@@ -233,6 +233,7 @@ class Run:
         self._identity = identity_of(state.model, sources, seed, options)
         self._epochs = int(epochs)
         self._stack.enter_context(changes_noted(state.model, self._identity))
+        self._stack.enter_context(state.unsaved.watching())
         with self._listed():
             self._found = self._checkpoints.newest()
         if self._found is None:

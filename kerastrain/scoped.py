@@ -112,6 +112,8 @@ class ScopedVariables:
                 value = merging.merge(rules[id(variable)], _keras.read_local(variable))
             else:
                 value = inside.numpy()
+            if not inside.shape.is_compatible_with(value.shape):
+                continue  # made in a trace that has failed, it never had a value
             _keras.hold(variable, outside, value)
             self._pairs[id(variable)] = variable, _keras.held_by(variable), inside
 

@@ -149,7 +149,7 @@ class TrainingState:
         values["tables"] = self._state.find_tables().states()
         values["metrics"] = self._metrics.fresh if self._metrics else None
         values["layers"] = layer_states(self._state.layers())
-        for message in self._state.unsaved.messages():
+        for message in self._state.unsaved.messages(self._state.handles):
             notices.warn(message)
         info, tensors = state_trees.pack(values)
         self._copies = self._copies_of(variables.values(), self._copies)

@@ -7,17 +7,22 @@
     with unsaved.tracing():              # a trace calls the model's code once more
         ...
     unsaved.note(concrete)               # what its operations keep
-    unsaved.messages()                   # ["The training changes Memory.seen ..."], each once
+    with unsaved.watching():             # around the training
+        ...
+    unsaved.messages(known)              # ["The training changes Memory.seen ..."], each once
 
-Three things are seen. Python state of the model, its losses and metrics: attributes, and what
+Four things are seen. Python state of the model, its losses and metrics: attributes, and what
 their functions hold in closures and globals (`kerastrain.python_state`). Where steps are traced,
 it has no effect after the trace, so a resumed run, which is traced later, is another one. And the
 operations of a trace tell of states that TensorFlow keeps: queues, iterators, random operations
-without a generator, and Python functions. (Tables are saved: `kerastrain.tables`.)
+without a generator, and Python functions. (Tables are saved: `kerastrain.tables`.) And each
+assignment in Python tells of its variable: a callback's, say, that nothing leads to.
 """
 
 import contextlib
+import gc
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,10 +52,12 @@ class UnsavedState:
         self._changed: dict[str, None] = {}
         self._is_traced = False
         self._told: set[str] = set()
+        self._assigned: dict[int, weakref.ref] = {}  # variables, by handle
 
     def begin(self) -> None:
         """From here on, what changes counts; what a first trace changes does not."""
         self._changed, self._values, self._told = {}, self.python_values(), set()
+        self._assigned = {}
 
     def note(self, function: Any) -> list[tuple]:
         """A concrete function is about to run for the first time.
@@ -84,11 +91,41 @@ class UnsavedState:
             if value != begun.setdefault(name, value):
                 self._changed[name] = None
 
-    def messages(self) -> list[str]:
-        """What is to be said by now, each sentence once."""
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around a training: sees what is assigned in it."""
+        with _keras.assignments_seen(self._see):
+            yield
+
+    def _see(self, variable):
+        for handle in _keras.handles_of(variable):
+            if handle not in self._assigned:
+                self._assigned[handle] = weakref.ref(variable)
+
+    def _unknown(self, known):
+        """The names of variables that have been assigned, are not known, and have lived on."""
+
+        def names():
+            one = {handle: ref() for handle, ref in self._assigned.items() if handle not in known}
+            return [variable.name for variable in one.values() if variable is not None]
+
+        return names() and (gc.collect(), names())[1]
+
+    def messages(self, known: set[int]) -> list[str]:
+        """What is to be said by now, each sentence once.
+
+        Args:
+            known: the handles of variables that are saved (``_keras.handles_of``).
+        """
         if self._values is None:
             return []
         found = {}
+        if "variables" not in self._told and (names := self._unknown(known)):
+            found["variables"] = (
+                f"The training changes {_listed(names)}, of which neither the model nor a callback "
+                "leads to, so that it is not in a checkpoint: after a resume it begins anew. Hold it "
+                "in an attribute of a callback or of the model."
+            )
         if "python" not in self._told:
             self._note_changes()
             if self._changed:

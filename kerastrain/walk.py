@@ -34,13 +34,14 @@ _LEAVES = (
     *(type(None), str, bytes, bool, int, float, complex, np.ndarray, np.generic),
     *(tf.Tensor, tf.DType, tf.TensorShape, tf.TypeSpec, keras.KerasTensor),
     *(tf.distribute.Strategy, tf.data.Dataset, keras.utils.PyDataset, keras.DTypePolicy),
-    *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
+    *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType),
     # Their order is another in each process.
     *(set, frozenset),
 )
 _VARIABLES = (keras.Variable, tf.Variable)
-_CONTAINERS = (dict, list, tuple)
+_CONTAINERS = (dict, list, tuple, deque)
 _FOREIGN = frozenset({*sys.stdlib_module_names, "numpy", "pandas", "scipy", "torch", "jax"})
+_CALLED = (types.MethodType, functools.partial)
 
 
 class Walk:
@@ -89,7 +90,7 @@ class Walk:
     def _objects(self):
         return _by_path(self._places)
 
-    def of(self, kind: type) -> dict[str, Any]:
+    def of(self, kind: type | tuple[type, ...]) -> dict[str, Any]:
         """The objects of a kind, by path; containers and plain values are none."""
         return {path: one for path, one in self._objects.items() if isinstance(one, kind)}
 
@@ -134,6 +135,8 @@ def _parts(value) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, _CONTAINERS):
         is_data = len(value) > _LONG and _is_of_plain_values(value)
         return iter(()) if is_data else python_state.named_items(value)
+    if isinstance(value, _CALLED):
+        return iter(python_state.given_to(value).items())
     return _attributes(value) if _is_looked_into(value) else iter(())
 
 
@@ -159,7 +162,8 @@ def _is_looked_into(value):
     module = type(value).__module__.split(".")[0]
     if module == "tensorflow":
         return isinstance(value, tf.__internal__.tracking.AutoTrackable)
-    return module not in _FOREIGN and not _keras.is_node(value)
+    is_foreign = module in _FOREIGN and not isinstance(value, python_state.HOLDERS)
+    return not is_foreign and not _keras.is_node(value)
 
 
 def _attributes(value):

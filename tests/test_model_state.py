@@ -1,5 +1,6 @@
 """The state of a training is complete: whatever steps change is restored and rolled back."""
 
+import types
 import warnings
 
 import keras
@@ -81,6 +82,17 @@ def of_a_module():
     return dense(Shaken())
 
 
+def of_a_module_of_tensorflow():
+    """The same of TensorFlow's."""
+    OUTSIDE["generator"] = tf.random.Generator.from_seed(5)
+
+    class Moved(L.Layer):
+        def call(self, x, training=False):
+            return x + 0.1 * OUTSIDE["generator"].normal(tf.shape(x))
+
+    return dense(Moved())
+
+
 class Growing(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that a variable of its own makes smaller at each call."""
 
@@ -129,6 +141,7 @@ MODELS = {
     "loss with a generator": lambda: dense(loss=Noisy()),
     "loss of a closure": of_a_closure,
     "generator of a module": of_a_module,
+    "TensorFlow's generator of a module": of_a_module_of_tensorflow,
     "schedule": lambda: dense(optimizer=keras.optimizers.SGD(Growing())),
     "regularizer": lambda: dense(L.Dense(4, kernel_initializer="ones", kernel_regularizer=Pulling())),
     "list that nothing tracks": lambda: dense(Counting()),
@@ -139,6 +152,7 @@ QUICK = (
     ("list that nothing tracks", "loop"),
     ("stateful", "loop"),
     ("loss with a variable", "eager"),
+    ("TensorFlow's generator of a module", "eager"),
 )
 CELLS = [
     pytest.param(name, plan, marks=() if (name, plan) in QUICK else pytest.mark.long)
@@ -229,6 +243,38 @@ def test_variables_of_callbacks(tmp_path):
     whole = averaged(4)
     averaged(2, run_dir=tmp_path / "run")
     assert np.array_equal(whole, averaged(4, run_dir=tmp_path / "run"))
+
+
+class Shaking(keras.callbacks.Callback):
+    """Adds noise by generators that only its module knows, and in an object of its module's."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        weight = self.model.trainable_variables[0]
+        held = OUTSIDE["of callbacks"]
+        noise = keras.random.normal(weight.shape, seed=held["seed"]) + held["random"].normal([5, 1])
+        weight.assign_add(0.1 * noise + held["in an object"].step)
+        held["in an object"].step.assign_add(0.1)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_generators_and_variables_of_the_module_of_a_callback(tmp_path):
+    """They are state, as what its attributes hold is."""
+
+    def shaken(epochs, **run):
+        OUTSIDE["of callbacks"] = {
+            "seed": keras.random.SeedGenerator(5),
+            "random": tf.random.Generator.from_seed(5),
+            "in an object": types.SimpleNamespace(step=tf.Variable(0.1)),
+        }
+        model = dense()
+        Trainer(model, seed=0, execution="loop").fit(
+            X, Y, epochs=epochs, verbose=0, callbacks=[Shaking()], **run
+        )
+        return model
+
+    whole = shaken(4)
+    shaken(2, run_dir=tmp_path / "run")
+    assert 0.0 == largest_difference(whole, shaken(4, run_dir=tmp_path / "run"))
 
 
 class Counted(keras.callbacks.Callback):

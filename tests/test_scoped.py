@@ -397,3 +397,44 @@ def test_layer_states_are_those_of_another_copy():
         states = layer_states(layers)
         set_layer_states(layers, states)
         assert repr(states) == repr(layer_states(layers))
+
+
+def mixed(learning_rate):
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(learning_rate), 1.0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", [keras.optimizers.RMSprop, mixed])
+def test_optimizers_of_an_own_step_are_built_before_it(kind):
+    """On a replica they could not be; the step tells which weights each of them gets."""
+
+    class Halves(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = keras.layers.Dense(3), keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.second(self.first(x))
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape(persistent=True) as tape:
+                loss = tf.reduce_sum(tf.square(self(x, training=True) - y))
+            for part, optimizer in zip((self.first, self.second), self.optimizers, strict=True):
+                weights = part.trainable_weights
+                optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {}
+
+    def weights(strategy):
+        keras.utils.set_random_seed(1)
+        model = Halves()
+        model.compile()
+        model(np.ones((2, 4), "float32"))
+        model.optimizers = [kind(0.01), kind(0.02)]
+        x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+        trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=strategy, execution="step")
+        trainer.fit(x, x.sum(1, keepdims=True), batch_size=4, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for one, other in zip(weights(None), weights("mirrored:2"), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)

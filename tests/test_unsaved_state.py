@@ -1,6 +1,9 @@
 """What a training changes and no checkpoint has is saved after all, or named at the first save."""
 
+import collections
+import functools
 import random
+import types
 import warnings
 
 import keras
@@ -449,3 +452,89 @@ def test_layers_losses_and_metrics_of_keras_draw_no_warning(tmp_path):
             **{"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": callbacks},
             **{"validation_data": data, "run_dir": tmp_path, "save_every": 1},
         )
+
+
+OF_A_MODULE = types.ModuleType("of_a_script")
+
+
+class Bumps:
+    """Has a variable, and a method that changes it."""
+
+    def __init__(self):
+        self.count, self.calls = tf.Variable(0.0), 0
+
+    def bump(self, *_):
+        self.count.assign_add(1.0)
+
+    def call(self, *_):
+        self.calls += 1
+
+
+class Hooks(keras.callbacks.Callback):
+    """Calls what it is given."""
+
+    def __init__(self, *hooks):
+        super().__init__()
+        self.hooks = collections.deque(hooks)
+
+    def on_epoch_end(self, epoch, logs=None):
+        for hook in self.hooks:
+            hook(epoch)
+
+
+def of_a_method(held):
+    return keras.callbacks.LambdaCallback(on_epoch_end=held.bump)
+
+
+def of_a_partial(held):
+    bump = functools.partial(lambda bumps, *_: bumps.bump(), held)
+    return keras.callbacks.LambdaCallback(on_epoch_end=bump)
+
+
+def of_a_namespace(held):
+    space = types.SimpleNamespace(held=held.count)
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: space.held.assign_add(1.0))
+
+
+@pytest.mark.parametrize(
+    "make", [of_a_method, of_a_partial, of_a_namespace, lambda held: Hooks(held.bump)]
+)
+def test_whatever_leads_to_a_variable(make, tmp_path):
+    """Methods, partial functions and plain holders do, and it is saved without a word."""
+    for epochs in (2, 4):
+        held = Bumps()
+        _, said = fitted(made(), tmp_path, epochs=epochs, callbacks=[make(held)])
+        assert not said
+        assert epochs == held.count.numpy()
+
+
+def test_a_variable_that_nothing_leads_to(tmp_path):
+    """It is named: a callback finds it in a module."""
+    OF_A_MODULE.count = tf.Variable(0.0, name="of_a_script")
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: OF_A_MODULE.count.assign_add(1.0)
+    )
+    _, said = fitted(made(), tmp_path, callbacks=[callback])
+    (message,) = said
+    assert message.startswith("The training changes of_a_script:0, of which neither")
+
+
+def test_variables_that_live_for_a_call(tmp_path):
+    """Those that a callback makes and leaves are nobody's state."""
+
+    def measure(*_):
+        mean = keras.metrics.Mean()
+        mean.update_state(1.0)
+        other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        other.compile("adam", "mse")
+        other.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=measure)
+    assert not fitted(made(), tmp_path, callbacks=[callback])[1]
+
+
+def test_the_object_that_a_callback_calls(tmp_path):
+    """What it keeps in Python is named."""
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=Bumps().call)
+    (message,) = fitted(made(), tmp_path, callbacks=[callback])[1]
+    assert "changes `self` of `Bumps.call`, which is not saved" in message
