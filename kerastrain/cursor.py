@@ -22,8 +22,10 @@ all that are drawn again are compared: where one begins at an index, the last fe
 of the pass before too.
 """
 
+import contextlib
 from typing import Any
 
+from kerastrain import global_random
 from kerastrain import notices
 from kerastrain.blocks import Chunk
 from kerastrain.blocks import Pass
@@ -50,6 +52,8 @@ class Cursor:
     Attributes:
         current: the pass that is open, or None.
         next_pass: the number of the one that comes next.
+        functions_drew: whether Python functions that make the batches, and may run ahead, were
+            seen to draw global random numbers when a batch was looked at, or drawn again.
     """
 
     def __init__(self, name: str, passes: Passes, first_pass: int, steps: int | None):
@@ -57,6 +61,7 @@ class Cursor:
         self._first_pass = self.next_pass = first_pass
         self.current: Pass | None = None
         self._drawn: Drawn | None = None
+        self.functions_drew = False
 
     def opened(self) -> Pass:
         """The pass that is open; if there is none, the next one."""
@@ -67,9 +72,19 @@ class Cursor:
 
     def look(self) -> Any:
         """The next batch, which stays the next one; None at the end of the pass."""
-        batch = self.opened().peek()
-        if self._drawn is not None:
-            self._drawn.look(batch)
+        if self._drawn is None:
+            return self.opened().peek()
+        drew = self.functions_drew
+        with self._seeing_draws():
+            batch = self.opened().peek()
+        if self.functions_drew and not drew:
+            notices.warn(
+                f"Python functions that make the batches of `{self._name}` draw from the global "
+                "random numbers of Python or NumPy, ahead of the training: a run may be refused when "
+                "it is to be resumed within an epoch. Let each function draw from a generator of its "
+                "own, such as np.random.default_rng((seed, number))."
+            )
+        self._drawn.look(batch)
         return batch
 
     def take(self, most: int) -> Chunk | None:
@@ -78,6 +93,13 @@ class Cursor:
         if self._drawn is not None and chunk is not None:
             self._drawn.take(chunk)
         return chunk
+
+    @contextlib.contextmanager
+    def _seeing_draws(self):
+        before = global_random.of_functions() if self._passes.calls_ahead else None
+        yield
+        if before is not None and global_random.of_functions() != before:
+            self.functions_drew = True
 
     def close(self) -> None:
         """Ends the pass that is open, and what runs in the background for it."""
@@ -171,7 +193,8 @@ class Cursor:
         if self._passes.replay == NOTHING:
             self._begin_there(state, drawn, each, closed)
         else:
-            self._draw_again(state, drawn, each, closed)
+            with self._seeing_draws():
+                self._draw_again(state, drawn, each, closed)
             if state.get("drawn_from", now := self._passes.drawn_from()) != now:
                 self._refuse(
                     "the state of the global random numbers, which on_epoch_begin or on_epoch_end "

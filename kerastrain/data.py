@@ -287,6 +287,11 @@ class Source:
         self._cursor.set_state(state)
         self._resumed = None if state["pass"] is None else state["of_epoch"]
 
+    @property
+    def functions_drew(self) -> bool:
+        """Whether functions that may run ahead were seen to draw global random numbers."""
+        return self._cursor.functions_drew
+
     def _finish_pass(self):
         """Starts the next pass with the next epoch if this one is used up, or each epoch has one."""
         total, current = self._passes.num_batches, self._cursor.current

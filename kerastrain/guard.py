@@ -295,7 +295,7 @@ class GuardedSteps:
         if known and self._watch and self._watch.is_whole and self._watch.all_are_finite():
             return
         self._watch = Watch(self._model, self._state.changed_by_steps().values())
-        self._copies = HostCopies(variables)
+        self._copies = HostCopies(variables, self._state.find_tables())
         if self._watch.left_alone and self._checks:
             notices.warn(
                 f"{', '.join(self._watch.left_alone[:3])} has values that are not finite before "

@@ -9,6 +9,7 @@ What a training changes is state, and no difference (`changes_noted`).
 """
 
 import contextlib
+import dis
 import re
 import weakref
 from collections.abc import Callable
@@ -16,15 +17,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from kerastrain import _keras
 from kerastrain import notices
+from kerastrain import python_state
 from kerastrain.data import Source
 from kerastrain.descriptions import KEPT
 from kerastrain.descriptions import described
 from kerastrain.descriptions import described_layer
 from kerastrain.descriptions import shortened
 from kerastrain.errors import RunError
+from kerastrain.walk import Walk
 
 # What may be other numbers: they are state, and go on as they were. A schedule is none.
 _MAY_DIFFER = ("learning_rate", "seed")
@@ -36,6 +40,8 @@ _BY_NAME = ("inbound_nodes", "input_layers", "output_layers")
 _CHANGED: "weakref.WeakKeyDictionary[keras.Model, set[str]]" = weakref.WeakKeyDictionary()
 # The key of what each weight has beside its values.
 _OF_WEIGHTS = "@weights"
+# The key of what is in globals, and how many items of one are compared.
+_GLOBALS, _FEW = "@globals", 64
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()
 
 
@@ -86,9 +92,32 @@ def describer_of(model: keras.Model) -> Callable[[], dict[str, Any]]:
             "loss_weights": described(loss_weights),
             "metrics": [described(metric) for metric in metrics],
             "optimizer": described(optimizer, weights=weights),
+            _GLOBALS: _globals(model),
         }
 
     return describe
+
+
+def _globals(model):
+    """The plain values in globals that functions of the model and its parts read, and set not."""
+    found = {}
+    for one in Walk({"model": model}).of(object).values():
+        for name, function in python_state.functions_of(one) if hasattr(one, "__dict__") else ():
+            plain = python_state.plain_function(function)
+            is_set = {i.argval for i in dis.get_instructions(plain) if i.opname == "STORE_GLOBAL"}
+            for key, value in python_state.globals_of(plain).items():
+                if key not in is_set and _is_plain(value):
+                    found[f"`{key}` of `{name}`"] = described(value)
+    return found
+
+
+def _is_plain(value):
+    """Whether it is a number, text, or an array or a list of a few of them."""
+    if isinstance(value, list | tuple):
+        return len(value) <= _FEW and all(map(_is_plain, value))
+    if isinstance(value, np.ndarray):
+        return value.size <= _FEW and value.dtype.kind in "biufU"
+    return isinstance(value, bool | int | float | str | np.generic)
 
 
 def _flags(variable):
@@ -128,7 +157,7 @@ def check_identity(saved: Any, now: dict[str, Any], where: str, model: keras.Mod
     """Refuses a run of another model, loss, optimizer, data set, seed or option.
 
     Warns where an attribute of the model has another value that no argument of its class's
-    constructor has set: it may as well be the time of day.
+    constructor has set, or a global that its functions read: it may as well be the time of day.
 
     Raises:
         RunError: names the first thing that differs.
@@ -140,7 +169,7 @@ def check_identity(saved: Any, now: dict[str, Any], where: str, model: keras.Mod
         if path in changed:
             continue
         differs = _told(path, old, new)
-        if ".@others" in path:
+        if ".@others" in path or path.startswith(_GLOBALS):
             doubtful.append(differs)
             continue
         raise RunError(
@@ -163,7 +192,7 @@ def _told(path, old, new):
     if what == "checksum":
         where = "" if name == "data" else f" of {name}"
         return f"x, y or sample_weight{where} have other values"
-    told = path.removeprefix("@sets.").replace("model.@own", "model").replace(f".{KEPT}", "")
+    told = path.removeprefix("@sets.").removeprefix(f"{_GLOBALS}.").replace("model.@own", "model").replace(f".{KEPT}", "")
     if told.startswith("@options."):
         told = re.sub(r"\w+", lambda name: f"`{name[0]}`", told.removeprefix("@options."), count=1)
     told = re.sub(r"\.@(given|attributes|others|functions|config)\b|@", "", told)

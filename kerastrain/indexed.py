@@ -12,7 +12,6 @@ before ``on_epoch_end``, and what they have made in vain is dropped.
 """
 
 import inspect
-import random
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 
 from kerastrain import digests
+from kerastrain import global_random
 from kerastrain import memory
 
 
@@ -128,12 +128,7 @@ class IndexedBatches:
 
     def _run(self, event):
         """Runs what the data set does between passes, and notes what that follows."""
-        before = _global_random_numbers() if self.has_events else ""
+        before = global_random.of_functions() if self.has_events else ""
         event()
-        if self.has_events and _global_random_numbers() != before:
+        if self.has_events and global_random.of_functions() != before:
             self.drawn_from = digests.joined(self.drawn_from, before)
-
-
-def _global_random_numbers():
-    """A digest of their states."""
-    return digests.digest_of((repr(random.getstate()), np.random.get_state()))

@@ -91,6 +91,11 @@ class Passes:
         """What goes on from pass to pass, in other passes that have it too; with its name."""
         return ()
 
+    @property
+    def calls_ahead(self) -> bool:
+        """Whether Python functions that make batches may be called ahead of the training."""
+        return False
+
     def drawn_from(self) -> str:
         """A digest of the global random numbers that passes began or ended with; or empty."""
         return ""
@@ -311,6 +316,11 @@ class PipelinePasses(Passes):
         return 0 if self._is_users and self.traits.runs_python else None
 
     @property
+    def calls_ahead(self) -> bool:
+        """Whether there are Python functions."""
+        return self.digests is not None
+
+    @property
     def traits(self) -> "_keras.PipelineTraits":
         """What is known of the pipeline."""
         if self._traits is None:
@@ -403,6 +413,11 @@ class PythonPasses(Passes):
         """Lets the order of passes follow another seed."""
         if self.follow_seed:
             self._data.set_seed(seed)
+
+    @property
+    def calls_ahead(self) -> bool:
+        """Of all but a ``PyDataset``, of which as many batches are drawn again as are compared."""
+        return not isinstance(self._data, IndexedBatches)
 
     def drawn_from(self) -> str:
         """A digest of the global random numbers that passes began or ended with; or empty."""

@@ -95,9 +95,14 @@ def held_by(function: Any) -> dict[str, Any]:
     defaults = function.__defaults__ or ()
     names = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
     found |= dict(zip(names, defaults, strict=True)) | (function.__kwdefaults__ or {})
-    scope = function.__globals__
-    found |= {name: scope[name] for name in sorted(_names(code)) if name in scope}
+    found |= globals_of(function)
     return {name: value for name, value in found.items() if not isinstance(value, _NO_STATE)}
+
+
+def globals_of(function: types.FunctionType) -> dict[str, Any]:
+    """The globals that a Python function's code reads, by name, as they are now."""
+    scope = function.__globals__
+    return {name: scope[name] for name in sorted(_names(function.__code__)) if name in scope}
 
 
 def given_to(function: Any) -> dict[str, Any]:

@@ -44,7 +44,8 @@ class Kept:
     def keep_if_due(self, steps: int) -> None:
         """Keeps the present state after so many steps, if it is time: or if there is none."""
         if self._copies is None:
-            self._copies = HostCopies(self._variables().values())
+            variables = self._variables().values()
+            self._copies = HostCopies(variables, self._state.find_tables())
         elif steps % self._every or steps < self._next:
             return
         self._copies.take()
@@ -79,7 +80,8 @@ class Kept:
             name = names.get(next(iter(_keras.handles_of(variable)), None))
             if name is not None:  # else nothing holds it any more
                 values[name] = parts
-        return {"of": self.steps, "next": self._next, "values": values}
+        tables = self._copies.of_tables
+        return {"of": self.steps, "next": self._next, "values": values, "tables": tables}
 
     def set_state(self, state: dict[str, Any] | None) -> None:
         """As `state` gave it.
@@ -98,6 +100,8 @@ class Kept:
                 "Pass the model, loss and optimizer that the run was begun with, or another run_dir."
             )
         names = [name for name in values if name in variables]
-        self._copies = HostCopies(variables[name] for name in names)
+        tables = self._state.find_tables()
+        self._copies = HostCopies([variables[name] for name in names], tables)
         self._copies.values = [values[name] for name in names]
+        self._copies.of_tables = state.get("tables", tables.states())  # not in the first versions
         self.steps, self._next = state["of"], state["next"]

@@ -305,7 +305,8 @@ class Runner:
             trained |= {*map(id, getattr(self._model.optimizer, "variables", ()))}
             variables = [v for v in variables if id(v) not in trained]
         random = _keras.global_random_state()
-        copies = HostCopies([*variables, *([] if random is None else [random])])
+        tables = self._steps.state.find_tables()
+        copies = HostCopies([*variables, *([] if random is None else [random])], tables)
         copies.take()
         return copies
 

@@ -9,7 +9,7 @@
     tables.put_back(states)                        # in another process
 
 A table that only a trace tells of gets its values when that step is traced, before it first
-runs. Steps that are rolled back leave in tables what they have inserted.
+runs: what it had before that is known too.
 """
 
 from typing import Any
@@ -28,6 +28,8 @@ class Tables:
         self._captured: dict[str, list[tuple]] = {}
         self._waiting: dict[str, Any] = {}
         self._have_values: set[int] = set()
+        # Of those that only a trace tells of: what they had before any step ran.
+        self._first: dict[str, dict[str, Any]] = {}
 
     def set_found(self, tables: dict[str, Any]) -> None:
         """The tables that objects hold, by name, as they are now."""
@@ -44,9 +46,11 @@ class Tables:
             if id(table[0]) in found or any(table[0] is other[0] for other in mine):
                 continue
             mine.append(table)
-            state = self._waiting.pop(f"{kind}/{len(mine) - 1}", None)
+            name = f"{kind}/{len(mine) - 1}"
+            state = self._waiting.pop(name, None)
             if state is not None and id(table[0]) not in self._have_values:
                 self._put_back(table, state)
+            self._first[name] = _state_of(table)
 
     def _named(self):
         named = dict(self._found)
@@ -66,8 +70,9 @@ class Tables:
         """
         self._waiting, self._have_values = dict(states), set()
         for name, table in self._named().items():
-            if name in self._waiting:
-                self._put_back(table, self._waiting.pop(name))
+            state = self._waiting.pop(name, self._first.get(name))
+            if state is not None:
+                self._put_back(table, state)
         return set(self._waiting)
 
     def _put_back(self, table, state):

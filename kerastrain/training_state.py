@@ -18,7 +18,6 @@ eagerly. What does not, such as the state of those in traced steps, is named by
 
 import contextlib
 import dataclasses
-import random
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import global_random
 from kerastrain import notices
 from kerastrain import state_trees
 from kerastrain.callbacks import CallbackStates
@@ -114,6 +114,7 @@ class TrainingState:
         self._found: tuple[dict, dict, dict] = {}, {}, {}
         self._copies = self._before = HostCopies([])
         self._metrics: MetricStates | None = None
+        self._functions_drew = False  # those that make batches, from global random numbers
         self._traced_with: dict | None = None  # Python's values, where steps ran to be compared
 
     # Save -----------------------------------------------------------------------
@@ -141,7 +142,7 @@ class TrainingState:
             "data": before.get("data") or self._data(),
             "callbacks": before.get("callbacks") or self._callbacks.get(),
             "plans": {kind: runner.choice.settled for kind, runner in self._runners().items()},
-            "random": before.get("random") or _random_states(),
+            "random": before.get("random") or global_random.states(),
             "guard": self._guard.state(),
             "eager": self._state.eager,
         }
@@ -163,7 +164,8 @@ class TrainingState:
     @contextlib.contextmanager
     def validation(self) -> Iterator[dict[str, Any]]:
         """Around a validation: gives what it changes, for one that is left before its end."""
-        self._before = self._copies_of(self._changed_by_validation(), self._before)
+        tables = self._state.find_tables()
+        self._before = self._copies_of(self._changed_by_validation(), self._before, tables)
         self._before.take()
         known = self._state.found
 
@@ -177,7 +179,7 @@ class TrainingState:
             yield {
                 "data": self._data(),
                 "callbacks": self._callbacks.before_test(),
-                "random": _random_states(),
+                "random": global_random.states(),
             }
 
     def _changed_by_validation(self):
@@ -194,10 +196,10 @@ class TrainingState:
         return self._state.variables()
 
     @staticmethod
-    def _copies_of(variables, copies):
+    def _copies_of(variables, copies, tables=None):
         """The copies, or new ones if there are other variables by now."""
         known = [*map(id, variables)] == [*map(id, copies.variables)]
-        return copies if known else HostCopies(variables)
+        return copies if known else HostCopies(variables, tables)
 
     def begin(self, metrics: MetricStates) -> None:
         """Called after ``on_train_begin``: what changes from here on is state.
@@ -259,7 +261,11 @@ class TrainingState:
         """
         sources = [("train", self._sources["x"])]
         sources += [("test", part) for name, part in self._sources.items() if name != "x"]
-        with taken_back(self._variables().values()) as copies, self._state.telling(copies.add):
+        variables = self._variables().values()
+        with (
+            taken_back(variables, self._state.find_tables()) as copies,
+            self._state.telling(copies.add),
+        ):
             for kind, source in sources:
                 with self._state.watching(kind):
                     self._runners()[kind].trace(source.peek())
@@ -273,6 +279,7 @@ class TrainingState:
 
         Raises:
             RunError: a pipeline is another one.
+            DataError: a data set gives other batches than it gave, or may.
         """
         values, parts, tensors = self._found
         for name, source in self._sources.items():
@@ -283,6 +290,10 @@ class TrainingState:
                     f"`{name}` is another pipeline than it was: {error.message[:200]}. Pass the "
                     "one that the run was begun with, or another run_dir."
                 ) from error
+        drew = [name for name, source in self._sources.items() if source.functions_drew]
+        if drew:
+            global_random.await_functions(values["random"], drew)
+        self._functions_drew = bool(drew)
         for name, variable in self._variables().items():
             if name in parts:
                 _keras.assign_local(variable, parts[name])
@@ -318,7 +329,7 @@ class TrainingState:
         """The last of it: what is the user's own code, and then the random generators."""
         values, _, _ = self._found
         self._callbacks.set(values["callbacks"])
-        _set_random_states(values["random"])
+        global_random.set_states(values["random"], but_of_functions=self._functions_drew)
 
     def _parts(self, saved, tensors):
         """The value on each replica, of each variable; all are of the right shape."""
@@ -421,10 +432,7 @@ def _check_values(values, sources):
         np.random.default_rng([state["seed"], 0])  # raises for what is no seed
     if not all(isinstance(entry["class"], str) for entry in values["callbacks"]):
         raise CheckpointError("the callbacks have no classes")
-    random.Random().setstate(values["random"]["python"])
-    np.random.RandomState().set_state(values["random"]["numpy"])
-    if values["random"].get("operations") is not None:
-        random.Random().setstate(values["random"]["operations"][1])
+    global_random.check(values["random"])
 
 
 def _saved_logs(logs):
@@ -436,24 +444,3 @@ def _same(one, other):
     """Whether two arrays have the same bytes."""
     one, other = (np.atleast_1d(array).view("uint8") for array in (one, other))
     return np.array_equal(one, other)
-
-
-def _random_states():
-    generator = _keras.global_random_state()
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "keras": None if generator is None else generator.numpy(),
-        "operations": _keras.operation_seeds(),
-    }
-
-
-def _set_random_states(states):
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    if states["keras"] is not None:
-        if _keras.global_random_state() is None:
-            keras.random.uniform(())  # makes it
-        _keras.global_random_state().assign(states["keras"])
-    if states.get("operations") is not None:  # not in the first versions
-        _keras.set_operation_seeds(states["operations"])

@@ -27,6 +27,8 @@ from kerastrain import user_code
 
 # What Keras calls the state of a random generator, wherever that is kept.
 _SEED_STATE = "seed_generator_state"
+# What the operations that change a variable or a table begin with.
+_CHANGING = ("Assign", "ResourceScatter", "LookupTableInsert", "LookupTableImport")
 # How often losses are tried on outputs that are spread, on the rows in another order each time.
 _TRIALS = 3
 # What rounding makes of a loss in float32 and in half precision, in terms of its size.
@@ -41,7 +43,7 @@ class Assigned(NamedTuple):
     """A variable that a training call assigns.
 
     Attributes:
-        variable: of Keras, or of TensorFlow.
+        variable: of Keras or TensorFlow, or a table.
         line: ``(name of the function, "file:line")`` of the user's code; None if no such
             code does it.
     """
@@ -359,7 +361,7 @@ def same(one: Any, other: Any, tolerance: float) -> bool:
 
 
 def _assigned_in_graph(model, function) -> list[Assigned]:
-    """The variables of TensorFlow that a traced call assigns: Keras's stay in the scope.
+    """The variables and tables of TensorFlow that a traced call changes: Keras's stay in the scope.
 
     Raises:
         RuntimeError: running the graph would move a random generator of TensorFlow.
@@ -375,14 +377,20 @@ def _assigned_in_graph(model, function) -> list[Assigned]:
                 continue
             if operation.type.startswith(("Stateful", "Rng")):
                 raise RuntimeError("A dry run moves no random generator.")
-            if operation.type.startswith(("Assign", "ResourceScatter")):
+            if operation.type.startswith(_CHANGING):
                 assigned.append(handles[tensor.ref()])
     found = {}
     for layer in _keras.all_layers(model):
         for value in vars(layer).values():
-            for variable in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(variable, tf.Variable):
-                    own = [part.handle for part in _keras.local_variables(variable)]
-                    if any(handle is one for handle in assigned for one in own):
-                        found[id(variable)] = Assigned(variable, None)
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if any(handle is other for handle in _handles(one) for other in assigned):
+                    found[id(one)] = Assigned(one, None)
     return list(found.values())
+
+
+def _handles(value):
+    """Those of a variable of TensorFlow's, on each replica, or of a table; else none."""
+    if isinstance(value, tf.Variable):
+        return [part.handle for part in _keras.local_variables(value)]
+    handle = getattr(value, "resource_handle", None)
+    return [] if handle is None else [handle]

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import notices
@@ -183,8 +184,9 @@ class UnsavedState:
                 if _is_users_function(value):
                     functions.append((python_state.name_of(value), value))
                 else:
-                    key = f"{type(one).__name__}.{name} ({path})"
-                    found[key] = _digest(value, ids)
+                    found[f"{type(one).__name__}.{name} ({path})"] = _digest(value, ids)
+            for name, value in () if self._eager else _captured_attributes(one):
+                found[f"{type(one).__name__}.{name} ({path})"] = id(value)
         for kind in {type(one): None for one in objects.values()}:
             functions += python_state.methods_of(kind)
             for name, value in python_state.class_attributes(kind):
@@ -246,6 +248,15 @@ def _own_attributes(one) -> Iterator[tuple[str, Any]]:
     for name, value in attributes:
         options = not name.startswith("_") and name not in plain and _is_option(value)
         if options or _is_users_function(value):
+            yield name, value
+
+
+def _captured_attributes(one) -> Iterator[tuple[str, Any]]:
+    """What a trace takes into it as the object that it is then; others may come into its place."""
+    for name, value in list(getattr(one, "__dict__", {}).items()):
+        is_table = hasattr(type(value), "resource_handle")
+        is_captured = is_table or isinstance(value, (tf.Variable, keras.Variable, tf.Tensor))
+        if is_captured and not name.startswith("_self_"):
             yield name, value
 
 

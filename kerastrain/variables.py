@@ -26,10 +26,15 @@ class HostCopies:
 
     Args:
         variables: of Keras or TensorFlow.
+        tables: whose values are copied too (`kerastrain.tables.Tables`); None for none.
+
+    Attributes:
+        of_tables: what the tables had when values were taken last.
     """
 
-    def __init__(self, variables: Iterable[Any]):
-        self.variables = list(variables)
+    def __init__(self, variables: Iterable[Any], tables: Any = None):
+        self.variables, self._tables = list(variables), tables
+        self.of_tables: dict[str, dict[str, Any]] = {}
         self._parts = [_keras.local_variables(v) for v in self.variables]
         self._buffers: list[list[np.ndarray | None]] = [[None] * len(p) for p in self._parts]
         self._look_at_parts()
@@ -56,6 +61,8 @@ class HostCopies:
 
         They are valid until the next call.
         """
+        if self._tables is not None:
+            self.of_tables = self._tables.states()
         tensors = iter(self._read())
         for buffers in self._buffers:
             for index, buffer in enumerate(buffers):
@@ -67,7 +74,9 @@ class HostCopies:
         return self._buffers
 
     def put_back(self) -> None:
-        """Gives the variables the values that were taken last."""
+        """Gives the variables and tables the values that were taken last."""
+        if self._tables is not None:
+            self._tables.put_back(self.of_tables)
         for parts, buffers in zip(self._parts, self._buffers, strict=True):
             for part, buffer in zip(parts, buffers, strict=True):
                 part.assign(buffer)
@@ -97,9 +106,12 @@ class HostCopies:
 
 
 @contextlib.contextmanager
-def taken_back(variables: Iterable[Any]) -> Iterator[HostCopies]:
-    """What happens inside to variables is taken back, however it ends; more may be added."""
-    copies = HostCopies(variables)
+def taken_back(variables: Iterable[Any], tables: Any = None) -> Iterator[HostCopies]:
+    """What happens inside to variables and tables is taken back, however it ends.
+
+    More may be added to the copies inside.
+    """
+    copies = HostCopies(variables, tables)
     copies.take()
     try:
         yield copies

@@ -137,10 +137,15 @@ def _map(place, made, kind, seed=None, parallel=None, deterministic=None):
             return x + generator.uniform(shape), y
         if kind == "variable":
             return x + counter.assign_add(1.0), y
-        made = tf.numpy_function(count if kind == "counted" else np.negative, [x], tf.float32)
+        function = {"counted": count, "noise": _noise}.get(kind, np.negative)
+        made = tf.numpy_function(function, [x], tf.float32)
         return tf.ensure_shape(made, x.shape), y
 
     return made.map(changed, num_parallel_calls=parallel, deterministic=deterministic)
+
+
+def _noise(x):
+    return x + np.float32(np.random.random())
 
 
 def _filter(place, made, kind, seed=None):
@@ -334,7 +339,7 @@ BUILDERS = {
 }  # fmt: skip
 SOURCES = {"arrays", "dicts", "range", "random", "files", "groups", "generator"}
 # Of these, functions keep something outside of the pipeline from call to call.
-_KEEPING = {"variable", "counted", "generator", "outside", "numpy", "python"}
+_KEEPING = {"variable", "counted", "noise", "generator", "outside", "numpy", "python"}
 BATCHINGS = {"batch", "padded_batch", "bucket", "ragged_batch"}
 
 
@@ -525,7 +530,7 @@ def _common(rng, kind, made, scale):
 
 def _mapped(rng, made):
     kind = rng.choice(["affine", "affine", "stateless", "stateless", "uniform", "uniform",
-                       "generator", "variable", "python", "counted"])  # fmt: skip
+                       "generator", "variable", "python", "counted", "noise"])  # fmt: skip
     return ["map", {"kind": kind, "seed": _seed(rng), **_threads(rng)}, made]
 
 

@@ -41,6 +41,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import KerastrainError
+from kerastrain import global_random
 from kerastrain import state_trees
 from kerastrain.data import Source
 from kerastrain.testing.fresh import FreshProcesses
@@ -89,7 +90,7 @@ class Position:
     where: str
     epoch: int
     state: tuple
-    random_states: tuple
+    random_states: dict
     batches: int
 
 
@@ -164,7 +165,7 @@ def first_run(program: Program, place: pathlib.Path) -> tuple[list, list[Positio
     def note(where, epoch):
         # In the Trainer too, state is packed at once.
         state = state_trees.pack(source.state())
-        states = random.getstate(), np.random.get_state()
+        states = global_random.states()
         positions.append(
             Position(where, epoch, (json.dumps(state[0]), state[1]), states, len(found))
         )
@@ -196,8 +197,9 @@ def second_run(program: Program, place: pathlib.Path, position: Position) -> lis
     with contextlib.closing(start(program, place)) as source:
         info, tensors = position.state
         source.set_state(state_trees.unpack(json.loads(info), tensors))
-        random.setstate(position.random_states[0])
-        np.random.set_state(position.random_states[1])
+        if source.functions_drew:
+            global_random.await_functions(position.random_states, ["x"])
+        global_random.set_states(position.random_states, source.functions_drew)
         return [
             (epoch, *one)
             for epoch, chunk in epochs(source, program, position.epoch, rng)

@@ -840,3 +840,36 @@ def test_an_order_that_is_drawn_is_no_difference(tmp_path):
 def test_a_model_that_is_rebuilt_is_the_same():
     """Under a strategy a copy trains, whose layers have other names."""
     assert difference(residual, lambda: keras.models.clone_model(residual())) is None
+
+
+FACTOR, COUNTED = [2.0, 1.0], 0
+
+
+def scaled(y_true, y_pred):
+    return FACTOR[0] * keras.ops.mean(keras.ops.square(y_true - y_pred), -1)
+
+
+class CountsCalls(L.Layer):
+    def call(self, x):
+        global COUNTED
+        COUNTED += 1
+        return x
+
+
+def test_globals_that_functions_read(monkeypatch):
+    """Another number is named in a warning; what the functions set themselves is none."""
+
+    def make():
+        model = keras.Sequential([keras.Input((3,)), CountsCalls(), L.Dense(1)])
+        model.compile("sgd", scaled)
+        return model
+
+    def now():
+        model = make()
+        return identity_of(model, {"x": NoData()}, 0), "runs/a", model
+
+    before, *_ = now()
+    check_identity(before, *now())
+    monkeypatch.setitem(globals(), "FACTOR", [3.0, 1.0])
+    with pytest.warns(UserWarning, match=r"goes on although `FACTOR` of `scaled`\[0\] was '2.0', and"):
+        check_identity(before, *now())

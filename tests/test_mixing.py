@@ -416,6 +416,30 @@ def test_assignments_that_are_right(layer):
     assert {} == found(lambda: sequential(layer()))
 
 
+class Inserts(keras.layers.Layer):
+    """Counts its calls in a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 0.0)
+
+    def call(self, x, training=False):
+        key = tf.constant([0], tf.int64)
+        count = self.table.lookup(key)
+        if training:
+            self.table.insert(key, count + 1.0)
+        return x + 0.1 * tf.reshape(count, (1,))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_tables_that_each_part_changes(replicas):
+    """There is one for all replicas, too; the dry run leaves it as it is."""
+    made = []
+    findings = found(lambda: sequential(made.append(Inserts()) or made[-1]), replicas=replicas)
+    assert "'table' of 'inserts" in findings[lint.ASSIGNMENT]
+    assert 0 == made[-1].table.size()
+
+
 def test_assignments_on_replicas():
     """A count is right there, where each replica counts a step; what rows decide is not."""
     assert {} == found(ASSIGNED["counts"], replicas=2)

@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 
 from kerastrain import Execution
+from kerastrain import Guard
+from kerastrain import NonFiniteError
 from kerastrain import Trainer
 from tests.models import largest_difference
 
@@ -538,3 +540,69 @@ def test_the_object_that_a_callback_calls(tmp_path):
     callback = keras.callbacks.LambdaCallback(on_epoch_end=Bumps().call)
     (message,) = fitted(made(), tmp_path, callbacks=[callback])[1]
     assert "changes `self` of `Bumps.call`, which is not saved" in message
+
+
+class Adapts(keras.callbacks.Callback):
+    """Adapts the first layer anew in each epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.layers[0].adapt(X * (epoch + 1))
+
+
+class Scaled(L.Layer):
+    def __init__(self):
+        super().__init__()
+        self.factor = tf.Variable(1.0, trainable=False)
+
+    def call(self, x):
+        return self.factor * x
+
+
+class Replaces(keras.callbacks.Callback):
+    """Gives the first layer another variable in each epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.layers[0].factor = tf.Variable(1.0 + epoch, trainable=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "callback", "name"),
+    [
+        (lambda: L.Normalization(mean=0.0, variance=1.0), None, ""),
+        (L.Normalization, Adapts, "Normalization.mean (model/_layers/"),
+        (Scaled, None, ""),
+        (Scaled, Replaces, "Scaled.factor (model/_layers/"),
+    ],
+)
+def test_what_a_trace_has_taken_in(make, callback, name, tmp_path):
+    """Where a callback puts something else in its place, the steps that were traced do not see it."""
+    layer = make()
+    if isinstance(layer, L.Normalization) and name:
+        layer.adapt(X)
+    _, said = fitted(made(layer), tmp_path, callbacks=[callback()] if callback else [])
+    assert bool(name) == len(said)
+    assert all(name in one and "was changed after the step was traced" in one for one in said)
+
+
+@pytest.mark.parametrize("make", [of_a_layer, of_a_loss, of_a_call])
+@pytest.mark.parametrize("policy", ["skip", "rollback", "raise"])
+def test_a_bad_step_leaves_tables_as_they_were(make, policy):
+    """Whoever holds them; the steps that are run again find what they found."""
+    x = X.copy()
+    x[20] = np.nan
+
+    def trained(rows, guard):
+        model = make()
+        trainer = Trainer(model, seed=0, execution="loop", guard=guard)
+        options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+        try:
+            trainer.fit(x[rows], Y[rows], **options)
+        except NonFiniteError:
+            assert policy == "raise"
+        return model
+
+    good = np.r_[0:16, 24:40] if policy != "raise" else np.r_[0:16]
+    expected = trained(good, "off")
+    with warnings.catch_warnings(action="ignore"):
+        found = trained(np.r_[0:40], Guard(policy, every=1) if policy == "rollback" else policy)
+    assert 0.0 == largest_difference(expected, found)
