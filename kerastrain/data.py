@@ -288,6 +288,11 @@ class Source:
         self._resumed = None if state["pass"] is None else state["of_epoch"]
 
     @property
+    def is_endless(self) -> bool:
+        """Whether an epoch is known never to end."""
+        return self.steps is None and self._passes.is_endless
+
+    @property
     def functions_drew(self) -> bool:
         """Whether functions that may run ahead were seen to draw global random numbers."""
         return self._cursor.functions_drew

@@ -59,6 +59,20 @@ def check_batch(name: str, batch: Any) -> None:
         raise DataError(f"A batch of `{name}` has no rows. Pass at least one in each.")
 
 
+def check_ends(name: str, is_endless: bool) -> None:
+    """Refuses to evaluate data that never end.
+
+    Raises:
+        DataError: as said.
+    """
+    if is_endless:
+        argument = "steps" if name.startswith("x") else "validation_steps"
+        raise DataError(
+            f"`{name}` is without end (its cardinality is infinite, by `repeat` say), so that its "
+            f"results would never be there. Pass {argument}=, or leave out `repeat`."
+        )
+
+
 def check_equal_rows(name: str, batch: Any) -> None:
     """Refuses a batch whose parts have different numbers of rows, which TensorFlow may broadcast.
 

@@ -53,12 +53,14 @@ class Passes:
         orders_itself: whether code of the user's own decides the order between passes.
         digests: where code of the user's own makes the batches, how many of the last ones are
             compared one by one; 0 for all of a pass, together. None elsewhere.
+        is_endless: whether a pass is known never to end.
         advice: what to do if the batches are not the same in another process.
     """
 
     follow_seed, storage, num_batches, orders_itself = False, "batch", None, False
     replay, seeks, advice = DRAW, False, "Make the data set the same in each process."
     digests: int | None = None
+    is_endless = False
 
     def in_blocks(self, resident_bytes: int) -> None:
         """From the next pass on, batches lie together."""
@@ -259,6 +261,8 @@ class PipelinePasses(Passes):
         self._adapter, self._seed, self._steps = adapter, seed, steps
         self._is_users = not _keras.is_of_arrays(adapter)
         self.num_batches = adapter.num_batches
+        cardinality = adapter.get_tf_dataset().cardinality() if self._is_users else 0
+        self.is_endless = int(cardinality) == tf.data.INFINITE_CARDINALITY
         self._traits: _keras.PipelineTraits | None = None
         self._left: _keras.Left | None = None
 

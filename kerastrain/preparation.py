@@ -93,6 +93,8 @@ class Preparation:
         kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
         for kind, part in kinds:
             checks.check_own_function(model, kind)
+            if kind == "test":
+                data_checks.check_ends(part.name, part.is_endless)
             if not own[kind]:
                 data_checks.check_batch(part.name, part.peek())
         parts = self._compiled.options.parts if train else 1

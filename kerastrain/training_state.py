@@ -114,6 +114,7 @@ class TrainingState:
         self._found: tuple[dict, dict, dict] = {}, {}, {}
         self._copies = self._before = HostCopies([])
         self._metrics: MetricStates | None = None
+        self._begun_with: set[str] = set()  # the names of variables
         self._functions_drew = False  # those that make batches, from global random numbers
         self._traced_with: dict | None = None  # Python's values, where steps ran to be compared
 
@@ -150,6 +151,14 @@ class TrainingState:
         values["tables"] = self._state.find_tables().states()
         values["metrics"] = self._metrics.fresh if self._metrics else None
         values["layers"] = layer_states(self._state.layers())
+        made = [n for n in variables if n.startswith(OF_CALLBACKS) and n not in self._begun_with]
+        if made:
+            self._begun_with.update(made)
+            notices.warn(
+                f"Callbacks have made {_listed(made)} since the training began: after a resume it "
+                "begins anew. Make the variables of a callback in its constructor, or in "
+                "on_train_begin."
+            )
         for message in self._state.unsaved.messages(self._state.handles):
             notices.warn(message)
         info, tensors = state_trees.pack(values)
@@ -208,7 +217,7 @@ class TrainingState:
             metrics: what validation begins with is state of theirs.
         """
         self._metrics = metrics
-        self._variables()
+        self._begun_with = set(self._variables())
         self._state.find_tables()
         self._state.unsaved.begin()
 
@@ -395,13 +404,18 @@ def _warn_of_lost(saved, variables):
     held = {name.removeprefix("others/") for name in variables}
     lost = sorted(name for name in saved - held if name.startswith("callbacks/"))
     if lost:
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        names = ", ".join(name.removeprefix("callbacks/") for name in lost[:3])
         notices.warn(
             f"The run was saved with variables or tables of callbacks that are not there now: "
-            f"{names}{more}. What they held is lost. Pass the callbacks that the run was begun "
+            f"{_listed(lost)}. What they held is lost. Pass the callbacks that the run was begun "
             "with, and let them make these before or in on_train_begin."
         )
+
+
+def _listed(names):
+    """The first of some names of what callbacks hold."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    bare = (name.removeprefix("others/").removeprefix("callbacks/") for name in names[:3])
+    return ", ".join(bare) + more
 
 
 def _path(variable):

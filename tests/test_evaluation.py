@@ -148,3 +148,15 @@ def test_no_batch_to_predict(callbacks, steps):
     empty = tf.data.Dataset.from_tensor_slices(x).take(0).batch(4)
     with warnings.catch_warnings(action="ignore"), pytest.raises(DataError, match="`x` has no batches"):
         trainer().predict(empty, steps=steps, callbacks=callbacks, verbose=0)
+
+
+def test_data_without_end():
+    """Their results would never be there: said before a step runs, with what to pass."""
+    data = tf.data.Dataset.from_tensor_slices(rows()).batch(8).repeat()
+    with pytest.raises(DataError, match=r"`x` is without end .* Pass steps=,"):
+        trainer().evaluate(data, verbose=0)
+    for sets, name in ((data, "validation_data"), ({"far": data}, r"validation_data\['far'\]")):
+        with pytest.raises(DataError, match=rf"`{name}` is without end .* Pass validation_steps=,"):
+            trainer().fit(*rows(), validation_data=sets, verbose=0)
+    expected = trainer().evaluate(*rows(), batch_size=8, verbose=0)
+    assert expected == trainer().evaluate(data, steps=2, verbose=0)

@@ -314,6 +314,21 @@ def test_variables_of_callbacks_go_by_their_class(before, now, expected, tmp_pat
     assert expected == trained_with([kind() for kind in now], 3, tmp_path / "run")
 
 
+class MakesLate(keras.callbacks.Callback):
+    """Makes a variable when the first epoch ends."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not hasattr(self, "count"):
+            self.count = tf.Variable(0.0)
+        self.count.assign_add(1.0)
+
+
+def test_variables_that_callbacks_make_late(tmp_path):
+    """They are named when they are saved first: where the training is resumed, they are not there."""
+    with pytest.warns(UserWarning, match=r"^Callbacks have made .*MakesLate#0/count since the train"):
+        trained_with([MakesLate()], 2, tmp_path / "run")
+
+
 def test_variables_of_callbacks_that_are_gone(tmp_path):
     """They are named."""
     trained_with([Counted()], 2, tmp_path / "run")

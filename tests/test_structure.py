@@ -19,6 +19,7 @@ LAYERS = (
     ("between", "finite", "rollback"),
     ("xla",),
     ("digests", "memory", "torch_states"),
+    ("global_random",),
     ("blocks", "stacks", "data_checks", "indexed", "drawn", "open_rows"),
     ("passes", "cursor", "loops"),
     ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "scoped", "data", "named_data", "schedule", "datasets"),
