@@ -86,6 +86,11 @@ class CompiledModel:
         return self._state.get("optimizer")
 
     @property
+    def state(self) -> dict[str, Any]:
+        """The optimizer, losses and metrics, as Keras keeps them."""
+        return dict(self._state)
+
+    @property
     def is_outdated(self) -> bool:
         """Whether the user's model has been compiled again since what is here was taken from it."""
         if self._is_in_charge or self.model in _IN_CHARGE:

@@ -52,8 +52,9 @@ class Cursor:
     Attributes:
         current: the pass that is open, or None.
         next_pass: the number of the one that comes next.
-        functions_drew: whether Python functions that make the batches, and may run ahead, were
-            seen to draw global random numbers when a batch was looked at, or drawn again.
+        functions_drew: from which global random numbers, ``"python"`` or ``"numpy"``, functions that
+            make the batches, and may run ahead, were seen to draw when a batch was looked at, or
+            drawn again.
     """
 
     def __init__(self, name: str, passes: Passes, first_pass: int, steps: int | None):
@@ -61,7 +62,7 @@ class Cursor:
         self._first_pass = self.next_pass = first_pass
         self.current: Pass | None = None
         self._drawn: Drawn | None = None
-        self.functions_drew = False
+        self.functions_drew: set[str] = set()
 
     def opened(self) -> Pass:
         """The pass that is open; if there is none, the next one."""
@@ -74,7 +75,7 @@ class Cursor:
         """The next batch, which stays the next one; None at the end of the pass."""
         if self._drawn is None:
             return self.opened().peek()
-        drew = self.functions_drew
+        drew = set(self.functions_drew)
         with self._seeing_draws():
             batch = self.opened().peek()
         if self.functions_drew and not drew:
@@ -98,8 +99,8 @@ class Cursor:
     def _seeing_draws(self):
         before = global_random.of_functions() if self._passes.calls_ahead else None
         yield
-        if before is not None and global_random.of_functions() != before:
-            self.functions_drew = True
+        if before is not None:
+            self.functions_drew |= global_random.moved_since(before)
 
     def close(self) -> None:
         """Ends the pass that is open, and what runs in the background for it."""

@@ -293,8 +293,8 @@ class Source:
         return self.steps is None and self._passes.is_endless
 
     @property
-    def functions_drew(self) -> bool:
-        """Whether functions that may run ahead were seen to draw global random numbers."""
+    def functions_drew(self) -> set[str]:
+        """From which global random numbers functions that may run ahead were seen to draw."""
         return self._cursor.functions_drew
 
     def _finish_pass(self):

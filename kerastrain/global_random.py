@@ -6,10 +6,9 @@
     ...
     before = of_functions()                       # in another process
     ...                                           # data are drawn again
-    drew = of_functions() != before
-    if drew:
-        await_functions(saved, ["x"])
-    set_states(saved, but_of_functions=drew)
+    drew = moved_since(before)                    # {"numpy"}
+    await_functions(saved, drew, ["x"])
+    set_states(saved, but=drew)
 
 Python functions that make batches may draw from those of Python and NumPy, in threads that run
 ahead of the training. Then what is saved is how far these threads were, and what is drawn again
@@ -18,6 +17,7 @@ has to get as far before the training goes on.
 
 import random
 import time
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -42,15 +42,16 @@ def states() -> dict[str, Any]:
     }
 
 
-def set_states(saved: dict[str, Any], but_of_functions: bool = False) -> None:
+def set_states(saved: dict[str, Any], but: Collection[str] = ()) -> None:
     """As `states` gave them.
 
     Args:
         saved: what it gave.
-        but_of_functions: leaves those of Python and NumPy as they are.
+        but: which of ``"python"`` and ``"numpy"`` stay as they are.
     """
-    if not but_of_functions:
+    if "python" not in but:
         random.setstate(saved["python"])
+    if "numpy" not in but:
         np.random.set_state(saved["numpy"])
     if saved["keras"] is not None:
         if _keras.global_random_state() is None:
@@ -67,23 +68,29 @@ def check(saved: dict[str, Any]) -> None:
         random.Random().setstate(saved["operations"][1])
 
 
-def of_functions() -> str:
-    """A digest of the states of those of Python and NumPy."""
-    return _digest(random.getstate(), np.random.get_state())
+def of_functions() -> dict[str, str]:
+    """Digests of the states of those of Python and NumPy, from which functions may draw."""
+    return _digests(random.getstate(), np.random.get_state())
 
 
-def await_functions(saved: dict[str, Any], names: list[str]) -> None:
+def moved_since(before: dict[str, str]) -> set[str]:
+    """Which of them have been drawn from since `of_functions` gave these digests."""
+    return {name for name, digest in of_functions().items() if digest != before[name]}
+
+
+def await_functions(saved: dict[str, Any], drew: Collection[str], names: list[str]) -> None:
     """Waits until Python functions that were called again have drawn as much as they had.
 
     Args:
         saved: what `states` gave then.
+        drew: from which of ``"python"`` and ``"numpy"`` they draw.
         names: of the data whose functions have drawn.
 
     Raises:
         DataError: they do not get there.
     """
     expected, until = _of_saved(saved), time.monotonic() + _PATIENCE
-    while of_functions() != expected:
+    while drew & moved_since(expected):
         if time.monotonic() > until:
             raise DataError(
                 f"Python functions that make the batches of {names} draw from the global random "
@@ -99,8 +106,8 @@ def _of_saved(saved):
     python, numpy = random.Random(), np.random.RandomState()
     python.setstate(saved["python"])
     numpy.set_state(saved["numpy"])
-    return _digest(python.getstate(), numpy.get_state())
+    return _digests(python.getstate(), numpy.get_state())
 
 
-def _digest(python, numpy):
-    return digests.digest_of((repr(python), numpy))
+def _digests(python, numpy):
+    return {"python": digests.digest_of(repr(python)), "numpy": digests.digest_of(numpy)}

@@ -101,13 +101,12 @@ def describer_of(model: keras.Model) -> Callable[[], dict[str, Any]]:
 def _globals(model):
     """The plain values in globals that functions of the model and its parts read, and set not."""
     found = {}
-    for one in Walk({"model": model}).of(object).values():
-        for name, function in python_state.functions_of(one) if hasattr(one, "__dict__") else ():
-            plain = python_state.plain_function(function)
-            is_set = {i.argval for i in dis.get_instructions(plain) if i.opname == "STORE_GLOBAL"}
-            for key, value in python_state.globals_of(plain).items():
-                if key not in is_set and _is_plain(value):
-                    found[f"`{key}` of `{name}`"] = described(value)
+    for name, function in python_state.functions_of(*Walk({"model": model}).of(object).values()):
+        plain = python_state.plain_function(function)
+        is_set = {i.argval for i in dis.get_instructions(plain) if i.opname == "STORE_GLOBAL"}
+        for key, value in python_state.globals_of(plain).items():
+            if key not in is_set and _is_plain(value):
+                found[f"`{key}` of `{name}`"] = described(value)
     return found
 
 

@@ -128,7 +128,7 @@ class IndexedBatches:
 
     def _run(self, event):
         """Runs what the data set does between passes, and notes what that follows."""
-        before = global_random.of_functions() if self.has_events else ""
+        before = global_random.of_functions() if self.has_events else {}
         event()
-        if self.has_events and global_random.of_functions() != before:
-            self.drawn_from = digests.joined(self.drawn_from, before)
+        if self.has_events and global_random.moved_since(before):
+            self.drawn_from = digests.joined(self.drawn_from, *before.values())

@@ -198,7 +198,6 @@ class ModelState:
 def _held_by_functions(owners):
     """What functions of some objects hold, by the paths of the objects and the functions' names."""
     found = {}
-    for path, one in owners.items():
-        for name, value in python_state.held_by_functions(one) if hasattr(one, "__dict__") else ():
-            found[unused(f"{path}/{name}", found)] = value
+    for name, value in python_state.held_by_functions(owners):
+        found[unused(name, found)] = value
     return found

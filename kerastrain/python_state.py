@@ -150,31 +150,59 @@ def methods_of(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
                 yield name_of(function), function
 
 
-def reached(functions: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The user's functions among these, and those that they hold, by their names, each once."""
-    waiting, seen = [*functions], set()
+def reached(
+    functions: Iterable[tuple[str, Any]], seen: set[int] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """The user's functions among these, and those that they hold, by their names, each once.
+
+    Args:
+        functions: by name.
+        seen: the identities of what is left out; those that are found are added.
+    """
+    waiting, seen = [*functions], set() if seen is None else seen
     while waiting:
         name, function = waiting.pop(0)
-        if not is_users_function(function) or id(plain_function(function)) in seen:
+        if not is_users_function(function):
             continue
-        seen.add(id(plain_function(function)))
+        # One function may be bound to several objects, and have several arguments given.
+        known = id(plain_function(function)) if not given_to(function) else id(function)
+        if known in seen:
+            continue
+        seen.add(known)
         yield name, function
         held = held_by(function).values()
         waiting += [(name_of(value), value) for value in held if callable(value)]
 
 
-def functions_of(one: Any) -> Iterator[tuple[str, Any]]:
-    """The user's functions that an object has as attributes or methods, and what `reached` adds."""
-    own = [value for value in vars(one).values() if callable(value)]
-    own = [value for value in own if getattr(value, "__self__", None) is not one]
-    return reached([*((name_of(value), value) for value in own), *methods_of(type(one))])
+def functions_of(*objects: Any) -> Iterator[tuple[str, Any]]:
+    """The user's functions that objects have as attributes or methods, and what `reached` adds."""
+    for _, name, function in functions_by_owner({str(n): one for n, one in enumerate(objects)}):
+        yield name, function
 
 
-def held_by_functions(one: Any) -> Iterator[tuple[str, Any]]:
-    """What an object's functions hold, by the names of the functions and their own."""
-    for name, function in functions_of(one):
+def functions_by_owner(objects: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """The same of objects by name, each function once: ``(name of the object, its own, function)``.
+
+    The methods of a class are those of the first of its objects.
+    """
+    seen: set[int] = set()
+    for owner, one in objects.items():
+        kind, functions = type(one), []
+        for value in list(getattr(one, "__dict__", {}).values()):
+            if callable(value) and getattr(value, "__self__", None) is not one:
+                functions.append((name_of(value), value))
+        if id(kind) not in seen:
+            seen.add(id(kind))
+            functions += methods_of(kind)
+        for name, function in reached(functions, seen):
+            yield owner, name, function
+
+
+def held_by_functions(objects: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What objects' functions hold, by the names of the objects, the functions and their own."""
+    for owner, name, function in functions_by_owner(objects):
         for key, value in held_by(function).items():
-            yield f"{name}/{key}", value
+            yield f"{owner}/{name}/{key}", value
 
 
 def named_items(container: dict | list | tuple) -> Iterator[tuple[Any, Any]]:

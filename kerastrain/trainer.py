@@ -187,6 +187,10 @@ class Trainer:
         self._take_up_compile()
         return self._compiled.optimizer
 
+    def parts_that_train(self) -> dict[str, Any]:
+        """What a training of it changes, by name: for another training, of whose state it is part."""
+        return {"model": self._compiled.model, "compiled": self._compiled.state}
+
     @property
     def traces(self) -> dict[str, int]:
         """How often ``"train"`` and ``"test"`` steps were traced."""

@@ -115,7 +115,8 @@ class TrainingState:
         self._copies = self._before = HostCopies([])
         self._metrics: MetricStates | None = None
         self._begun_with: set[str] = set()  # the names of variables
-        self._functions_drew = False  # those that make batches, from global random numbers
+        self._has_told_of_late = False
+        self._drawn_from: set[str] = set()  # global random numbers, by functions that make batches
         self._traced_with: dict | None = None  # Python's values, where steps ran to be compared
 
     # Save -----------------------------------------------------------------------
@@ -152,8 +153,8 @@ class TrainingState:
         values["metrics"] = self._metrics.fresh if self._metrics else None
         values["layers"] = layer_states(self._state.layers())
         made = [n for n in variables if n.startswith(OF_CALLBACKS) and n not in self._begun_with]
-        if made:
-            self._begun_with.update(made)
+        if made and not self._has_told_of_late:
+            self._has_told_of_late = True
             notices.warn(
                 f"Callbacks have made {_listed(made)} since the training began: after a resume it "
                 "begins anew. Make the variables of a callback in its constructor, or in "
@@ -299,10 +300,9 @@ class TrainingState:
                     f"`{name}` is another pipeline than it was: {error.message[:200]}. Pass the "
                     "one that the run was begun with, or another run_dir."
                 ) from error
-        drew = [name for name, source in self._sources.items() if source.functions_drew]
-        if drew:
-            global_random.await_functions(values["random"], drew)
-        self._functions_drew = bool(drew)
+        drawing = [name for name, source in self._sources.items() if source.functions_drew]
+        self._drawn_from = set().union(*(self._sources[name].functions_drew for name in drawing))
+        global_random.await_functions(values["random"], self._drawn_from, drawing)
         for name, variable in self._variables().items():
             if name in parts:
                 _keras.assign_local(variable, parts[name])
@@ -338,7 +338,7 @@ class TrainingState:
         """The last of it: what is the user's own code, and then the random generators."""
         values, _, _ = self._found
         self._callbacks.set(values["callbacks"])
-        global_random.set_states(values["random"], but_of_functions=self._functions_drew)
+        global_random.set_states(values["random"], but=self._drawn_from)
 
     def _parts(self, saved, tensors):
         """The value on each replica, of each variable; all are of the right shape."""

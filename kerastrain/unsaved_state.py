@@ -50,6 +50,7 @@ class UnsavedState:
         self._model, self._eager = model, eager
         self._operations = _keras.KeptState()
         self._values: dict[str, Any] | None = None
+        self._taken: dict[str, Any] = {}  # the objects that traces have taken in, by attribute
         self._changed: dict[str, None] = {}
         self._is_traced = False
         self._told: set[str] = set()
@@ -58,7 +59,7 @@ class UnsavedState:
     def begin(self) -> None:
         """From here on, what changes counts; what a first trace changes does not."""
         self._changed, self._values, self._told = {}, self.python_values(), set()
-        self._assigned = {}
+        self._assigned, self._taken = {}, {}
 
     def note(self, function: Any) -> list[tuple]:
         """A concrete function is about to run for the first time.
@@ -83,10 +84,13 @@ class UnsavedState:
         try:
             yield
         finally:
-            self._values, self._is_traced = self.python_values(), True
+            (self._values, taken), self._is_traced = self._look(), True
+            self._taken |= taken
 
     def _note_changes(self):
-        now, begun = self.python_values(), self._values
+        (now, taken), begun = self._look(), self._values
+        replaced = {n for n, one in self._taken.items() if n in taken and taken[n] is not one}
+        self._changed |= dict.fromkeys(sorted(replaced))
         for name, value in now.items():
             # What is there for the first time, a first call may have made.
             if value != begun.setdefault(name, value):
@@ -173,26 +177,31 @@ class UnsavedState:
         Returns:
             ``{"<class>.<attribute> (<path>)": digest}``.
         """
+        return self._look()[0]
+
+    def _look(self):
+        """`python_values`, and the objects that a trace would take in."""
         history = vars(self._model).get("history")  # of the last fit
         walked = Walk({"model": self._model}, known=(history,)).of(object)
         objects = {path: one for path, one in walked.items() if not _is_of_library(type(one))}
         ids = {id(one) for one in objects.values()}
         found: dict[str, Any] = {}
+        taken: dict[str, Any] = {}
         functions: list[tuple[str, Any]] = []
         for path, one in objects.items():
+            of_one = {} if self._eager else dict(_captured_attributes(one))
+            taken |= {f"{type(one).__name__}.{n} ({path})": value for n, value in of_one.items()}
             for name, value in _own_attributes(one):
                 if _is_users_function(value):
                     functions.append((python_state.name_of(value), value))
                 else:
                     found[f"{type(one).__name__}.{name} ({path})"] = _digest(value, ids)
-            for name, value in () if self._eager else _captured_attributes(one):
-                found[f"{type(one).__name__}.{name} ({path})"] = id(value)
         for kind in {type(one): None for one in objects.values()}:
             functions += python_state.methods_of(kind)
             for name, value in python_state.class_attributes(kind):
                 found[name] = _digest(value, ids)
         _add_held(found, functions, ids)
-        return found | self._of_called_functions(ids)
+        return found | self._of_called_functions(ids), taken
 
     def _of_called_functions(self, ids=()):
         found: dict[str, Any] = {}

@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import notices
 from kerastrain import python_state
 
 # A container of more is searched only if it holds more than plain values, which is soon told.
@@ -136,7 +137,11 @@ def _parts(value) -> Iterator[tuple[Any, Any]]:
         is_data = len(value) > _LONG and _is_of_plain_values(value)
         return iter(()) if is_data else python_state.named_items(value)
     if isinstance(value, _CALLED):
-        return iter(python_state.given_to(value).items())
+        given = python_state.given_to(value) if python_state.is_users_function(value) else {}
+        return iter(given.items())
+    if _is_kerastrains(value):
+        parts = getattr(value, "parts_that_train", dict)
+        return iter(parts().items())
     return _attributes(value) if _is_looked_into(value) else iter(())
 
 
@@ -156,6 +161,14 @@ def _is_of_plain_values(container):
 
 def _items(container):
     return container.values() if isinstance(container, dict) else container
+
+
+def _is_kerastrains(value):
+    """Whether it is of the engine itself, which keeps the same things in several places."""
+    of_keras = (keras.Layer, keras.Operation, keras.callbacks.Callback, keras.metrics.Metric)
+    module = type(value).__module__
+    own = module.split(".")[0] == "kerastrain" and notices.is_of_others(module)
+    return own and not isinstance(value, of_keras) and not hasattr(value, "get_config")
 
 
 def _is_looked_into(value):

@@ -197,8 +197,7 @@ def second_run(program: Program, place: pathlib.Path, position: Position) -> lis
     with contextlib.closing(start(program, place)) as source:
         info, tensors = position.state
         source.set_state(state_trees.unpack(json.loads(info), tensors))
-        if source.functions_drew:
-            global_random.await_functions(position.random_states, ["x"])
+        global_random.await_functions(position.random_states, source.functions_drew, ["x"])
         global_random.set_states(position.random_states, source.functions_drew)
         return [
             (epoch, *one)

@@ -845,7 +845,7 @@ def test_a_model_that_is_rebuilt_is_the_same():
 FACTOR, COUNTED = [2.0, 1.0], 0
 
 
-def scaled(y_true, y_pred):
+def scaled_by_a_global(y_true, y_pred):
     return FACTOR[0] * keras.ops.mean(keras.ops.square(y_true - y_pred), -1)
 
 
@@ -861,7 +861,7 @@ def test_globals_that_functions_read(monkeypatch):
 
     def make():
         model = keras.Sequential([keras.Input((3,)), CountsCalls(), L.Dense(1)])
-        model.compile("sgd", scaled)
+        model.compile("sgd", scaled_by_a_global)
         return model
 
     def now():
@@ -871,5 +871,5 @@ def test_globals_that_functions_read(monkeypatch):
     before, *_ = now()
     check_identity(before, *now())
     monkeypatch.setitem(globals(), "FACTOR", [3.0, 1.0])
-    with pytest.warns(UserWarning, match=r"goes on although `FACTOR` of `scaled`\[0\] was '2.0', and"):
+    with pytest.warns(UserWarning, match=r"goes on although `FACTOR` of `scaled_by_a_global`\[0\] was '2.0', and"):
         check_identity(before, *now())

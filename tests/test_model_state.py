@@ -277,6 +277,33 @@ def test_generators_and_variables_of_the_module_of_a_callback(tmp_path):
     assert 0.0 == largest_difference(whole, shaken(4, run_dir=tmp_path / "run"))
 
 
+class Trains(keras.callbacks.Callback):
+    """Trains another model, by a trainer of its own, at each end of an epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.trainer = Trainer(dense(), optimizer="sgd", loss="mse", seed=1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.trainer.fit(X, Y, verbose=0)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_trainer_that_a_callback_holds(tmp_path):
+    """Its model and optimizer are state: each by one name, that is the same in each process."""
+
+    def trained(epochs, **run):
+        callback = Trains()
+        Trainer(dense(), seed=0, execution="loop").fit(
+            X, Y, epochs=epochs, verbose=0, callbacks=[callback], **run
+        )
+        return callback.trainer.model
+
+    whole = trained(4)
+    trained(2, run_dir=tmp_path / "run")
+    assert 0.0 == largest_difference(whole, trained(4, run_dir=tmp_path / "run"))
+
+
 class Counted(keras.callbacks.Callback):
     """Counts the epochs in a variable."""
 

@@ -438,3 +438,21 @@ def test_optimizers_of_an_own_step_are_built_before_it(kind):
 
     for one, other in zip(weights(None), weights("mirrored:2"), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_model_from_outside_is_resumed(tmp_path):
+    """The names of its variables are the same in each process, whatever holds them meanwhile."""
+
+    def weights(epochs, **run):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+        trainer = Trainer(model, optimizer="adam", loss="mse", strategy="mirrored:2", seed=0)
+        x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+        trainer.fit(x, x.sum(1, keepdims=True), batch_size=4, epochs=epochs, verbose=0, **run)
+        return model.get_weights()
+
+    whole = weights(4)
+    weights(2, run_dir=tmp_path / "run")
+    for one, other in zip(whole, weights(4, run_dir=tmp_path / "run"), strict=True):
+        np.testing.assert_array_equal(one, other)
