@@ -370,7 +370,7 @@ def is_endless(spec: list) -> bool:
         return True
     if operation == "take":
         return False
-    if operation == "zip":
+    if operation == "zip" or (operation == "sample" and arguments["stop"]):
         return all(map(is_endless, inputs))
     return any(map(is_endless, inputs))
 
@@ -389,6 +389,12 @@ def is_a_race(spec: list) -> bool:
             if relaxed or (operation == "map" and arguments["kind"] in drawing):
                 return True
     return False
+
+
+def draws_globally(spec: list) -> bool:
+    """Whether Python functions draw from the global random numbers, ahead of the batches."""
+    kinds = {(operation, arguments.get("kind")) for operation, arguments, *_ in parts(spec)}
+    return bool(kinds & {("map", "noise"), ("generator", "numpy"), ("generator", "python")})
 
 
 def is_repeatable(spec: list, is_seeded: bool) -> bool:

@@ -322,6 +322,7 @@ def is_plain(program: Program) -> bool:
         and not program.validates
         and program.data[0] not in ("pydataset", "rows", "grain")
         and not specs.is_a_race(program.data)
+        and not specs.draws_globally(program.data)
     )
 
 
