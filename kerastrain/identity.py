@@ -191,7 +191,9 @@ def _told(path, old, new):
     if what == "checksum":
         where = "" if name == "data" else f" of {name}"
         return f"x, y or sample_weight{where} have other values"
-    told = path.removeprefix("@sets.").removeprefix(f"{_GLOBALS}.").replace("model.@own", "model").replace(f".{KEPT}", "")
+    if path.startswith(_GLOBALS):
+        return f"{path.removeprefix(_GLOBALS)[1:]} was {_short(old)}, and is now {_short(new)}"
+    told = path.removeprefix("@sets.").replace("model.@own", "model").replace(f".{KEPT}", "")
     if told.startswith("@options."):
         told = re.sub(r"\w+", lambda name: f"`{name[0]}`", told.removeprefix("@options."), count=1)
     told = re.sub(r"\.@(given|attributes|others|functions|config)\b|@", "", told)

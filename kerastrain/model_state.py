@@ -33,7 +33,8 @@ from kerastrain.walk import Walk
 from kerastrain.walk import unused
 
 GROUPS = ("model", "metrics", "optimizer", "others", "captured")
-OF_CALLBACKS = "others/callbacks/"
+# What begins so may be there or not: it is no part of the model.
+OF_OTHERS = ("others/callbacks/", "others/functions/")
 
 
 class ModelState:
@@ -94,9 +95,11 @@ class ModelState:
                     self._name(f"{group}/{name}", variable)
                     self._handles |= handles
         # Last, and unknown to `_meet`: what steps change too is theirs.
-        owners = {f"callbacks/{name}": one for name, one in callbacks.items()}
+        owners = {}
         if self.eager:
-            owners |= self._walk.of(object)
+            objects = self._walk.of(object).items()
+            owners = {f"functions/{p}": one for p, one in objects if not p.startswith("callbacks/")}
+        owners |= {f"callbacks/{name}": one for name, one in callbacks.items()}
         self._held = Walk(_held_by_functions(owners), known=(history, model, *callbacks.values()))
         known = set(self._handles)
         for name, variable in self._held.variables.items():
@@ -149,7 +152,7 @@ class ModelState:
         return {
             name: variable
             for name, variable in self._known.items()
-            if not name.startswith(("metrics/", OF_CALLBACKS)) and id(variable) not in left
+            if not name.startswith(("metrics/", *OF_OTHERS)) and id(variable) not in left
         }
 
     # What steps tell --------------------------------------------------------------

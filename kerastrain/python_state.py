@@ -14,6 +14,7 @@ looks at a bounded number of parts; of long containers at both ends, of large ar
 
 import argparse
 import collections
+import dis
 import enum
 import functools
 import hashlib
@@ -205,17 +206,18 @@ def held_by_functions(objects: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{owner}/{name}/{key}", value
 
 
-def named_items(container: dict | list | tuple) -> Iterator[tuple[Any, Any]]:
+def named_items(container: dict | list | tuple | collections.deque) -> Iterator[tuple[Any, Any]]:
     """The items by index or key, as they are called in each process.
 
     The text of a key that is an object may hold an address, or a number that another process counts
     otherwise: its item goes by the position.
     """
+    # As a list at once: another thread may change it.
     if not isinstance(container, dict):
-        return enumerate(container)
+        return enumerate(list(container))
     return (
         (key if _is_plain_key(key) else position, item)
-        for position, (key, item) in enumerate(container.items())
+        for position, (key, item) in enumerate(list(container.items()))
     )
 
 
@@ -247,7 +249,8 @@ def _is_assigned(cell):
 def _names(code):
     """The globals that a function's code may read, its inner functions' too."""
     inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return frozenset(code.co_names).union(*map(_names, inner))
+    read = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return frozenset(read).union(*map(_names, inner))
 
 
 class _Digest:

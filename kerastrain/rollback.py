@@ -15,7 +15,7 @@ from typing import Any
 
 from kerastrain import _keras
 from kerastrain.errors import RunError
-from kerastrain.model_state import OF_CALLBACKS
+from kerastrain.model_state import OF_OTHERS
 from kerastrain.model_state import ModelState
 from kerastrain.variables import HostCopies
 from kerastrain.variables import learning_rates
@@ -93,7 +93,7 @@ class Kept:
         if state is None or isinstance(state["values"], list):
             return
         variables, values = self._variables(), state["values"]
-        missing = [n for n in values if n not in variables and not n.startswith(OF_CALLBACKS)]
+        missing = [n for n in values if n not in variables and not n.startswith(OF_OTHERS)]
         if missing:
             raise RunError(
                 f"The state that guard=\"rollback\" keeps has {missing[0]}, which there is not now. "

@@ -43,7 +43,7 @@ from kerastrain.layer_states import layer_states
 from kerastrain.layer_states import set_layer_states
 from kerastrain.metrics.states import MetricStates
 from kerastrain.model_state import GROUPS
-from kerastrain.model_state import OF_CALLBACKS
+from kerastrain.model_state import OF_OTHERS
 from kerastrain.model_state import ModelState
 from kerastrain.runner import Runner
 from kerastrain.variables import HostCopies
@@ -152,13 +152,12 @@ class TrainingState:
         values["tables"] = self._state.find_tables().states()
         values["metrics"] = self._metrics.fresh if self._metrics else None
         values["layers"] = layer_states(self._state.layers())
-        made = [n for n in variables if n.startswith(OF_CALLBACKS) and n not in self._begun_with]
+        made = [n for n in variables if n.startswith(OF_OTHERS) and n not in self._begun_with]
         if made and not self._has_told_of_late:
             self._has_told_of_late = True
             notices.warn(
-                f"Callbacks have made {_listed(made)} since the training began: after a resume it "
-                "begins anew. Make the variables of a callback in its constructor, or in "
-                "on_train_begin."
+                f"{_listed(made)}, of a callback or in a global, was made since the training began: "
+                "after a resume it begins anew. Make such a variable before, or in on_train_begin."
             )
         for message in self._state.unsaved.messages(self._state.handles):
             notices.warn(message)
@@ -208,7 +207,7 @@ class TrainingState:
     @staticmethod
     def _copies_of(variables, copies, tables=None):
         """The copies, or new ones if there are other variables by now."""
-        known = [*map(id, variables)] == [*map(id, copies.variables)]
+        known = [*map(id, variables)] == [*map(id, copies.variables)] and copies.tables is tables
         return copies if known else HostCopies(variables, tables)
 
     def begin(self, metrics: MetricStates) -> None:
@@ -372,8 +371,8 @@ class TrainingState:
 
 
 def _is_compared(name):
-    """Whether a variable is there before ``on_train_begin``, in which callbacks make theirs."""
-    return not name.startswith(OF_CALLBACKS)
+    """Whether a variable is there before ``on_train_begin``, and part of what is trained."""
+    return not name.startswith(OF_OTHERS)
 
 
 def _by_callbacks(values, tensors):
@@ -400,21 +399,21 @@ def _check_order_of_captured(values, eager):
 
 
 def _warn_of_lost(saved, variables):
-    """Names what was saved of callbacks and has no place now."""
-    held = {name.removeprefix("others/") for name in variables}
-    lost = sorted(name for name in saved - held if name.startswith("callbacks/"))
+    """Names what was saved of callbacks or globals and has no place now."""
+    lost = sorted(saved - {name.removeprefix("others/") for name in variables})
+    lost = [name for name in lost if f"others/{name}".startswith(OF_OTHERS)]
     if lost:
         notices.warn(
-            f"The run was saved with variables or tables of callbacks that are not there now: "
-            f"{_listed(lost)}. What they held is lost. Pass the callbacks that the run was begun "
-            "with, and let them make these before or in on_train_begin."
+            "The run was saved with variables or tables of callbacks, or in globals, that are not "
+            f"there now: {_listed(lost)}. What they held is lost. Pass the callbacks that the run was "
+            "begun with, and make such variables before, or in on_train_begin."
         )
 
 
 def _listed(names):
-    """The first of some names of what callbacks hold."""
+    """The first of some names of what callbacks and functions hold."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    bare = (name.removeprefix("others/").removeprefix("callbacks/") for name in names[:3])
+    bare = (name.removeprefix("others/").partition("/")[2] for name in names[:3])
     return ", ".join(bare) + more
 
 

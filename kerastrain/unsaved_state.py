@@ -104,7 +104,8 @@ class UnsavedState:
 
     def _see(self, variable):
         for handle in _keras.handles_of(variable):
-            if handle not in self._assigned:
+            known = self._assigned.get(handle)
+            if known is None or known() is None:  # another one may have had this handle
                 self._assigned[handle] = weakref.ref(variable)
 
     def _unknown(self, known):

@@ -29,11 +29,12 @@ class HostCopies:
         tables: whose values are copied too (`kerastrain.tables.Tables`); None for none.
 
     Attributes:
+        variables, tables: as passed.
         of_tables: what the tables had when values were taken last.
     """
 
     def __init__(self, variables: Iterable[Any], tables: Any = None):
-        self.variables, self._tables = list(variables), tables
+        self.variables, self.tables = list(variables), tables
         self.of_tables: dict[str, dict[str, Any]] = {}
         self._parts = [_keras.local_variables(v) for v in self.variables]
         self._buffers: list[list[np.ndarray | None]] = [[None] * len(p) for p in self._parts]
@@ -61,8 +62,8 @@ class HostCopies:
 
         They are valid until the next call.
         """
-        if self._tables is not None:
-            self.of_tables = self._tables.states()
+        if self.tables is not None:
+            self.of_tables = self.tables.states()
         tensors = iter(self._read())
         for buffers in self._buffers:
             for index, buffer in enumerate(buffers):
@@ -75,8 +76,8 @@ class HostCopies:
 
     def put_back(self) -> None:
         """Gives the variables and tables the values that were taken last."""
-        if self._tables is not None:
-            self._tables.put_back(self.of_tables)
+        if self.tables is not None:
+            self.tables.put_back(self.of_tables)
         for parts, buffers in zip(self._parts, self._buffers, strict=True):
             for part, buffer in zip(parts, buffers, strict=True):
                 part.assign(buffer)

@@ -160,7 +160,7 @@ def _is_of_plain_values(container):
 
 
 def _items(container):
-    return container.values() if isinstance(container, dict) else container
+    return list(container.values()) if isinstance(container, dict) else list(container)
 
 
 def _is_kerastrains(value):

@@ -9,7 +9,6 @@ import tempfile
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from kerastrain import Execution
@@ -466,21 +465,3 @@ CASES = {
 # The steps of an epoch, where they are not six.
 STEPS = {"PyDataset with workers, many": 30, "tf.data, repeated twice": 11}
 NEEDS = {"torch": "torch", "Grain": "grain"}
-
-# Kinds of data and of state that take minutes in all.
-LONG = (
-    "PyDataset with",
-    "tf.data, files, then rows",
-    "tf.data, zip",
-    "tf.data, concatenate",
-    "tf.data, sample",
-    "tf.data, repeated twice",
-    "stateful RNN",
-    "a loss with state",
-    "adapted layers",
-)
-
-
-def marks_of(name):
-    """How long a training of `CASES` takes, as a mark of pytest's."""
-    return pytest.mark.long if name.startswith(LONG) else pytest.mark.slow

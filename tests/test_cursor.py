@@ -185,7 +185,7 @@ def test_the_batches_that_came_next(name):
         assert expected[position[1] :] == resumed(make, position, lie_together=lie_together)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
 @pytest.mark.parametrize("name", ["PyDataset, processes", "reorders itself, processes"])
 def test_worker_processes(name):

@@ -752,7 +752,7 @@ SAMPLE = OTHERS[0], OTHERS[2], OTHERS[4], OTHERS[6], OTHERS[10]
 
 @pytest.mark.parametrize(
     ("named", "changed"),
-    [pytest.param(*one, marks=() if one in SAMPLE else pytest.mark.long) for one in OTHERS],
+    [pytest.param(*one, marks=() if one in SAMPLE else pytest.mark.slow) for one in OTHERS],
 )
 def test_another_option_or_data_set(begun, named, changed):
     """Each is named, with both values."""
@@ -849,11 +849,18 @@ def scaled_by_a_global(y_true, y_pred):
     return FACTOR[0] * keras.ops.mean(keras.ops.square(y_true - y_pred), -1)
 
 
+units = 1  # as an attribute is called
+
+
 class CountsCalls(L.Layer):
+    def __init__(self):
+        super().__init__()
+        self.units = 3
+
     def call(self, x):
         global COUNTED
         COUNTED += 1
-        return x
+        return x * self.units
 
 
 def test_globals_that_functions_read(monkeypatch):
@@ -869,6 +876,8 @@ def test_globals_that_functions_read(monkeypatch):
         return identity_of(model, {"x": NoData()}, 0), "runs/a", model
 
     before, *_ = now()
+    check_identity(before, *now())
+    monkeypatch.setitem(globals(), "units", 2)
     check_identity(before, *now())
     monkeypatch.setitem(globals(), "FACTOR", [3.0, 1.0])
     with pytest.warns(UserWarning, match=r"goes on although `FACTOR` of `scaled_by_a_global`\[0\] was '2.0', and"):

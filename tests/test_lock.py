@@ -152,7 +152,7 @@ def without_lock(place):
 @pytest.mark.parametrize(
     "happens",
     [
-        *(pytest.param(one, marks=pytest.mark.long) for one in (moved, replaced, copied_back)),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (moved, replaced, copied_back)),
         *(removed, without_lock),
     ],
 )
@@ -189,7 +189,7 @@ def test_another_run_in_the_place_of_the_directory(tmp_path):
     assert_same_weights(fit(None, epochs=3, save_every=None)[0], made)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_another_process_in_the_place_of_the_directory(tmp_path):
     """It keeps what it has taken: the training goes on unsaved, and says so."""
     program = "import sys, time; from kerastrain.lock import Lock\n"
@@ -266,7 +266,7 @@ def hold(place, end):
     return holds
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_never_hold_one_directory(tmp_path):
     """Whoever removes it meanwhile: of two that hold it, one has the directory from before that.
 

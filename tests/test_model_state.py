@@ -155,7 +155,7 @@ QUICK = (
     ("TensorFlow's generator of a module", "eager"),
 )
 CELLS = [
-    pytest.param(name, plan, marks=() if (name, plan) in QUICK else pytest.mark.long)
+    pytest.param(name, plan, marks=() if (name, plan) in QUICK else pytest.mark.slow)
     for name in MODELS
     for plan in ("loop", "step", "eager")
 ]
@@ -352,14 +352,45 @@ class MakesLate(keras.callbacks.Callback):
 
 def test_variables_that_callbacks_make_late(tmp_path):
     """They are named when they are saved first: where the training is resumed, they are not there."""
-    with pytest.warns(UserWarning, match=r"^Callbacks have made .*MakesLate#0/count since the train"):
+    with pytest.warns(UserWarning, match=r"MakesLate#0/count, of a callback or in a global, was"):
         trained_with([MakesLate()], 2, tmp_path / "run")
+
+
+ANNEALED = {"rate": tf.Variable(1.0), "registry": []}
+
+
+class Annealed(L.Layer):
+    """Reads a global, and others that it has no use for."""
+
+    def call(self, x):
+        return x * ANNEALED["rate"]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_globals_of_an_eager_model(tmp_path):
+    """They go by the model, whichever callback reads them too; and there may be more of them now."""
+
+    def anneal(epoch, logs):
+        ANNEALED["rate"].assign(0.5 * ANNEALED["rate"])
+
+    def trained(epochs, *callbacks):
+        ANNEALED["rate"].assign(1.0)
+        model = dense(Annealed())
+        Trainer(model, seed=0, execution=Execution(eager=True)).fit(
+            *(X[:8], Y[:8]), batch_size=8, verbose=0, epochs=epochs, run_dir=tmp_path / "run",
+            callbacks=list(callbacks),
+        )  # fmt: skip
+        return float(ANNEALED["rate"])
+
+    assert 0.25 == trained(2, keras.callbacks.LambdaCallback(on_epoch_end=anneal))
+    ANNEALED["registry"].append(dense())
+    assert 0.25 == trained(3)
 
 
 def test_variables_of_callbacks_that_are_gone(tmp_path):
     """They are named."""
     trained_with([Counted()], 2, tmp_path / "run")
-    with pytest.warns(UserWarning, match=r"callbacks that are not there now: .*Counted#0/count\. "):
+    with pytest.warns(UserWarning, match=r"in globals, that are not there now: .*Counted#0/count\. "):
         trained_with([], 3, tmp_path / "run")
 
 

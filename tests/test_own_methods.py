@@ -76,7 +76,7 @@ def stacked(cls):
 
 
 @pytest.mark.parametrize(
-    "strategy", [None, pytest.param("mirrored:2", marks=pytest.mark.long)]
+    "strategy", [None, pytest.param("mirrored:2", marks=pytest.mark.slow)]
 )
 def test_a_task_that_preprocesses(strategy):
     """`fit` with validation, `evaluate` and `predict` of raw data give the numbers of its own."""
@@ -100,7 +100,7 @@ def test_a_task_that_preprocesses(strategy):
         np.testing.assert_allclose(expected.predict(raw, verbose=0), outputs, atol=1e-6)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_task_resumes(tmp_path):
     """A training by the model's own `fit` is saved, and ends with the same bits when resumed."""
 

@@ -37,15 +37,15 @@ def test_a_few(place, count, others):
     assert [] == failures(place, count, 0, others, positions=1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_many(place, seed):
     """None differs without a word, and none is refused needlessly."""
-    assert [] == failures(place, 100, 100 + seed)
-    assert [] == failures(place, 20, 100 + seed, others=True)
+    assert [] == failures(place, 60, 100 + seed)
+    assert [] == failures(place, 12, 100 + seed, others=True)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_in_processes(place, processes):
     """The same where each resume has a process of its own."""
     assert [] == failures(place, 20, 50, fresh=processes)

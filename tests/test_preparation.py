@@ -57,7 +57,7 @@ EVENTS = [
     (0, "epoch 0 begins", 0, True),
     (None, "epoch 1 begins", 1, False),
     *(
-        pytest.param(*event, marks=pytest.mark.long)
+        pytest.param(*event, marks=pytest.mark.slow)
         for event in (
             (0, "train begins", 0, True),
             (None, "epoch 0 begins", 0, False),
@@ -82,7 +82,7 @@ def test_flags_set_by_callbacks(frozen, event, layer, value):
     assert [x.trainable for x in expected.layers] == [x.trainable for x in model.layers]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize(("frozen", "event", "layer", "value"), EVENTS)
 def test_flags_after_a_resume(frozen, event, layer, value, eager, tmp_path):
@@ -120,7 +120,7 @@ def test_a_flag_after_a_resume(tmp_path):
     assert models.largest_difference(whole, three_layers(0)) > 0.01
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("of_users_model", [False, True])
 def test_flags_of_a_copy_in_a_strategy(of_users_model):
     """Both models follow, whichever the callback has at hand; a second training too."""

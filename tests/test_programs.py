@@ -19,7 +19,7 @@ def test_a_quick_program(name):
     assert result.right, f"{result.details} {result.warnings}"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in comparison.names() if n not in QUICK])
 def test_program(name):
     """As above, or what differs is what the list says; in a process of its own."""
@@ -96,7 +96,7 @@ def test_apart(a, b, expected):
     assert comparison.apart(a, b) == expected
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_program_that_aborts_is_a_row():
     """A process that ends otherwise has failed, with its last words."""
     result = command.run_apart("no_such_program", None)

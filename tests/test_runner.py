@@ -163,7 +163,7 @@ class Ids(keras.Model):
 
 
 @pytest.mark.parametrize(
-    "execution", ["xla_loop", pytest.param(Execution(jit_compile=True), marks=pytest.mark.long)]
+    "execution", ["xla_loop", pytest.param(Execution(jit_compile=True), marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("build", [looked_up, Ids])
 def test_text_is_not_given_to_xla(build, execution):
@@ -199,7 +199,7 @@ class Breaks:
         ("xla_loop", ("xla",)),
         ("auto, all tried", ("graph",)),
         *(
-            pytest.param(plan, kinds, marks=pytest.mark.long)
+            pytest.param(plan, kinds, marks=pytest.mark.slow)
             for plan, kinds in (
                 ("loop", ("graph",)),
                 ("xla_loop", ("graph", "xla")),

@@ -466,7 +466,7 @@ def fails_while(monkeypatch, kind, name, error, epochs):
 @pytest.mark.parametrize(("kind", "name", "error"), [
     (Checkpoints, "paths", PermissionError(13, "Permission denied")),
     (Lock, "renew", RunError("another process has it")),
-    *(pytest.param(*one, marks=pytest.mark.long) for one in [
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in [
         (Lock, "renew", OSError(116, "Stale file handle")),
         (Checkpoints, "write", ValueError("Out of range float values")),
         (Saver, "_write", RuntimeError("cannot schedule")),

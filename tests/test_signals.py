@@ -146,6 +146,37 @@ def test_a_signal_in_the_first_validation(tmp_path):
     assert 4.0 == float(counters[-1])
 
 
+class Tallies(keras.layers.Layer):
+    """Counts its calls outside of training in a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 0.0)
+
+    def call(self, x, training=False):
+        key = tf.constant([0], tf.int64)
+        if not training:
+            self.table.insert(key, self.table.lookup(key) + 1.0)
+        return x
+
+
+def test_a_signal_in_a_validation_that_changes_a_table(tmp_path):
+    """The table is as if the validation had not begun, though no variable changes in it."""
+    layers = []
+
+    def make():
+        keras.utils.set_random_seed(5)
+        layers.append(Tallies())
+        model = keras.Sequential([keras.Input((6,)), layers[-1], keras.layers.Dense(1)])
+        return Trainer(model, optimizer="sgd", loss="mse", seed=3, execution="step")
+
+    arguments = {"validation_data": rows(1, 2 * BATCH), "epochs": 2, "save_every": 10**6}
+    with pytest.raises(SystemExit):
+        fit(tmp_path, make, callbacks=[Sends("on_test_batch_end")], **arguments)
+    fit(tmp_path, make, callbacks=[Sends("on_train_end", None)], **arguments)
+    assert [4.0] == layers[-1].table.lookup(tf.constant([0], tf.int64)).numpy().tolist()
+
+
 class Slow(keras.utils.PyDataset):
     """Batches that take their time, drawn by processes."""
 
@@ -383,8 +414,8 @@ class Trains(keras.callbacks.Callback):
         """Nothing is remembered."""
 
 
-@pytest.mark.parametrize("has_own", [True, pytest.param(False, marks=pytest.mark.long)])
-@pytest.mark.parametrize("event", ["on_epoch_end", pytest.param("on_epoch_begin", marks=pytest.mark.long)])
+@pytest.mark.parametrize("has_own", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("event", ["on_epoch_end", pytest.param("on_epoch_begin", marks=pytest.mark.slow)])
 def test_a_training_within_a_callback(tmp_path, event, has_own):
     """It goes on to its end, and the outer one is saved and leaves: both resume bit-exactly."""
     inner, other = (tmp_path / name if has_own else None for name in ("inner", "other"))
@@ -469,7 +500,7 @@ def test_output_that_nobody_reads_after_a_signal(tmp_path, monkeypatch, number):
         fit(tmp_path, verbose=2, callbacks=[Prints("on_train_batch_end", None)])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
 def test_a_pipe_that_closes(tmp_path, number, status):
     """As that of `tee`, which Ctrl-C ends first: saved, and the status is that of the signal."""

@@ -566,7 +566,7 @@ class TestAsTensorFlowMakesThem:
 
     @pytest.mark.parametrize(
         "sizes",
-        [pytest.param(s, marks=pytest.mark.long) for s in ((2, 3), (4, 2), (2, 2), (1, 4))],
+        [pytest.param(s, marks=pytest.mark.slow) for s in ((2, 3), (4, 2), (2, 2), (1, 4))],
     )
     def test_several_sizes(self, sizes):
         """Each gives the numbers of one device, and is as it was afterwards."""
@@ -590,21 +590,21 @@ class TestAsTensorFlowMakesThem:
         assert len(heard) == 4
         assert np.isfinite(heard).all()
 
-    @pytest.mark.long
+    @pytest.mark.slow
     def test_one_for_several_models(self):
         """One object serves several models, beside one of another size."""
         expected, found = self.run(None), self.made(2)
         for scope in (found, self.made(3), found):
             assert_equal_runs(expected, self.run(scope))
 
-    @pytest.mark.long
+    @pytest.mark.slow
     def test_the_other_door(self):
         """Keras's own `fit` of a `TrainableModel` gets along with them too."""
         expected = self.run(None, "fit")
         for number in (3, 2):
             assert_equal_runs(expected, self.run(self.made(number), "fit"))
 
-    @pytest.mark.long
+    @pytest.mark.slow
     def test_own_steps(self):
         """So does a step of the user's own, which reduces through the optimizer."""
 
@@ -630,7 +630,7 @@ class TestAsTensorFlowMakesThem:
             for one, other in zip(expected, weights(self.made(number)), strict=True):
                 np.testing.assert_allclose(one, other, atol=TOLERANCE)
 
-    @pytest.mark.long
+    @pytest.mark.slow
     @pytest.mark.parametrize("reduction", ["NcclAllReduce", "HierarchicalCopyAllReduce"])
     def test_chosen_reductions(self, reduction):
         """Those that are made for GPUs work on CPUs."""
