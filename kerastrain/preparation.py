@@ -29,7 +29,6 @@ from kerastrain import merging
 from kerastrain import target_checks
 from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
-from kerastrain.errors import ModelError
 from kerastrain.execution import Steps
 from kerastrain.execution import trainable_state
 from kerastrain.logged_values import StepObserver

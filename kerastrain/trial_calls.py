@@ -12,7 +12,6 @@ or others. `kerastrain.mixing` compares what they give.
 
 import contextlib
 import inspect
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
