@@ -58,8 +58,9 @@ class UnsavedState:
 
     def begin(self) -> None:
         """From here on, what changes counts; what a first trace changes does not."""
-        self._changed, self._values, self._told = {}, self.python_values(), set()
-        self._assigned, self._taken = {}, {}
+        self._values, taken = self._look()
+        self._taken = taken if self._is_traced else {}
+        self._changed, self._told, self._assigned = {}, set(), {}
 
     def note(self, function: Any) -> list[tuple]:
         """A concrete function is about to run for the first time.
@@ -110,12 +111,10 @@ class UnsavedState:
 
     def _unknown(self, known):
         """The names of variables that have been assigned, are not known, and have lived on."""
-
-        def names():
-            one = {handle: ref() for handle, ref in self._assigned.items() if handle not in known}
-            return [variable.name for variable in one.values() if variable is not None]
-
-        return names() and (gc.collect(), names())[1]
+        references = [ref for handle, ref in self._assigned.items() if handle not in known]
+        if any(ref() is not None for ref in references):
+            gc.collect()  # what a callback has left may hold itself
+        return [variable.name for ref in references if (variable := ref()) is not None]
 
     def messages(self, known: set[int]) -> list[str]:
         """What is to be said by now, each sentence once.

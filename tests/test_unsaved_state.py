@@ -584,6 +584,15 @@ def test_what_a_trace_has_taken_in(make, callback, name, tmp_path):
     assert all(name in one and "was changed after the step was traced" in one for one in said)
 
 
+def test_what_an_earlier_fit_has_traced(tmp_path):
+    """Its steps run again in the next one, and have what was there then."""
+    trainer = Trainer(made(Scaled()), seed=0, execution="loop")
+    trainer.fit(X, Y, verbose=0)
+    options = {"verbose": 0, "run_dir": tmp_path, "save_every": 1, "callbacks": [Replaces()]}
+    with pytest.warns(UserWarning, match=r"^Scaled.factor \(model/_layers/.* was changed after the"):
+        trainer.fit(X, Y, **options)
+
+
 @pytest.mark.parametrize("make", [of_a_layer, of_a_loss, of_a_call])
 @pytest.mark.parametrize("policy", ["skip", "rollback", "raise"])
 def test_a_bad_step_leaves_tables_as_they_were(make, policy):
