@@ -331,6 +331,7 @@ class TrainingState:
         if keep_more or traced not in (None, self._state.unsaved.python_values()):
             for runner in self._runners().values():
                 runner.forget_traces()
+            self._state.unsaved.forget_traces()
 
     def put_back_callbacks(self) -> None:
         """The last of it: what is the user's own code, and then the random generators."""

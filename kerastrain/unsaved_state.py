@@ -77,16 +77,20 @@ class UnsavedState:
     @contextlib.contextmanager
     def tracing(self) -> Iterator[None]:
         """Around a trace: the next one does to Python's values what it does."""
-        if self._values is None or self._eager:
-            yield
-            return
-        if self._is_traced:
+        counts = self._values is not None and not self._eager
+        if counts and self._is_traced:
             self._note_changes()
         try:
             yield
         finally:
-            (self._values, taken), self._is_traced = self._look(), True
-            self._taken |= taken
+            self._is_traced = True
+            if counts:
+                self._values, taken = self._look()
+                self._taken |= taken
+
+    def forget_traces(self) -> None:
+        """What has been traced is traced anew."""
+        self._is_traced, self._taken = False, {}
 
     def _note_changes(self):
         (now, taken), begun = self._look(), self._values

@@ -593,6 +593,22 @@ def test_what_an_earlier_fit_has_traced(tmp_path):
         trainer.fit(X, Y, **options)
 
 
+def test_an_adapted_layer_is_put_back_without_a_word(tmp_path):
+    """In a process that has traced its steps before."""
+
+    def model():
+        layer = L.Normalization()
+        layer.adapt(X)
+        return made(layer)
+
+    fitted(model(), tmp_path, epochs=1)
+    trainer = Trainer(model(), seed=0, execution="loop")
+    trainer.fit(X, Y, batch_size=8, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer.fit(X, Y, batch_size=8, verbose=0, epochs=3, run_dir=tmp_path, save_every=1)
+
+
 @pytest.mark.parametrize("make", [of_a_layer, of_a_loss, of_a_call])
 @pytest.mark.parametrize("policy", ["skip", "rollback", "raise"])
 def test_a_bad_step_leaves_tables_as_they_were(make, policy):
