@@ -26,6 +26,7 @@ from kerastrain import data as data_lib
 from kerastrain import dry
 from kerastrain import lint
 from kerastrain import merging
+from kerastrain import strategy as strategy_lib
 from kerastrain import target_checks
 from kerastrain.compiled import CompiledModel
 from kerastrain.errors import KerastrainError
@@ -98,6 +99,8 @@ class Preparation:
                 data_checks.check_batch(part.name, part.peek())
         parts = self._compiled.options.parts if train else 1
         replicas = 1 if self._strategy is None else self._strategy.num_replicas_in_sync
+        if self._strategy is not None:
+            strategy_lib.check_sums(self._strategy)
         checks.check_whole_batches(model, parts, replicas)
         for _, part in kinds:
             self.check_rows(part)

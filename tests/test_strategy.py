@@ -637,6 +637,17 @@ class TestAsTensorFlowMakesThem:
         chosen = getattr(tf.distribute, reduction)()
         assert_equal_runs(self.run(None), self.run(self.made(2, cross_device_ops=chosen)))
 
+    def test_a_reduction_that_leaves_out_a_replica(self):
+        """It is found before a step runs: TensorFlow's for GPUs makes 3 of 1 + 2 + 3 on CPUs."""
+        chosen = self.made(3, cross_device_ops=tf.distribute.HierarchicalCopyAllReduce())
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        before = model.get_weights()
+        trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=chosen)
+        with pytest.raises(ArgumentError, match="of the numbers 1 to 3 it makes 3, and their sum is 6"):
+            trainer.fit(X, Y, verbose=0)
+        for one, other in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
     def test_after_an_error(self):
         """A step that fails leaves nothing behind that another training could stumble over."""
         ids = np.zeros((6, 2), "int32")
