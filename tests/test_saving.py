@@ -537,7 +537,11 @@ def test_a_best_model_on_a_disk_that_is_mounted_read_only(disk):
 
     def fails():
         subprocess.run(["mount", "--bind", place, place], check=True)
-        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+        remount = ["mount", "-o", "remount,bind,ro", place]
+        until = time.monotonic() + 30
+        while subprocess.run(remount, capture_output=True).returncode:  # busy, while a save is written
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
     def works():
         time.sleep(0.2)
