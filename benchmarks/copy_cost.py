@@ -27,7 +27,7 @@ import rich.table
 import tensorflow as tf
 
 import kerastrain
-from kerastrain import stacks
+from kerastrain.data import stacks
 
 # name: (rows, columns)
 BATCHES = {"small": (32, 20), "MNIST": (32, 784), "images": (32, 64 * 64 * 3)}

@@ -22,7 +22,7 @@ hand-written loop
     data set, whose gradients over their number are added up until the last one is applied. The
     logged loss is the mean over batches.
 kerastrain
-    ``Trainer(model, strategy=..., step=StepOptions(micro_batches=...))`` and the whole batch.
+    ``Trainer(model, strategy=..., micro_batches=...)`` and the whole batch.
 
 A way that stops with an error is shown as ``crash`` and the exception. So that the reference can
 be trusted, kerastrain also runs each row on one device with whole batches, and rows where that
@@ -40,7 +40,8 @@ import logging
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -52,11 +53,14 @@ import rich.console
 import rich.progress
 import rich.table
 import tensorflow as tf
-from keras import layers, losses, optimizers
+from keras import layers
+from keras import losses
+from keras import optimizers
 
 import kerastrain
-from benchmarks.harness import largest_difference, machine_line
-from kerastrain import strategy as strategy_lib
+from benchmarks.harness import largest_difference
+from benchmarks.harness import machine_line
+from kerastrain.distribution import strategy as strategy_lib
 
 WAYS = ("model.fit", "hand-written loop", "kerastrain")
 TOLERANCE = 1e-6
@@ -439,7 +443,7 @@ def by_kerastrain(row: Row) -> Outcome:
         loss=made_loss(row),
         metrics=[make() for make in row.metrics] or None,
         strategy=strategy_of(row.replicas),
-        step=kerastrain.StepOptions(micro_batches=row.micro_batches),
+        micro_batches=row.micro_batches,
     )
     history = trainer.fit(**fit_arguments(row, row.batch))
     return Outcome(model.get_weights(), last_logs(history))

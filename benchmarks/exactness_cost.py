@@ -11,7 +11,7 @@ usual
     The mean loss of its own rows over the number of replicas, its gradients, and
     ``apply_gradients``, in which Keras adds the gradients of the replicas.
 exact
-    `kerastrain.step.train_step`, whose gradients are those of the global mean, however many
+    `kerastrain.step.steps.train_step`, whose gradients are those of the global mean, however many
     rows each replica has.
 
 Batches divide by the replicas, where both are right: the harness compares the weights after
@@ -26,7 +26,8 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -35,13 +36,22 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from benchmarks.exactness import make_logical_devices, strategy_of
-from benchmarks.harness import Contender, Race, print_race, race, save_json
-from benchmarks.step_overhead import compile_arguments, make_contender, make_data
+from benchmarks.exactness import make_logical_devices
+from benchmarks.exactness import strategy_of
+from benchmarks.harness import Contender
+from benchmarks.harness import print_race
+from benchmarks.harness import Race
+from benchmarks.harness import race
+from benchmarks.harness import save_json
+from benchmarks.step_overhead import compile_arguments
+from benchmarks.step_overhead import make_contender
+from benchmarks.step_overhead import make_data
 from kerastrain import StepOptions
-from kerastrain.execution import OpenRows, Steps
+from kerastrain.execution.compiled_steps import DynamicBatchFunction
+from kerastrain.execution.compiled_steps import Steps
 from kerastrain.options import Execution
-from kerastrain.rows import count_rows, own_rows
+from kerastrain.step.rows import count_rows
+from kerastrain.step.rows import own_rows
 
 REPLICAS = 2
 
@@ -112,7 +122,7 @@ def usual(work: Work, batches: list[tuple]) -> Contender:
         traces.append(1)
         strategy.run(lambda batch: replica_step(own_rows(batch)), args=(batch,))
 
-    run = functools.partial(run_all, OpenRows(step, jit_compile=False), batches, model)
+    run = functools.partial(run_all, DynamicBatchFunction(step, jit_compile=False), batches, model)
     contender = make_contender("usual", run, model, lambda: optimizer)
     return dataclasses.replace(contender, traces=lambda: len(traces))
 
@@ -128,7 +138,7 @@ def exact(work: Work, batches: list[tuple]) -> Contender:
 
     def run() -> None:
         with strategy.scope():
-            run_all(steps.one("train"), batches, model)
+            run_all(steps.single_step("train"), batches, model)
 
     contender = make_contender("exact", run, model, lambda: model.optimizer)
     return dataclasses.replace(contender, traces=lambda: sum(steps.traces.values()))

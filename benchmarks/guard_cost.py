@@ -19,7 +19,9 @@ import rich.console
 import rich.table
 
 import kerastrain
-from benchmarks import harness, speed_contenders, speed_works
+from benchmarks import harness
+from benchmarks import speed_contenders
+from benchmarks import speed_works
 
 PLANS = {"mlp": "xla_loop", "transformer": "xla_loop", "convnet": "loop", "large": "xla_loop"}
 # Epochs of a round, so that it takes about two seconds.
@@ -35,9 +37,7 @@ def make_fit(work, plan, guard, epochs, callbacks):
 
     def fit(epochs=epochs):
         begun = time.perf_counter()
-        trainer.fit(
-            x, y, batch_size=work.batch, epochs=epochs, verbose=0, callbacks=callbacks
-        )
+        trainer.fit(x, y, batch_size=work.batch, epochs=epochs, verbose=0, callbacks=callbacks)
         return time.perf_counter() - begun, trainer.times.seconds["checks"]
 
     return fit

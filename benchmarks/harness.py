@@ -30,7 +30,8 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -115,9 +116,7 @@ def race(
     """
     names = [contender.name for contender in contenders]
     if len(set(names)) != len(names) or baseline not in names:
-        raise ValueError(
-            f"Names must differ and hold the baseline. Received: {names}, {baseline=}"
-        )
+        raise ValueError(f"Names must differ and hold the baseline. Received: {names}, {baseline=}")
     if min(steps, repeats) < 1:
         raise ValueError(f"`steps` and `repeats` must be above 0. Received: {steps=}, {repeats=}")
     result = Race(

@@ -26,6 +26,7 @@ import rich.table
 import tensorflow as tf
 
 import kerastrain
+from kerastrain import RunDir
 from kerastrain.testing.fresh import FreshProcesses
 
 ROWS, BATCH, EPOCHS, KILLED_IN = 64, 8, 8, 28
@@ -114,7 +115,10 @@ def train(tool, name, place, kills):
     else:
         trainer = kerastrain.Trainer(model, optimizer=optimizer, loss="mse", seed=2)
         trainer.fit(
-            **data, **common, callbacks=callbacks, run_dir=place / "run", save_every=1, keep=3
+            **data,
+            **common,
+            callbacks=callbacks,
+            run_dir=RunDir(place / "run", save_every=1, keep=3),
         )
     np.savez(place / "end.npz", *model.get_weights(), steps=int(optimizer.iterations))
 

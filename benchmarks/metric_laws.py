@@ -28,17 +28,17 @@ from hypothesis.errors import FlakyFailure
 from rich.console import Console
 from rich.table import Table
 
+from kerastrain.testing import check_metric
 from kerastrain.testing import LAWS
 from kerastrain.testing import MetricLawError
-from kerastrain.testing import check_metric
 from kerastrain.testing.case import Case
 from kerastrain.testing.case import Trial
 from kerastrain.testing.examples import run_examples
 from kerastrain.testing.replica_runs import ask_for_devices
 from kerastrain.testing.violations import NotApplicable
 from kerastrain.testing.violations import Violation
-from tests.testing.mutants import MUTANTS
 from tests.testing.mutants import Mutant
+from tests.testing.mutants import MUTANTS
 from tests.testing.right_metrics import RIGHT
 
 EXAMPLES = (10, 30, 100)

@@ -38,7 +38,9 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -50,15 +52,24 @@ import rich.console
 import rich.progress
 import rich.table
 from hypothesis import strategies as st
-from scipy.special import expit, log_softmax
+from scipy.special import expit
+from scipy.special import log_softmax
 from sklearn import metrics as sk
 
 from benchmarks.harness import machine_line
-from benchmarks.metrics_verdicts import VERDICTS, Verdict
-from kerastrain.testing import (
-    LAWS, Column, MetricLawError, arguments, binary_classification, check_metric,
-    multiclass_classification, multilabel_classification, regression, segmentation, sequences,
-)  # fmt: skip
+from benchmarks.metrics_verdicts import Verdict
+from benchmarks.metrics_verdicts import VERDICTS
+from kerastrain.testing import arguments  # fmt: skip
+from kerastrain.testing import binary_classification  # fmt: skip
+from kerastrain.testing import check_metric  # fmt: skip
+from kerastrain.testing import Column  # fmt: skip
+from kerastrain.testing import LAWS  # fmt: skip
+from kerastrain.testing import MetricLawError  # fmt: skip
+from kerastrain.testing import multiclass_classification  # fmt: skip
+from kerastrain.testing import multilabel_classification  # fmt: skip
+from kerastrain.testing import regression  # fmt: skip
+from kerastrain.testing import segmentation  # fmt: skip
+from kerastrain.testing import sequences  # fmt: skip
 
 PROFILE, SEED = "dev", 0
 # A row ends after so many seconds; laws that were not reached are shown as such.
@@ -105,7 +116,9 @@ def one_hot_scores(classes: int, least: int) -> st.SearchStrategy:
 def encoded(strategy: st.SearchStrategy, classes: int) -> st.SearchStrategy:
     """The same rows, labels one-hot."""
     return strategy.map(
-        lambda s: s.mapped(lambda kind, a: np.eye(classes, dtype="int32")[a] if kind == "label" else a)
+        lambda s: s.mapped(
+            lambda kind, a: np.eye(classes, dtype="int32")[a] if kind == "label" else a
+        )
     )
 
 
@@ -147,9 +160,7 @@ CHANNELS_FIRST = IMAGES.map(
 )
 STEPS, CLASS_STEPS = sequences(), sequences(classes=3)
 BINARY_STEPS = in_order(3, y_true=labels(2, 3, 1), y_pred=scores(3, 1))
-NAME_STEPS = in_order(
-    3, y_true=labels(3, 3), y_pred=labels(3, 3, dtype="float32", kind="score")
-)
+NAME_STEPS = in_order(3, y_true=labels(3, 3), y_pred=labels(3, 3, dtype="float32", kind="score"))
 NUMBERS = arguments(values=Column(st.integers(-64, 64).map(lambda k: k / 8), kind="value"))
 NUMBER_ROWS = arguments(values=values(3))
 

@@ -32,7 +32,8 @@ import rich.box
 import rich.console
 import rich.table
 
-from benchmarks.harness import largest_difference, machine_line
+from benchmarks.harness import largest_difference
+from benchmarks.harness import machine_line
 
 MICRO_BATCHES = (1, 2, 4, 8)
 STEPS = 3
@@ -96,7 +97,7 @@ def measure_here(name: str, micro_batches: int, rows: int, weights_file: str) ->
     import tensorflow as tf
 
     from kerastrain import StepOptions
-    from kerastrain.execution import Steps
+    from kerastrain.execution.compiled_steps import Steps
     from kerastrain.options import Execution
 
     keras.utils.set_random_seed(0)
@@ -117,7 +118,7 @@ def measure_here(name: str, micro_batches: int, rows: int, weights_file: str) ->
     before, seconds = highest_memory(), []
     for _ in range(STEPS):
         start = time.perf_counter()
-        steps.one("train")(batch)
+        steps.single_step("train")(batch)
         model.trainable_variables[-1].numpy()
         seconds.append(time.perf_counter() - start)
     peak = highest_memory() - before

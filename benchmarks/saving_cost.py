@@ -53,11 +53,9 @@ def race(name, rounds, directory):
     y = rng.integers(0, sizes[-1], rows)
     trainer = make_trainer(sizes)
 
-    def timed(run_dir, **saving):
+    def timed(run_dir):
         begun = time.perf_counter()
-        trainer.fit(
-            x, y, batch_size=batch, epochs=epochs, verbose=0, run_dir=run_dir, **saving
-        )
+        trainer.fit(x, y, batch_size=batch, epochs=epochs, verbose=0, run_dir=run_dir)
         return time.perf_counter() - begun
 
     timed(None)
@@ -65,7 +63,7 @@ def race(name, rounds, directory):
     for number in range(rounds):
         place = pathlib.Path(directory, f"{name}-{number}")
         pair = [timed(None)]
-        pair.append(timed(place, save_every=save_every))
+        pair.append(timed(kerastrain.RunDir(place, save_every=save_every)))
         loops.append(trainer.times.seconds["saving"])
         times.append(pair)
         shutil.rmtree(place)

@@ -42,9 +42,9 @@ from typing import Any
 from benchmarks import speed_jobs
 from benchmarks import speed_report
 from benchmarks.speed_process import ChildFailed
+from benchmarks.speed_process import race
 from benchmarks.speed_process import Result
 from benchmarks.speed_process import Runner
-from benchmarks.speed_process import race
 from benchmarks.speed_works import RACED
 from benchmarks.speed_works import WORKS
 

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import resetting
-from benchmarks.speed_works import LEARNING_RATE
-from benchmarks.speed_works import WORKS
-from benchmarks.speed_works import Work
 from benchmarks.speed_works import compile_arguments
+from benchmarks.speed_works import LEARNING_RATE
 from benchmarks.speed_works import make_data
 from benchmarks.speed_works import make_model
+from benchmarks.speed_works import Work
+from benchmarks.speed_works import WORKS
 
 
 @dataclasses.dataclass(frozen=True)

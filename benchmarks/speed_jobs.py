@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed_process import Child
+from benchmarks.speed_process import job
 from benchmarks.speed_process import Result
 from benchmarks.speed_process import Runner
-from benchmarks.speed_process import job
 from benchmarks.speed_works import WORKS
 
 COLUMNS = 16

@@ -21,7 +21,9 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -31,7 +33,12 @@ import numpy as np
 import tensorflow as tf
 
 import kerastrain
-from benchmarks.harness import Contender, Race, print_race, race, resetting, save_json
+from benchmarks.harness import Contender
+from benchmarks.harness import print_race
+from benchmarks.harness import Race
+from benchmarks.harness import race
+from benchmarks.harness import resetting
+from benchmarks.harness import save_json
 
 BATCH_SIZE = 32
 MODEL = f"MLP 784-64-10, batch {BATCH_SIZE}"

@@ -1,3 +1,3 @@
 """The version, readable without importing TensorFlow."""
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"

@@ -93,10 +93,10 @@ class CheckpointError(KerastrainError, ValueError):
 
 
 class NonFiniteError(KerastrainError, ArithmeticError):
-    """A step ended with a loss, weight or slot that is NaN or infinite, and was taken back.
+    """A step ended with a loss, weight or slot that is NaN or infinite, and was rolled back.
 
     The model has the weights from before it. Look at the rows that the message names, lower the
-    learning rate, or go on without such steps: `Trainer` takes ``guard="skip"``, which is another
+    learning rate, or skip the batches of such steps: `Trainer` takes ``guard="skip"``, which is another
     run: with ``run_dir``, pass another directory.
 
     Attributes:
@@ -130,6 +130,6 @@ class Preempted(SystemExit):
 
     ``code`` is 128 and the signal's number, as shells have it: 143 for SIGTERM. Not caught,
     it ends the process with that status. Not an error of kerastrain's: call ``fit`` with the
-    same arguments to go on. Where the training has ended in an error after the signal, a warning
+    same arguments to resume. Where the training has ended in an error after the signal, a warning
     says so, and ``__context__`` is that error.
     """

@@ -20,18 +20,44 @@ cloning are Keras's. To add behaviour, override a hook instead of the step:
   for those of all.
 """
 
+from collections.abc import Callable
+from typing import Any
+from typing import Literal
+from typing import TypeVar
+
 import keras
 import tensorflow as tf
 
 from kerastrain import _keras
-from kerastrain import lint
-from kerastrain import merging
-from kerastrain import replicas
-from kerastrain import step
-from kerastrain.fit_loops import AUTO_STEPS
-from kerastrain.fit_loops import FitLoops
-from kerastrain.options import StepOptions
+from kerastrain.distribution import merging
+from kerastrain.distribution import replicas
+from kerastrain.execution import AUTO_STEPS
+from kerastrain.execution import FitLoops
 from kerastrain.options import check_clips_once
+from kerastrain.options import Lint
+from kerastrain.options import lint_of_strict
+from kerastrain.options import MicroBatches
+from kerastrain.options import StepOptions
+from kerastrain.preparation import lint
+from kerastrain.renaming import renamed_arguments
+from kerastrain.renaming import with_suggestions
+from kerastrain.step import steps as step
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _builtin(method: Method) -> Method:
+    """Marks a method as no override of the user's own."""
+    marked: Any = method  # a function may have attributes, which its type does not
+    marked.is_builtin = True
+    return method
+
+
+def _default_hook(method: Method) -> Method:
+    """Marks a hook that changes nothing, and need not be called."""
+    marked: Any = method
+    marked.is_default_hook = True
+    return method
 
 
 @keras.saving.register_keras_serializable(package="kerastrain")
@@ -51,40 +77,51 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         2
     """
 
-    def __init__(self, *args, **kwargs):
+    train_function: Any  # of Keras's, which makes it on first use
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         if _keras.is_functional_call(args, kwargs):
             self.__class__ = _keras.functional_class(type(self))
             _keras.functional_init(self, args, kwargs)
         else:
             keras.Model.__init__(self, *args, **kwargs)
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return _keras.reduce_model(self)
 
     # Compiling ----------------------------------------------------------------
 
+    @_builtin
+    @with_suggestions
+    @renamed_arguments({"strict": lint_of_strict}, strict="lint")
     def compile(
         self,
-        optimizer="rmsprop",
-        *args,
-        micro_batches: int = 1,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int | Literal["auto"] = 1,
+        jit_compile: bool | Literal["auto"] = "auto",
+        auto_scale_loss: bool = True,
+        *,
+        micro_batches: MicroBatches = 1,
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
-        strict: bool = False,
-        steps_per_execution: int | str = 1,
-        **kwargs,
+        lint: Lint = "warn",
     ) -> None:
         """Configures the model for training.
 
         Args:
-            optimizer, *args, **kwargs: as for ``keras.Model.compile``.
-            micro_batches, clipvalue, clipnorm, global_clipnorm, strict: as for
-                `StepOptions`.
+            optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly, jit_compile,
+                auto_scale_loss: as for ``keras.Model.compile``.
+            micro_batches, clipvalue, clipnorm, global_clipnorm, lint: as for `StepOptions`.
             steps_per_execution: batches that one compiled call of ``fit`` runs; callbacks
-                are told of the last of them. Above 1, or ``"auto"`` (32), they run in a
+                get the last of them. Above 1, or ``"auto"`` (32), they run in a
                 loop, by the plan that is measured to be the fastest
-                (`kerastrain.choice`), and metrics' results are computed once a call.
+                (`kerastrain.execution.plan_choice`), and metrics' results are computed once a call.
 
         Raises:
             ArgumentError: a value that cannot work, or clipping that is set
@@ -95,27 +132,35 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             clipvalue=clipvalue,
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
-            strict=strict,
+            lint=lint,
         )
         optimizer = keras.optimizers.get(optimizer)
         check_clips_once(options, optimizer)
         number = AUTO_STEPS if steps_per_execution == "auto" else steps_per_execution
-        super().compile(optimizer, *args, steps_per_execution=number, **kwargs)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=number,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
         self.__dict__["_step_options"] = options
-
-    compile.is_kerastrains = True
 
     @property
     def step_options(self) -> StepOptions:
         """The options of the step that ``compile`` was given."""
         return self.__dict__.get("_step_options") or StepOptions()
 
-    def get_compile_config(self) -> dict:
+    def get_compile_config(self) -> dict[str, Any]:
         """The arguments of ``compile``, the step's among them."""
         config = super().get_compile_config()
         return {**config, **self.step_options.changed()} if config else config
 
-    def compile_from_config(self, config: dict) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model from `get_compile_config`."""
         if _keras.overrides(self, "compile"):
             super().compile_from_config(config)  # warns: it cannot know how
@@ -126,31 +171,28 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
 
     # Steps --------------------------------------------------------------------
 
-    def train_step(self, data):
-        """One update on one batch: `kerastrain.step.train_step`."""
+    @_builtin
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One update on one batch: `kerastrain.step.steps.train_step`."""
         logs = step.train_step(self, data, self.step_options)
         return merging.results_in_step(self, logs)
 
-    train_step.is_kerastrains = True  # and no step of a user's own
-
-    def test_step(self, data):
-        """Loss and metrics of one batch: `kerastrain.step.test_step`."""
+    @_builtin
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Loss and metrics of one batch: `kerastrain.step.steps.test_step`."""
         return merging.results_in_step(self, step.test_step(self, data))
 
-    test_step.is_kerastrains = True
-
-    def reset_metrics(self):
+    @_builtin
+    def reset_metrics(self) -> None:
         """Resets every metric, on each replica to the state of no rows."""
         merging.reset(self, super().reset_metrics)
 
-    reset_metrics.is_kerastrains = True
-
-    def get_metrics_result(self):
+    @_builtin
+    def get_metrics_result(self) -> dict[str, Any]:
         """``{name: result}``; outside a step, of the states of all replicas together."""
         return merging.results(self, super().get_metrics_result)
 
-    get_metrics_result.is_kerastrains = True
-
+    @_default_hook
     def transform_gradients(
         self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
     ) -> list[tf.Tensor | None]:
@@ -174,12 +216,11 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         del variables
         return gradients
 
-    transform_gradients.does_nothing = True
+    @_builtin
+    def make_train_function(self, force: bool = False) -> None:
+        """Keras's function that trains on a batch, where the gradients are summed in the step.
 
-    def make_train_function(self, force=False):
-        """Keras's function that trains on a batch, told who sums the gradients.
-
-        Before it is made for the first time, `kerastrain.lint` looks at the model.
+        Before it is made for the first time, `kerastrain.preparation.lint` looks at the model.
         """
         made = self.train_function is None or force
         if made:  # before Keras makes it, or the next `fit` would find it made
@@ -191,10 +232,8 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             if not _keras.overrides(self, "train_step"):
                 self.train_function = self._summing(self.train_function)
 
-    make_train_function.is_kerastrains = True
-
-    def _summing(self, train_function):
-        def train(iterator):
+    def _summing(self, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def train(iterator: Any) -> Any:
             with replicas.in_step(self):
                 return train_function(iterator)
 

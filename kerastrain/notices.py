@@ -13,15 +13,16 @@ import warnings
 _OTHERS = ("keras", "keras_hub", "kerastrain", "tensorflow", "numpy", "builtins", "")
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warns, with the line of the user's code that is being run.
 
     In a thread that runs none it is the caller's.
     """
-    frame, level = inspect.currentframe().f_back, 2
+    here = inspect.currentframe()
+    frame, level = here and here.f_back, 2
     while frame is not None and is_passed_over(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=2 if frame is None else level)
+    warnings.warn(message, category, stacklevel=2 if frame is None else level)
 
 
 def is_passed_over(module: str) -> bool:

@@ -1,4 +1,10 @@
-"""Every example runs: the docstrings', the package's synopsis and the README's."""
+"""Every example runs: the docstrings', the package's synopsis, the README's and the pages'.
+
+The rule for ``.. code-block:: python`` in ``README.rst`` and ``kerastrain/docs/*.rst``: a block whose
+first line is an import is a program of its own; any other block continues the program before it.
+What a program printed since the block before is compared with the literal block that follows a line
+that ends in ``prints::``. A program with ``:class: slow`` in one of its blocks runs with ``-m slow``.
+"""
 
 import doctest
 import importlib
@@ -16,7 +22,8 @@ import kerastrain
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.rst"
-NAMES = [
+PAGES = sorted((ROOT / "kerastrain" / "docs").glob("*.rst"))
+NAMES = ["kerastrain"] + [
     m.name
     for m in pkgutil.walk_packages(kerastrain.__path__, "kerastrain.")
     if not m.name.endswith("__main__") and ".examples." not in m.name
@@ -39,12 +46,13 @@ def test_docstring_example(test):
     assert doctest.DocTestRunner(optionflags=flags).run(test).failed == 0
 
 
-def run(code, capsys):
-    """Runs a program and returns what it prints."""
+def run(code, capsys, names):
+    """Runs code in a namespace and returns what it prints; a warning is an error."""
     capsys.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("error", category=UserWarning)
-        exec(compile(code, "<example>", "exec"), {"__name__": "__main__"})
+        warnings.filterwarnings("error", category=DeprecationWarning, module="__main__")
+        exec(compile(code, "<example>", "exec"), names)
     return capsys.readouterr().out
 
 
@@ -52,23 +60,41 @@ def test_package_synopsis(capsys):
     """The program in the package's docstring runs and learns."""
     lines = kerastrain.__doc__.split("::\n", 1)[1].splitlines()
     code = "\n".join(line[4:] for line in lines if line.startswith("    ") or not line)
-    printed = run(code, capsys)
+    printed = run(code, capsys, {"__name__": "__main__"})
     losses = [float(number) for number in re.findall(r"(?<!_)loss: ([\d.e-]+)", printed)]
     assert len(losses) == 5
     assert losses[-1] < 0.5 * losses[0]
     assert "'mae'" in printed
 
 
-def blocks(language):
-    """``(code, the output block right after it, or None)`` in the README."""
-    text = README.read_text(encoding="utf-8")
-    pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
-    for match in re.finditer(pattern, text, re.MULTILINE):
-        code = re.sub(r"^    ", "", match.group(1), flags=re.MULTILINE)
-        shown = re.match(
-            r"[^\n]*prints::\n\n((?:    .*\n|\n)+)", text[match.end() :], re.MULTILINE
-        )
-        yield code, shown and re.sub(r"^    ", "", shown.group(1), flags=re.MULTILINE)
+BLOCK = re.compile(
+    r"^\.\. code-block:: python\n((?:    :.*\n)*)\n((?:    .*\n|\n)+)"  # options, code
+    r"(?:[^\n]*prints::\n\n((?:    .*\n|\n)+))?",  # what it prints
+    re.MULTILINE,
+)
+
+
+def dedented(text):
+    """Without the four spaces of a block."""
+    return re.sub(r"^    ", "", text, flags=re.MULTILINE)
+
+
+def programs(page):
+    """``[(code, what it prints or None) of each block], whether it is slow`` of each program of a page."""
+    found = []
+    for options, code, shown in re.findall(BLOCK, page.read_text(encoding="utf-8")):
+        if re.match(r"(import|from) ", dedented(code)):
+            found.append(([], []))
+        found[-1][0].append((dedented(code), dedented(shown) or None))
+        found[-1][1].append(":class: slow" in options)
+    return [(blocks, any(slow)) for blocks, slow in found]
+
+
+def with_programs():
+    for page in (README, *PAGES):
+        for number, (blocks, slow) in enumerate(programs(page)):
+            marks = pytest.mark.slow if slow else ()
+            yield pytest.param(blocks, id=f"{page.stem}-{number}", marks=marks)
 
 
 def numbers_and_words(text):
@@ -78,22 +104,92 @@ def numbers_and_words(text):
     return [float(p) if re.fullmatch(r"-?\d+\.\d+(?:e-?\d+)?", p) else p for p in pieces]
 
 
-@pytest.mark.parametrize("number", range(len(list(blocks("python"))) if README.exists() else 0))
-def test_readme_example(number, capsys, tmp_path, monkeypatch):
-    """Each program of the README runs, and prints what stands below it."""
-    monkeypatch.chdir(tmp_path)
-    code, shown = list(blocks("python"))[number]
-    printed = run(code, capsys)
-    if shown is None:
-        return
+def assert_prints(shown, printed):
+    """What was printed is what is shown, numbers to 0.02."""
     expected, actual = numbers_and_words(shown), numbers_and_words(printed)
     assert len(expected) == len(actual), printed
     for want, got in zip(expected, actual, strict=True):
         assert got == (pytest.approx(want, abs=0.02) if isinstance(want, float) else want), printed
 
 
+@pytest.mark.parametrize("blocks", list(with_programs()))
+def test_example(blocks, capsys, tmp_path, monkeypatch):
+    """Each program of the README and of the pages runs, and prints what stands below it."""
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for code, shown in blocks:
+        printed = run(code, capsys, names)
+        if shown is not None:
+            assert_prints(shown, printed)
+
+
 def test_readme_has_a_first_screen():
     """One sentence, then a program of about 20 lines, then its output."""
-    code, shown = next(blocks("python"))
+    (code, shown), *_ = programs(README)[0][0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     assert shown
+
+
+def test_readme_is_short():
+    """All that is not for everybody is in the pages, which the README lists."""
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 330
+    assert [] == [page.name for page in PAGES if f"kerastrain/docs/{page.name}>" not in text]
+
+
+def links(page):
+    """``(file, section or None)`` of each relative link."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"`[^`<]*<([^`>]+)>`__", text):
+        if not re.match("[a-z]+:", target):
+            file, _, section = target.partition("#")
+            yield page.parent / file, section or None
+
+
+def sections(page):
+    """The anchors of a page's titles."""
+    titles = re.findall(r"^(\S.*)\n[=-]{3,}$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_links(page):
+    """Every relative link points to a file, and to a section that it has."""
+    for target, section in links(page):
+        assert target.is_file(), target
+        assert section is None or section in sections(target), f"{target}#{section}"
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_tables(page):
+    """No text of a table stands in the margin of two columns, where it would not be a table."""
+    border = None
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if re.fullmatch(r" *=+( =+)+", line):
+            border = line
+        elif not line.strip():
+            border = None
+        elif border:
+            margins = [m.start() for m in re.finditer("(?<==) ", border)]
+            assert {" "} >= {line[at] for at in margins if at < len(line)}, line
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_paths(page):
+    """Every file or folder of the project that a page names exists."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"``((?:kerastrain|tests|benchmarks)/[\w/]*(?:\.\w+)?)``", text)
+    assert [] == [path for path in named if not (ROOT / path).exists()]
+    modules = re.findall(r"python -m\s+((?:benchmarks|tests|kerastrain)\.[\w.]+)", text)
+    files = [ROOT / module.replace(".", "/") for module in modules]
+    assert [] == [f for f in files if not (f.with_suffix(".py").exists() or f.is_dir())]
+
+
+def test_every_law_is_documented():
+    """The page names each law, and those that are strict."""
+    text = (ROOT / "kerastrain" / "docs" / "metrics_and_laws.rst").read_text(encoding="utf-8")
+    laws = kerastrain.testing.LAWS
+    assert [] == [name for name in laws if f"``{name}``" not in text]
+    strict = re.search(r"strict laws run with (.*?\. )", text, re.DOTALL)
+    for name, law in laws.items():
+        assert law.strict == (f"``{name}``" in strict.group(1)), name

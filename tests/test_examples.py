@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-from kerastrain.examples import mean_loss_metric, plain_loop
+from kerastrain.examples import mean_loss_metric
+from kerastrain.examples import plain_loop
 
 MIRRORED = """
 import dataclasses, json, sys
@@ -36,6 +38,7 @@ def test_mean_loss_metric_by_hand_is_off_and_kerastrain_is_exact(capsys):
     assert f"{figures.exact[0]:.6f}  {figures.by_hand[0]:.6f}" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_mirrored_by_hand_doubles_the_learning_rate_and_kerastrain_does_not():
     """On two replicas the loop by hand ends at twice the rate, `Trainer` where one device ends."""
     # A process of its own: logical devices must be made before TensorFlow starts.

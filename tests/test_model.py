@@ -12,10 +12,13 @@ import tensorflow as tf
 from kerastrain import ArgumentError
 from kerastrain import StepOptions
 from kerastrain import TrainableModel
-from kerastrain import strategy
-from tests import models
+from kerastrain.distribution import strategy
+from tests.support import assertions
+from tests.support import datasets
+from tests.support import models
+from tests.support import tiers
 
-X, Y, _ = models.regression()
+X, Y, _ = datasets.regression()
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -63,18 +66,18 @@ def test_save_and_load(fitted, tmp_path):
     assert isinstance(loaded, TrainableModel)
     assert type(fitted).__name__ == type(loaded).__name__
     assert StepOptions(micro_batches=2, global_clipnorm=1.0) == loaded.step_options
-    assert models.largest_difference(fitted, loaded) == 0.0
+    assert assertions.largest_difference(fitted, loaded) == 0.0
     assert int(fitted.optimizer.iterations) == int(loaded.optimizer.iterations) == 3
     for model in (fitted, loaded):
         model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
-    assert models.largest_difference(fitted, loaded) == 0.0
+    assert assertions.largest_difference(fitted, loaded) == 0.0
 
 
 def test_clone_and_copy(fitted):
     """Clones and copies are trainable models of the same class name."""
     for clone in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
         assert isinstance(clone, TrainableModel)
-        assert models.largest_difference(fitted, clone) == 0.0
+        assert assertions.largest_difference(fitted, clone) == 0.0
         assert fitted.step_options == clone.step_options
     if not isinstance(fitted, Subclassed):
         clone = keras.models.clone_model(fitted)
@@ -156,7 +159,7 @@ def test_steps_per_execution_and_on_batch_calls():
     one.fit(X[:8], Y[:8], batch_size=4, shuffle=False, verbose=0)
     for start in (0, 4):
         other.train_on_batch(X[start : start + 4], Y[start : start + 4])
-    assert models.largest_difference(one, other) <= 1e-6
+    assert assertions.largest_difference(one, other) <= 1e-6
     assert one.evaluate(X, Y, verbose=0) == pytest.approx(other.test_on_batch(X, Y), abs=1e-6)
 
 
@@ -184,7 +187,7 @@ def test_a_strategy_run_by_hand_is_not_summed_twice():
 
     model.optimizer.build(model.trainable_variables)
     step()
-    assert models.largest_difference(alone, model) <= 1e-6
+    assert assertions.largest_difference(alone, model) <= 1e-6
 
 
 def test_untrainable_model_warns():
@@ -210,8 +213,9 @@ def test_custom_step_still_runs():
     np.testing.assert_allclose(history["twice"][0], 2 * history["loss"][0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
-@pytest.mark.parametrize("subclassed", [False, True])
+@pytest.mark.parametrize(
+    "replicas, subclassed", [(2, True), tiers.slow(2, False), tiers.slow(4, True)]
+)
 def test_uneven_first_batch_under_a_strategy(replicas, subclassed):
     """Plain ``fit`` starts with a batch that does not divide, and is exact.
 
@@ -233,7 +237,7 @@ def test_uneven_first_batch_under_a_strategy(replicas, subclassed):
 
     whole, history = run(contextlib.nullcontext())
     model, sharded = run(strategy.resolve(f"mirrored:{replicas}").scope())
-    assert models.largest_difference(whole, model) <= 1e-6
+    assert assertions.largest_difference(whole, model) <= 1e-6
     for name, values in history.items():
         np.testing.assert_allclose(sharded[name], values, atol=1e-6)
 

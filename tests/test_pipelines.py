@@ -1,4 +1,4 @@
-"""Data sets that nobody thought of resume to the bit, or are refused: `tests.pipelines`."""
+"""Data sets that nobody thought of resume to the bit, or are refused: `tests.support.pipelines`."""
 
 import json
 import random
@@ -7,10 +7,10 @@ from unittest import mock
 import pytest
 
 from kerastrain import DataError
-from kerastrain.data import Source
-from tests import pipeline_specs as specs
-from tests import pipelines
-from tests.pipelines import Program
+from kerastrain.data.source import Source
+from tests.support import pipeline_specs as specs
+from tests.support import pipelines
+from tests.support.pipelines import Program
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def failures(place, count, seed, others=False, fresh=None, positions=3):
     ]
 
 
-@pytest.mark.parametrize(("count", "others"), [(10, False), (6, True)], ids=["tf.data", "others"])
+@pytest.mark.parametrize(("count", "others"), [(5, False), (4, True)], ids=["tf.data", "others"])
 def test_a_few(place, count, others):
     """None differs without a word, and none is refused needlessly."""
     assert [] == failures(place, count, 0, others, positions=1)
@@ -112,6 +112,7 @@ def test_a_program_is_printed_and_read(place):
             assert program == Program(**json.loads(str(program)))
 
 
+@pytest.mark.slow
 def test_the_command_fails_if_one_does(place, capsys):
     """It prints the program, and how many there were of each kind."""
     with mock.patch.object(Source, "set_state", lambda self, state: None):

@@ -1,133 +1,224 @@
-"""The house keeps its rules: one way for imports, private names in one folder, sizes."""
+"""The house keeps its rules: one order of rooms, each entered by its face; private names; sizes."""
 
 import ast
+import importlib
 import pathlib
-
-import pytest
+import subprocess
+import sys
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "kerastrain"
-MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# A module imports from earlier rows only.
-LAYERS = (
-    ("_version", "errors", "notices"),
-    ("_keras", "options", "choice", "progress", "random_numbers", "timing", "signals"),
-    ("python_state",),
-    ("walk", "layer_states", "xla_support"),
-    ("unsaved_state", "tables"),
-    ("checkpoint", "state_trees", "callbacks", "saving", "lock", "best", "variables", "model_state"),
-    ("between", "finite", "rollback"),
-    ("xla",),
-    ("digests", "memory", "torch_states"),
-    ("global_random",),
-    ("blocks", "stacks", "data_checks", "indexed", "drawn", "open_rows"),
-    ("passes", "cursor", "loops"),
-    ("rows", "gradients", "replicas", "merging", "loss", "metrics", "strategy", "scoped", "data", "named_data", "schedule", "datasets"),
-    ("step", "dry", "user_code"),
-    ("trial_calls", "logits"),
-    ("mixing",),
-    ("lint", "logged_values"),
-    ("execution",),
-    ("runner", "diagnosis"),
-    ("guard", "evaluation"),
-    ("fit_loops",),
-    ("model",),
-    ("checks", "target_checks", "own_methods"),
-    ("descriptions", "identity", "training_state", "run"),
-    ("fit_loop",),
-    ("compiled",),
-    ("preparation", "prediction"),
-    ("trainer",),
-    ("testing",),
-    ("__init__",),
-    ("demo", "examples", "__main__"),
+# A room imports only rooms that stand before it, and these only through their faces.
+ORDER = (
+    *(
+        "_backend",
+        "_version",
+        "errors",
+        "notices",
+        "validation",
+        "renaming",
+        "quoting",
+        "options",
+        "old_arguments",
+    ),
+    "_keras",
+    "state",
+    "data",
+    "distribution",
+    "metrics",
+    "xla",
+    "step",
+    "execution",
+    "guard",
+    "run",
+    "loop",
+    "preparation",
+    *("model", "assembly", "trainer"),
+    "datasets",
+    "testing",
+    *("__init__", "examples"),
+    *("cli", "__main__"),
 )
-# Within a row, these may be imported by the others of the row.
-FIRST_OF_THEIR_ROW = ("choice", "open_rows", "blocks", "stacks", "passes", "rows", "gradients", "replicas", "merging", "step", "data", "state_trees", "checkpoint", "callbacks", "descriptions", "identity", "training_state", "demo", "datasets", "examples")
-LONGEST_MODULE = 500
+LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
+MOST_METHODS = 15
+MOST_PARAMETERS = 7
+# What users call, with the arguments of Keras or options of their own, all by name.
+PUBLIC = {"Trainer.__init__", "Trainer.fit", "Trainer.evaluate", "TrainableModel.compile"}
+PUBLIC |= {"check_metric", "check_equivalence"}
+# Classes whose docstring says why they have more methods.
+LARGE = {"Choice", "GuardedSteps", "Run", "Runner", "Source"}
 
 
-def parsed(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
+def modules():
+    """``(path below the package, room, syntax tree)`` of each module."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        yield place, place.with_suffix("").parts[0], ast.parse(path.read_text(encoding="utf-8"))
 
 
-def name_of(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
-
-
-def imported(path):
-    """The modules of this package that a file imports."""
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kerastrain"):
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+def imports(tree):
+    """``(module, name)`` of each name that is imported from the package, the name None for a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kerastrain":
+            for alias in node.names:
+                yield node.module, alias.name
         elif isinstance(node, ast.Import):
-            yield from (
-                a.name.split(".")[1] for a in node.names if a.name.startswith("kerastrain.")
-            )
+            for alias in node.names:
+                if alias.name.split(".")[0] == "kerastrain":
+                    yield alias.name, None
 
 
-def layer_of(name):
-    for number, names in enumerate(LAYERS):
-        if name in names:
-            return number
-    return None
+def failures(check):
+    """What a check of ``(place, room, tree)`` says of all modules."""
+    return [f"{place}: {found}" for place, room, tree in modules() for found in check(room, tree)]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-class TestModule:
-    def test_has_a_layer(self, path):
-        """Every module has its place in the order of imports."""
-        assert layer_of(name_of(path)) is not None, f"add {name_of(path)!r} to LAYERS"
+def test_rooms_are_in_one_order():
+    """A room imports only rooms that stand below it."""
 
-    def test_imports_go_one_way(self, path):
-        """A module imports earlier layers, or the first ones of its own."""
-        own, here = name_of(path), layer_of(name_of(path))
-        for name in imported(path):
-            there = layer_of(name)
-            if name == own or there is None or path == PACKAGE / "__init__.py":
-                continue
-            if own in ("examples", "demo", "__main__"):
-                continue
-            assert there < here or (there == here and name in FIRST_OF_THEIR_ROW), (
-                f"{own} (layer {here}) imports {name} (layer {there})"
-            )
-
-    def test_private_names_of_others_stay_in_one_folder(self, path):
-        """Only `_keras` imports private modules, or reads a Keras object's `_name`."""
-        if name_of(path) == "_keras":
+    def check(room, tree):
+        if room not in ORDER:
+            yield f"add {room!r} to ORDER"
             return
-        text = path.read_text(encoding="utf-8")
-        assert "keras.src" not in text
-        assert "tensorflow.python" not in text
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
-                name = str(getattr(node.args[1], "value", ""))
-                assert not name.startswith("_") or name.startswith("__")
-        for node in ast.walk(parsed(path)):
-            if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+        for module, name in imports(tree):
+            # `from kerastrain import data` imports a room, `... import Trainer` the top.
+            below = module.split(".")[1] if "." in module else name if name in ORDER else "__init__"
+            if below != room and ORDER.index(below) >= ORDER.index(room):
+                yield f"imports {below}, which does not stand below {room}"
+
+    assert [] == failures(check)
+
+
+def test_rooms_are_entered_by_their_faces():
+    """From another room only what its ``__init__`` lists in ``__all__`` is imported."""
+
+    def check(room, tree):
+        for module, name in imports(tree):
+            other = module.split(".")[1] if "." in module else None
+            if other in (None, room) or not (PACKAGE / other).is_dir():
                 continue
-            owner = node.value
-            own = isinstance(owner, ast.Name) and owner.id in ("self", "cls", "_keras", "_files")
-            own = own or node.attr.startswith("__") or node.attr in ("_replace", "_asdict", "_fields", "_exit")
-            own = own or (isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "super")
-            own = own or f"self.{node.attr}" in text or f"{node.attr}:" in text
-            assert own, f"line {node.lineno}: {ast.unparse(node)}"
+            face = importlib.import_module(f"kerastrain.{other}").__all__
+            if module != f"kerastrain.{other}" or name not in face:
+                yield f"imports {name} from {module}, which is not in the face of {other}"
 
-    def test_sizes(self, path):
-        """Modules stay near 400 lines, functions near 60."""
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                documented = node.body[0] if ast.get_docstring(node) else None
-                first = documented.end_lineno + 1 if documented else node.lineno
-                assert node.end_lineno - first < LONGEST_FUNCTION, node.name
+    assert [] == failures(check)
 
-    def test_is_documented(self, path):
-        """Every module and every public name has a docstring."""
-        tree = parsed(path)
-        assert ast.get_docstring(tree)
+
+def test_faces_say_what_they_are():
+    """Each room has a docstring of more than a line; what a face lists is there."""
+    for path in PACKAGE.glob("*/__init__.py"):
+        if path.parent.name == "examples":  # programs, which nobody imports
+            continue
+        face = importlib.import_module(f"kerastrain.{path.parent.name}")
+        assert len(face.__doc__.strip().splitlines()) > 1, face.__name__
+        assert [] == [name for name in face.__all__ if not hasattr(face, name)]
+        assert sorted(face.__all__) == face.__all__
+
+
+def test_the_face_of_the_package():
+    """Its attributes are `__all__`; the lazy modules come when asked for, without Hypothesis."""
+    program = """
+import sys
+import kerastrain
+
+def public():
+    return {name for name in vars(kerastrain) if not name.startswith("_")}
+
+names = {name for name in kerastrain.__all__ if not name.startswith("_")}
+assert public() == names, public() ^ names
+assert {kerastrain} >= {sys.modules[getattr(kerastrain, name).__module__] for name in names}
+for name in ("datasets", "metrics", "testing"):
+    assert f"kerastrain.{name}" == getattr(kerastrain, name).__name__
+    assert name in dir(kerastrain)
+assert public() == names
+assert "hypothesis" not in sys.modules
+"""
+    finished = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, timeout=600)
+    assert 0 == finished.returncode
+
+
+def is_own(owner, attribute, text):
+    """Whether a private attribute is of an object of this package."""
+    if attribute.startswith("__") or attribute in ("_replace", "_asdict", "_fields", "_exit"):
+        return True
+    if isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "super":
+        return True
+    if isinstance(owner, ast.Name) and owner.id in ("self", "cls", "_keras", "_files"):
+        return True
+    return f"self.{attribute}" in text or f"{attribute}:" in text
+
+
+def test_private_names_of_others_stay_in_one_folder():
+    """Only `_keras` imports private modules, or reads what Keras and TensorFlow keep private."""
+
+    def check(room, tree):
+        if room == "_keras":
+            return
+        text = ast.unparse(tree)
+        for module in ("keras.src", "tensorflow.python"):
+            if module in text:
+                yield f"names {module}"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "getattr",
+                "hasattr",
+            ):
+                name = str(getattr(node.args[1], "value", ""))
+                if name.startswith("_") and not name.startswith("__"):
+                    yield f"line {node.lineno}: {name}"
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                if not is_own(node.value, node.attr, text):
+                    yield f"line {node.lineno}: {ast.unparse(node)}"
+
+    assert [] == failures(check)
+
+
+def functions(tree):
+    """``(name, with that of its class; function)`` of all, but for overloads."""
+    owners = {f: c for c in ast.walk(tree) if isinstance(c, ast.ClassDef) for f in c.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not any(getattr(one, "id", "") == "overload" for one in node.decorator_list):
+                owner = owners.get(node)
+                yield f"{owner.name}.{node.name}" if owner else node.name, node
+
+
+def test_sizes():
+    """Modules, functions and classes are small, and functions take few arguments."""
+
+    def check(room, tree):
+        lines = max((getattr(node, "end_lineno", 0) for node in ast.walk(tree)), default=0)
+        if lines > LONGEST_MODULE:
+            yield f"{lines} lines"
+        methods = {}
+        for name, node in functions(tree):
+            documented = node.body[0] if ast.get_docstring(node) else None
+            first = documented.end_lineno + 1 if documented else node.lineno
+            if node.end_lineno - first >= LONGEST_FUNCTION:
+                yield f"{name} has {node.end_lineno - first + 1} lines"
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            given = [one for one in given if one.arg not in ("self", "cls")]
+            if len(given) > MOST_PARAMETERS and name not in PUBLIC:
+                yield f"{name} has {len(given)} parameters"
+            owner = name.rpartition(".")[0]
+            methods[owner] = methods.get(owner, 0) + 1
+        for owner, count in methods.items():
+            if owner and count > MOST_METHODS and owner not in LARGE:
+                yield f"{owner} has {count} methods"
+
+    assert [] == failures(check)
+
+
+def test_everything_is_documented():
+    """Every module and every public name has a docstring."""
+
+    def check(room, tree):
+        if not ast.get_docstring(tree):
+            yield "has no docstring"
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
-                assert ast.get_docstring(node), node.name
+                if not ast.get_docstring(node):
+                    yield f"{node.name} has no docstring"
+
+    assert [] == failures(check)

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerastrain import _keras
 from kerastrain import ArgumentError
 from kerastrain import Execution
 from kerastrain import ModelError
-from kerastrain import StepOptions
 from kerastrain import TrainableModel
 from kerastrain import Trainer
-from kerastrain import _keras
-from tests import models
+from tests.support import assertions
+from tests.support import datasets
+from tests.support import models
+from tests.support import tiers
 
-X, Y, WEIGHT = models.regression(rows=11)
+X, Y, WEIGHT = datasets.regression(rows=11)
 FIT = {"batch_size": 4, "shuffle": False, "verbose": 0}
 STEPS = 3
 
@@ -28,11 +30,6 @@ def new_model(build=models.mlp, **arguments):
 
 def sgd(**arguments):
     return keras.optimizers.SGD(0.05, **arguments)
-
-
-def assert_equal_weights(expected, actual, tolerance=1e-6):
-    """Asserts equal weights of two models."""
-    assert models.largest_difference(expected, actual) <= tolerance
 
 
 # The model's compile state ----------------------------------------------------
@@ -81,14 +78,12 @@ def test_later_fit_of_the_model(tmp_path):
 
     expected, expected_history = run(lambda model: None)
     model, history = run(train)
-    assert_equal_weights(expected, model, 0)
+    assertions.assert_close_weights(expected, model, 0)
     assert expected_history == history
     assert {"loss", "mse"} == set(model.evaluate(X, Y, verbose=0, return_dict=True))
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
-    np.testing.assert_allclose(
-        loaded.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6
-    )
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)
     assert isinstance(loaded.optimizer, keras.optimizers.Adam)
     assert 3 * STEPS == int(loaded.optimizer.iterations)
 
@@ -122,7 +117,7 @@ def test_what_is_not_given_is_taken_from_the_compiled_model():
     assert trainer.optimizer is model.optimizer
     history = expected.fit(X, Y, epochs=2, **FIT).history
     actual = trainer.fit(X, Y, epochs=2, **FIT).history
-    assert_equal_weights(expected, model)
+    assertions.assert_close_weights(expected, model)
     assert list(history) == list(actual)
     for name in history:
         assert history[name] == pytest.approx(actual[name], abs=1e-6)
@@ -156,7 +151,7 @@ def test_optimizer_goes_on():
     trainer = Trainer(model, optimizer=keras.optimizers.Adam(0.1), loss="mse")
     trainer.fit(X, Y, **FIT)
     trainer.fit(X, Y, **FIT)
-    assert_equal_weights(expected, model)
+    assertions.assert_close_weights(expected, model)
 
 
 # Metrics ----------------------------------------------------------------------
@@ -197,12 +192,6 @@ def test_kinds_of_metrics():
     assert "rows_error" in actual
 
 
-def two_outputs():
-    inputs = keras.Input((4,))
-    outputs = {name: keras.layers.Dense(2, name=name)(inputs) for name in "pq"}
-    return keras.Model(inputs, outputs)
-
-
 def test_metrics_per_output():
     """A dict gives each output its own metrics; evaluate has Keras's names and order."""
     y = {"p": Y, "q": Y + 1}
@@ -213,10 +202,10 @@ def test_metrics_per_output():
             "metrics": {"p": ["mae", models.MeanLoss()], "q": "mse"},
         }
 
-    model = new_model(two_outputs)
+    model = new_model(models.two_outputs)
     model.compile(sgd(), **arguments())
     expected = model.evaluate(X, y, verbose=0, return_dict=True)
-    trainer = Trainer(new_model(two_outputs), optimizer=sgd(), **arguments())
+    trainer = Trainer(new_model(models.two_outputs), optimizer=sgd(), **arguments())
     actual = trainer.evaluate(X, y, verbose=0, return_dict=True)
     assert list(expected) == list(actual)
     assert expected == pytest.approx(actual, abs=1e-6)
@@ -323,7 +312,7 @@ def test_predict():
     np.testing.assert_allclose(expected, trainer.predict(X, 3, 0), atol=1e-6)
     batches = tf.data.Dataset.from_tensor_slices(X).batch(4)
     np.testing.assert_allclose(expected, trainer.predict(batches, verbose=0), atol=1e-6)
-    trainer = Trainer(two_outputs(), optimizer="sgd", loss="mse")
+    trainer = Trainer(models.two_outputs(), optimizer="sgd", loss="mse")
     assert {"p", "q"} == set(trainer.predict(X, verbose=0))
 
 
@@ -393,7 +382,7 @@ def test_own_train_step():
     model, actual = run(
         lambda model: Trainer(model, optimizer=sgd(), loss="mse").fit(X, Y, epochs=2, **FIT)
     )
-    assert_equal_weights(expected, model)
+    assertions.assert_close_weights(expected, model)
     assert list(history) == list(actual)
     assert history["tracked"] == pytest.approx(actual["tracked"], abs=1e-6)
 
@@ -448,7 +437,7 @@ def test_own_loss_and_metrics(make):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "double" is no metric
         actual = Trainer(model, optimizer=sgd(), loss="mse").fit(X, Y, epochs=2, **FIT).history
-    assert_equal_weights(expected, model)
+    assertions.assert_close_weights(expected, model)
     assert list(history) == list(actual)
     for name in history:
         assert history[name] == pytest.approx(actual[name], abs=1e-6)
@@ -469,8 +458,7 @@ def test_transform_gradients():
         np.testing.assert_allclose(np.abs(a - b), 0.25, atol=1e-6)
 
     model = new_model(models.mlp, make=Signed)
-    clipped = StepOptions(clipvalue=0.5)
-    trainer = Trainer(model, optimizer=keras.optimizers.SGD(0.25), loss="mse", step=clipped)
+    trainer = Trainer(model, optimizer=keras.optimizers.SGD(0.25), loss="mse", clipvalue=0.5)
     trainer.fit(X, Y, **one_batch)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_allclose(np.abs(a - b), 0.125, atol=1e-6)
@@ -487,13 +475,13 @@ def test_trainable_model():
     expected, model, plain = made(), made(), new_model()
     expected.fit(X, Y, epochs=2, **FIT)
     Trainer(model).fit(X, Y, epochs=2, **FIT)
-    assert_equal_weights(expected, model)
+    assertions.assert_close_weights(expected, model)
     assert 2 == model.step_options.micro_batches
     Trainer(plain, optimizer=sgd(), loss="mse").fit(X, Y, epochs=2, **FIT)
-    assert models.largest_difference(plain, model) > 1e-3
+    assert assertions.largest_difference(plain, model) > 1e-3
     model.fit(X, Y, **FIT)
     expected.fit(X, Y, **FIT)
-    assert_equal_weights(expected, model)
+    assertions.assert_close_weights(expected, model)
 
 
 # Traces -----------------------------------------------------------------------
@@ -545,9 +533,9 @@ def test_eager():
     """Execution(eager=True) computes the same, uncompiled."""
     compiled, eager = new_model(), new_model()
     Trainer(compiled, optimizer=sgd(), loss="mse").fit(X, Y, **FIT)
-    trainer = Trainer(eager, optimizer=sgd(), loss="mse", execution=Execution(eager=True))
+    trainer = Trainer(eager, optimizer=sgd(), loss="mse", execution=Execution(run_eagerly=True))
     trainer.fit(X, Y, **FIT)
-    assert_equal_weights(compiled, eager)
+    assertions.assert_close_weights(compiled, eager)
 
 
 # A model that changes ---------------------------------------------------------
@@ -595,7 +583,7 @@ def test_function_that_returns_the_model():
     assert [trainer.model] == made
     expected = new_model()
     Trainer(expected, optimizer=sgd(), loss="mse").fit(X, Y, **FIT)
-    assert_equal_weights(expected, trainer.model)
+    assertions.assert_close_weights(expected, trainer.model)
 
 
 # Options of the step ----------------------------------------------------------
@@ -619,11 +607,9 @@ def test_options_equal_the_whole_batch(options, clipping):
     fit = {**FIT, "epochs": 2, "sample_weight": WEIGHT}
     history = expected.fit(X, Y, **fit).history
     model = new_model()
-    trainer = Trainer(
-        model, optimizer=sgd(), loss="mse", weighted_metrics=["mae"], step=StepOptions(**options)
-    )
+    trainer = Trainer(model, optimizer=sgd(), loss="mse", weighted_metrics=["mae"], **options)
     actual = trainer.fit(X, Y, **fit).history
-    assert_equal_weights(expected, model)
+    assertions.assert_close_weights(expected, model)
     for name in history:
         assert history[name] == pytest.approx(actual[name], abs=1e-6)
 
@@ -632,11 +618,11 @@ def test_clipping_twice():
     """Clipping of the step and of the optimizer, given or compiled, is refused."""
     clipped = keras.optimizers.SGD(clipnorm=1.0)
     with pytest.raises(ArgumentError, match="clipvalue.*clipnorm=1.0"):
-        Trainer(new_model(), optimizer=clipped, loss="mse", step=StepOptions(clipvalue=1.0))
+        Trainer(new_model(), optimizer=clipped, loss="mse", clipvalue=1.0)
     model = new_model()
     model.compile(clipped, "mse")
     with pytest.raises(ArgumentError, match="set twice"):
-        Trainer(model, step=StepOptions(clipvalue=1.0))
+        Trainer(model, clipvalue=1.0)
     assert model.optimizer is clipped
 
 
@@ -662,7 +648,7 @@ def one_device(make):
     return model, history, trainer
 
 
-@pytest.mark.parametrize("kind", ["built", "compiled", "function"])
+@pytest.mark.parametrize("kind", [tiers.slow("built"), "compiled", tiers.slow("function")])
 def test_two_replicas(kind):
     """Two replicas on a ragged last batch end where one device ends; the user's model has it."""
     expected, history, _ = one_device(models.mlp)
@@ -677,7 +663,7 @@ def test_two_replicas(kind):
         trainer = Trainer(model, strategy="mirrored:2", **arguments)
         assert trainer.model is model
     actual = trainer.fit(X, Y, epochs=2, validation_data=(X[:5], Y[:5]), **FIT).history
-    assert_equal_weights(expected, trainer.model)
+    assertions.assert_close_weights(expected, trainer.model)
     assert list(history) == list(actual)
     for name in history:
         assert history[name] == pytest.approx(actual[name], abs=1e-6)
@@ -735,7 +721,7 @@ def test_weights_set_between_two_fits_under_a_strategy():
         model.set_weights(first)
         trainer.fit(X, Y, **FIT)
         ends.append(model)
-    assert_equal_weights(*ends)
+    assertions.assert_close_weights(*ends)
 
 
 class Within(keras.callbacks.Callback):

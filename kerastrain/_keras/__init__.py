@@ -6,172 +6,140 @@ name starts with an underscore from a Keras object, so a new Keras release is
 checked by reading this folder.
 """
 
-from kerastrain._keras.building import (
-    BuildsFromShapes,
-    random_batch,
-)
-from kerastrain._keras.callbacks import (
-    history_of,
-    is_better,
-    listens_to_batches,
-)
-from kerastrain._keras.compiling import (
-    as_symbolic,
-    base_compile,
-    clear_compile_state,
-    compile_arguments,
-    compile_marks,
-    compile_state,
-    output_spec,
-    set_compile_state,
-    unbuilt_held_back,
-)
-from kerastrain._keras.data import (
-    are_arrays,
-    data_adapter,
-    dense_arrays,
-    is_of_arrays,
-    is_stream,
-    is_torch_dataloader,
-    is_without_batches,
-    list_to_tuple,
-    split_rows,
-    yields_tensors,
-)
-from kerastrain._keras.entry_points import (
-    base_method_replaced,
-)
-from kerastrain._keras.graphs import (
-    KeptState,
-    advanced_generators,
-    depends_on,
-)
-from kerastrain._keras.losses import (
-    OutputLoss,
-    build_output_losses,
-    compiled_losses,
-    get_mask,
-    ignored_losses,
-    is_plain_loss,
-    loss_function_arguments,
-    losses_not_scaled,
-    noted_crossentropies,
-    output_loss_trackers,
-    output_losses,
-    output_trackers_held_back,
-    same_rank,
-    set_mask,
-    unreduced_loss,
-)
-from kerastrain._keras.metrics import (
-    add_growing_variable,
-    all_metrics,
-    flatten_results,
-    has_plain_metrics,
-    leaf_metrics,
-    metric_function,
-    metric_names_by_output,
-    metrics_or_logs,
-    own_metrics,
-    own_variables,
-    python_logs,
-    rows_measured,
-    sparse_classes,
-    take_no_rows,
-    weighted_twins,
-)
-from kerastrain._keras.models import (
-    added_losses,
-    all_layers,
-    all_operations,
-    base_attributes,
-    compute_loss,
-    defines_losses,
-    fixed_rows,
-    forward,
-    functional_class,
-    functional_init,
-    global_random_state,
-    has_kerastrains_step,
-    has_one_loss,
-    is_functional_call,
-    is_of_keras,
-    is_users_method,
-    loss_tracker,
-    losses_by_replica,
-    overrides,
-    random_states,
-    reduce_model,
-    regularization_losses,
-    set_step_options,
-    set_trainable_flags,
-    state_may_be_added,
-    stateful_layers,
-    take_initial_epoch,
-    trainable_as,
-    trainable_flags,
-    without_results,
-)
-from kerastrain._keras.optimizers import (
-    apply_for_all_replicas,
-    expects_summed_gradients,
-    gradients_already_summed,
-    optimizers_in,
-    unknown_to_optimizer,
-    updates_in_replicas,
-    variable_keys,
-)
-from kerastrain._keras.pipelines import (
-    Left,
-    PipelineTraits,
-    begins_alike,
-    operation_seeds,
-    pipeline_traits,
-    seeded_operations,
-    set_operation_seeds,
-    without_optimizations,
-)
-from kerastrain._keras.replicated_layers import (
-    let_replicas_update,
-    random_seeds,
-    synchronized_moments,
-)
-from kerastrain._keras.settings import (
-    constructor_arguments,
-    plain_attributes,
-    settings_of,
-)
-from kerastrain._keras.strategies import (
-    without_collectives,
-)
-from kerastrain._keras.variables import (
-    assign_local,
-    assigned_variables,
-    assignments_seen,
-    captured_handles,
-    captured_variables,
-    handles_of,
-    held_by,
-    hold,
-    is_distributed,
-    is_made_under,
-    is_node,
-    local_variables,
-    model_strategy,
-    none_to_be_initialized,
-    read_local,
-    replicas_of,
-    tf_variable,
-    under_strategy,
-)
-from kerastrain._keras.wiring import (
-    is_functional,
-    wiring,
-)
-from kerastrain._keras.xla_kernels import (
-    has_xla_kernel,
-    supports_jit,
-)
+from kerastrain._keras.building import BuildsFromShapes
+from kerastrain._keras.building import random_batch
+from kerastrain._keras.callbacks import history_of
+from kerastrain._keras.callbacks import is_better
+from kerastrain._keras.callbacks import listens_to_batches
+from kerastrain._keras.compiling import as_symbolic
+from kerastrain._keras.compiling import base_compile
+from kerastrain._keras.compiling import clear_compile_state
+from kerastrain._keras.compiling import compile_arguments
+from kerastrain._keras.compiling import compile_marks
+from kerastrain._keras.compiling import compile_state
+from kerastrain._keras.compiling import output_spec
+from kerastrain._keras.compiling import set_compile_state
+from kerastrain._keras.compiling import unbuilt_suppressed
+from kerastrain._keras.data import are_arrays
+from kerastrain._keras.data import data_adapter
+from kerastrain._keras.data import dense_arrays
+from kerastrain._keras.data import is_of_arrays
+from kerastrain._keras.data import is_stream
+from kerastrain._keras.data import is_torch_dataloader
+from kerastrain._keras.data import is_without_batches
+from kerastrain._keras.data import list_to_tuple
+from kerastrain._keras.data import split_rows
+from kerastrain._keras.data import yields_tensors
+from kerastrain._keras.entry_points import base_method_replaced
+from kerastrain._keras.graphs import advanced_generators
+from kerastrain._keras.graphs import depends_on
+from kerastrain._keras.graphs import KeptState
+from kerastrain._keras.losses import build_output_losses
+from kerastrain._keras.losses import compiled_losses
+from kerastrain._keras.losses import get_mask
+from kerastrain._keras.losses import ignored_losses
+from kerastrain._keras.losses import is_plain_loss
+from kerastrain._keras.losses import loss_function_arguments
+from kerastrain._keras.losses import losses_not_scaled
+from kerastrain._keras.losses import noted_crossentropies
+from kerastrain._keras.losses import output_loss_trackers
+from kerastrain._keras.losses import output_losses
+from kerastrain._keras.losses import output_trackers_suppressed
+from kerastrain._keras.losses import OutputLoss
+from kerastrain._keras.losses import same_rank
+from kerastrain._keras.losses import set_mask
+from kerastrain._keras.losses import unreduced_loss
+from kerastrain._keras.metrics import add_growing_variable
+from kerastrain._keras.metrics import all_metrics
+from kerastrain._keras.metrics import flatten_results
+from kerastrain._keras.metrics import has_plain_metrics
+from kerastrain._keras.metrics import leaf_metrics
+from kerastrain._keras.metrics import metric_function
+from kerastrain._keras.metrics import metric_names_by_output
+from kerastrain._keras.metrics import metrics_or_logs
+from kerastrain._keras.metrics import own_metrics
+from kerastrain._keras.metrics import own_variables
+from kerastrain._keras.metrics import python_logs
+from kerastrain._keras.metrics import rows_measured
+from kerastrain._keras.metrics import sparse_classes
+from kerastrain._keras.metrics import take_no_rows
+from kerastrain._keras.metrics import weighted_twins
+from kerastrain._keras.models import added_losses
+from kerastrain._keras.models import all_layers
+from kerastrain._keras.models import all_operations
+from kerastrain._keras.models import base_attributes
+from kerastrain._keras.models import compute_loss
+from kerastrain._keras.models import defines_losses
+from kerastrain._keras.models import fixed_rows
+from kerastrain._keras.models import forward
+from kerastrain._keras.models import functional_class
+from kerastrain._keras.models import functional_init
+from kerastrain._keras.models import global_random_state
+from kerastrain._keras.models import has_builtin_step
+from kerastrain._keras.models import has_one_loss
+from kerastrain._keras.models import is_functional_call
+from kerastrain._keras.models import is_of_keras
+from kerastrain._keras.models import is_users_method
+from kerastrain._keras.models import loss_tracker
+from kerastrain._keras.models import losses_by_replica
+from kerastrain._keras.models import overrides
+from kerastrain._keras.models import random_states
+from kerastrain._keras.models import reduce_model
+from kerastrain._keras.models import regularization_losses
+from kerastrain._keras.models import set_step_options
+from kerastrain._keras.models import set_trainable_flags
+from kerastrain._keras.models import state_may_be_added
+from kerastrain._keras.models import stateful_layers
+from kerastrain._keras.models import step_options
+from kerastrain._keras.models import take_initial_epoch
+from kerastrain._keras.models import trainable_as
+from kerastrain._keras.models import trainable_flags
+from kerastrain._keras.models import without_results
+from kerastrain._keras.operation_seeds import operation_seeds
+from kerastrain._keras.operation_seeds import seeded_operations
+from kerastrain._keras.operation_seeds import set_operation_seeds
+from kerastrain._keras.operation_seeds import without_optimizations
+from kerastrain._keras.optimizers import apply_for_all_replicas
+from kerastrain._keras.optimizers import expects_summed_gradients
+from kerastrain._keras.optimizers import gradients_already_summed
+from kerastrain._keras.optimizers import optimizers_in
+from kerastrain._keras.optimizers import unknown_to_optimizer
+from kerastrain._keras.optimizers import updates_in_replicas
+from kerastrain._keras.optimizers import variable_keys
+from kerastrain._keras.patching import patched
+from kerastrain._keras.pipelines import begins_alike
+from kerastrain._keras.pipelines import Left
+from kerastrain._keras.pipelines import pipeline_traits
+from kerastrain._keras.pipelines import PipelineTraits
+from kerastrain._keras.replicated_layers import let_replicas_update
+from kerastrain._keras.replicated_layers import random_seeds
+from kerastrain._keras.replicated_layers import synchronized_moments
+from kerastrain._keras.settings import constructor_arguments
+from kerastrain._keras.settings import plain_attributes
+from kerastrain._keras.settings import settings_of
+from kerastrain._keras.strategies import without_collectives
+from kerastrain._keras.variables import assign_local
+from kerastrain._keras.variables import assigned_variables
+from kerastrain._keras.variables import assignments_seen
+from kerastrain._keras.variables import captured_handles
+from kerastrain._keras.variables import captured_variables
+from kerastrain._keras.variables import handles_of
+from kerastrain._keras.variables import held_by
+from kerastrain._keras.variables import hold
+from kerastrain._keras.variables import is_distributed
+from kerastrain._keras.variables import is_made_under
+from kerastrain._keras.variables import is_node
+from kerastrain._keras.variables import local_variables
+from kerastrain._keras.variables import model_strategy
+from kerastrain._keras.variables import none_to_be_initialized
+from kerastrain._keras.variables import read_local
+from kerastrain._keras.variables import replicas_of
+from kerastrain._keras.variables import tf_variable
+from kerastrain._keras.variables import under_strategy
+from kerastrain._keras.wiring import is_functional
+from kerastrain._keras.wiring import wiring
+from kerastrain._keras.xla_kernels import has_xla_kernel
+from kerastrain._keras.xla_kernels import supports_jit
 
 __all__ = [
     "BuildsFromShapes",
@@ -219,7 +187,7 @@ __all__ = [
     "global_random_state",
     "gradients_already_summed",
     "handles_of",
-    "has_kerastrains_step",
+    "has_builtin_step",
     "has_one_loss",
     "has_plain_metrics",
     "has_xla_kernel",
@@ -260,10 +228,11 @@ __all__ = [
     "output_loss_trackers",
     "output_losses",
     "output_spec",
-    "output_trackers_held_back",
+    "output_trackers_suppressed",
     "overrides",
     "own_metrics",
     "own_variables",
+    "patched",
     "pipeline_traits",
     "plain_attributes",
     "python_logs",
@@ -287,6 +256,7 @@ __all__ = [
     "split_rows",
     "state_may_be_added",
     "stateful_layers",
+    "step_options",
     "supports_jit",
     "synchronized_moments",
     "take_initial_epoch",
@@ -294,7 +264,7 @@ __all__ = [
     "tf_variable",
     "trainable_as",
     "trainable_flags",
-    "unbuilt_held_back",
+    "unbuilt_suppressed",
     "under_strategy",
     "unknown_to_optimizer",
     "unreduced_loss",

@@ -1,5 +1,6 @@
 """Models that Keras builds from shapes alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,7 +22,10 @@ class BuildsFromShapes:
     of a generator (backend/tensorflow/trainer.py, `_maybe_symbolic_build`).
     """
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    _distribute_strategy: tf.distribute.Strategy | None
+    _symbolic_build: Callable[..., None]
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if data_batch is None:
             spec = getattr(iterator._distributed_dataset, "element_spec", None)
             data_batch = tree.map_structure(_symbol_of_spec, spec)
@@ -33,7 +37,7 @@ class BuildsFromShapes:
             let_replicas_update(self)
 
 
-def _symbol_of_spec(spec):
+def _symbol_of_spec(spec: Any) -> keras.KerasTensor | None:
     while hasattr(spec, "_value_specs"):  # one for each replica
         spec = spec._value_specs[0]
     if isinstance(spec, tf.OptionalSpec):
@@ -53,7 +57,7 @@ def random_batch(model: keras.Model) -> Any:
         return None
     random = np.random.default_rng(0)
 
-    def numbers(symbol):
+    def numbers(symbol: keras.KerasTensor) -> tf.Tensor:
         shape = [8 if length is None else length for length in symbol.shape]
         values = random.uniform(size=shape)
         whole = not keras_backend.is_float_dtype(symbol.dtype)

@@ -10,7 +10,9 @@ def history_of(callback_list: keras.callbacks.CallbackList) -> keras.callbacks.H
     return callback_list._history
 
 
-def is_better(model, monitor: str, mode: str, value: float, best: float | None) -> bool:
+def is_better(
+    model: keras.Model, monitor: str, mode: str, value: float, best: float | None
+) -> bool:
     """Whether a result is better than the best so far, as Keras's callbacks decide it."""
     (callback := keras.callbacks.EarlyStopping(monitor, mode=mode)).set_model(model)
     callback._set_monitor_op()
@@ -23,14 +25,14 @@ _BATCH_EVENTS = {
 }
 
 
-def listens_to_batches(callback, kind: str) -> bool:
+def listens_to_batches(callback: keras.callbacks.Callback, kind: str) -> bool:
     """Whether a callback does anything in the batch events of ``kind``.
 
     Args:
         callback: a ``keras.callbacks.Callback``.
         kind: ``"train"`` or ``"test"``.
     """
-    names = _BATCH_EVENTS[kind]
+    names: tuple[str, ...] = _BATCH_EVENTS[kind]
     if kind == "train":
         names += ("on_batch_begin", "on_batch_end")
     for name in names:

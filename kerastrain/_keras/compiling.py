@@ -1,7 +1,8 @@
 """What `compile` sets on a model, and calls on shapes alone."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,7 +12,6 @@ from keras.src import tree
 from keras.src.trainers import compile_utils
 
 from kerastrain._keras.entry_points import base_method_replaced
-
 
 # What `compile` sets on a model (trainers/trainer.py, `Trainer.compile`), and
 # what `fit` caches there. Plain entries of `model.__dict__`, one set a model.
@@ -71,7 +71,7 @@ def clear_compile_state(model: keras.Model) -> None:
     set_compile_state(model, {**empty, "compiled": False, "steps_per_execution": 1})
 
 
-def base_compile(model: keras.Model, **arguments) -> None:
+def base_compile(model: keras.Model, **arguments: Any) -> None:
     """``keras.Model.compile``, whatever the model's own ``compile`` takes."""
     with base_method_replaced(model, "compile", None):
         keras.Model.compile(model, **arguments)
@@ -85,14 +85,12 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
         "loss": model.loss,
         "loss_weights": loss._user_loss_weights if loss is not None else None,
         "metrics": metrics._user_metrics if metrics is not None else None,
-        "weighted_metrics": (
-            metrics._user_weighted_metrics if metrics is not None else None
-        ),
+        "weighted_metrics": (metrics._user_weighted_metrics if metrics is not None else None),
     }
 
 
 @contextlib.contextmanager
-def unbuilt_held_back(model: keras.Model) -> Iterator[None]:
+def unbuilt_suppressed(model: keras.Model) -> Iterator[None]:
     """Inside, compiled losses and metrics that are not built yet have stand-ins.
 
     The stand-ins build themselves in place of them, the metrics' without any metric.
@@ -111,7 +109,7 @@ def unbuilt_held_back(model: keras.Model) -> Iterator[None]:
         model.__dict__.update(before)
 
 
-def output_spec(function: Callable, *args, **kwargs) -> Any:
+def output_spec(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """The shapes and dtypes of ``function(...)``; no number is computed.
 
     Variables that ``function`` creates are created for good.
@@ -122,13 +120,15 @@ def output_spec(function: Callable, *args, **kwargs) -> Any:
 def as_symbolic(structure: Any) -> Any:
     """Tensors or arrays as ``KerasTensor`` of the same shape and dtype."""
     return tree.map_structure(
-        lambda t: None
-        if t is None
-        else keras.KerasTensor(
-            t.shape,
-            keras_backend.standardize_dtype(t.dtype),
-            sparse=isinstance(t, tf.SparseTensor),
-            ragged=isinstance(t, tf.RaggedTensor),
+        lambda t: (
+            None
+            if t is None
+            else keras.KerasTensor(
+                t.shape,
+                keras_backend.standardize_dtype(t.dtype),
+                sparse=isinstance(t, tf.SparseTensor),
+                ragged=isinstance(t, tf.RaggedTensor),
+            )
         ),
         structure,
     )

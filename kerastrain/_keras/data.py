@@ -9,11 +9,20 @@ from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters import data_adapter_utils
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters import is_grain_dataset
-from keras.src.trainers.data_adapters import is_torch_dataloader
+from keras.src.trainers.data_adapters import is_torch_dataloader as is_torch_dataloader
 from keras.src.trainers.data_adapters import tf_dataset_adapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 
-def data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight):
+def data_adapter(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    batch_size: int | None,
+    steps: int | None,
+    shuffle: bool | str,
+    class_weight: dict[int, float] | None,
+) -> DataAdapter:
     """Keras's adapter for any of its data sources."""
     return get_data_adapter(
         x=x,
@@ -31,7 +40,7 @@ def are_arrays(structure: Any) -> bool:
     return array_data_adapter.can_convert_arrays(structure)
 
 
-def dense_arrays(adapter) -> tuple | None:
+def dense_arrays(adapter: DataAdapter) -> tuple[Any, ...] | None:
     """The rows of an array adapter as NumPy arrays, or None.
 
     None where the adapter holds no arrays, or arrays that NumPy cannot hold
@@ -39,9 +48,7 @@ def dense_arrays(adapter) -> tuple | None:
     """
     if not isinstance(adapter, array_data_adapter.ArrayDataAdapter):
         return None
-    sliceables = array_slicing.convert_to_sliceable(
-        adapter._inputs, target_backend="numpy"
-    )
+    sliceables = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="numpy")
     try:
         arrays = tree.map_structure(
             lambda s: None if s is None else s.convert_to_numpy(s[:]),
@@ -57,14 +64,14 @@ def dense_arrays(adapter) -> tuple | None:
     return arrays if dense else None
 
 
-def yields_tensors(adapter) -> bool:
+def yields_tensors(adapter: DataAdapter) -> bool:
     """Whether the adapter's own form is a ``tf.data`` pipeline."""
     return isinstance(
         adapter, tf_dataset_adapter.TFDatasetAdapter | array_data_adapter.ArrayDataAdapter
     )
 
 
-def is_of_arrays(adapter) -> bool:
+def is_of_arrays(adapter: DataAdapter) -> bool:
     """Whether the adapter holds arrays, and makes a pipeline of them for each pass."""
     return isinstance(adapter, array_data_adapter.ArrayDataAdapter)
 

@@ -5,6 +5,7 @@ import functools
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -40,15 +41,18 @@ def base_method_replaced(
         _remove(method)
 
 
-def _install(method, key):
+def _install(method: str, key: str) -> None:
     with _LOCK:
-        owner, original, count = _REPLACED.get(method, (None, None, 0))
-        if count == 0:
+        replaced = _REPLACED.get(method)
+        if replaced is not None and replaced[2] > 0:
+            owner, original, count = replaced
+        else:
+            count = 0
             owner = next(c for c in keras.Model.__mro__ if method in vars(c))
             original = vars(owner)[method]
 
             @functools.wraps(original)
-            def dispatch(self, *args, **kwargs):
+            def dispatch(self: keras.Model, *args: Any, **kwargs: Any) -> Any:
                 function = self.__dict__.get(key)
                 if function is None:
                     return original(self, *args, **kwargs)
@@ -58,7 +62,7 @@ def _install(method, key):
         _REPLACED[method] = owner, original, count + 1
 
 
-def _remove(method):
+def _remove(method: str) -> None:
     with _LOCK:
         owner, original, count = _REPLACED[method]
         if count == 1:

@@ -1,7 +1,8 @@
 """What a tensor of a graph is computed from, and what the operations of a graph keep."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +13,9 @@ from tensorflow.python.ops import script_ops
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
-def depends_on(value: Any, tensors: list[tf.Tensor], handles: set[int] = frozenset()) -> bool | None:
+def depends_on(
+    value: Any, tensors: list[tf.Tensor], handles: set[int] | frozenset[int] = frozenset()
+) -> bool | None:
     """Whether a value is computed from tensors other than by way of a variable.
 
     What is read from a variable depends on nothing here, whatever was assigned to it before.
@@ -34,7 +37,7 @@ def depends_on(value: Any, tensors: list[tf.Tensor], handles: set[int] = frozens
         return None
 
 
-def _reaches(tensor, wanted):
+def _reaches(tensor: Any, wanted: set[int]) -> bool:
     """Whether the tensor is one of these, or is computed from one."""
     seen, waiting = set(), [tensor]
     while waiting:
@@ -47,7 +50,7 @@ def _reaches(tensor, wanted):
     return False
 
 
-def _sources(tensor):
+def _sources(tensor: Any) -> list[Any]:
     """The tensors that it is computed from; the handle of a variable is computed from none."""
     if not hasattr(tensor, "graph"):  # outside of all graphs
         return []
@@ -117,7 +120,7 @@ class KeptState:
                 self.others.add(kind)
         return tables
 
-    def _add_python(self, token):
+    def _add_python(self, token: str) -> None:
         called = script_ops._py_funcs.get(token)
         called = called._func if isinstance(called, script_ops.EagerFunc) else called
         if called is not None and not any(called is one for one in self.functions):
@@ -145,14 +148,14 @@ def advanced_generators(function: Any) -> dict[int, Any]:
     return found
 
 
-def _takes_generator(kind):
+def _takes_generator(kind: str) -> bool:
     """Whether operations of a type change a variable by an algorithm of random numbers."""
     found = op_def_registry.get(kind)
     names = [argument.name for argument in found.input_arg] if found is not None else []
     return names[:1] == ["resource"] and not {"alg", "algorithm"}.isdisjoint(names)
 
 
-def _all_operations(graph) -> Iterator[tf.Operation]:
+def _all_operations(graph: tf.Graph) -> Iterator[tf.Operation]:
     """Those of a graph, and of the functions, loops and branches in it."""
     waiting, seen = [graph], set()
     while waiting:
@@ -165,15 +168,16 @@ def _all_operations(graph) -> Iterator[tf.Operation]:
                 for name in (value.func.name, *(f.name for f in value.list.func)):
                     called = graph._get_function(name) if name and name not in seen else None
                     seen.add(name)
-                    if getattr(called, "graph", None) is not None:
-                        waiting.append(called.graph)
+                    inner = getattr(called, "graph", None)
+                    if inner is not None:
+                        waiting.append(inner)
 
 
 _STATEFUL: dict[str, bool] = {}
 _CALLING: dict[str, bool] = {}
 
 
-def _calls(kind):
+def _calls(kind: str) -> bool:
     """Whether operations of a type call functions."""
     if kind not in _CALLING:
         found = op_def_registry.get(kind)
@@ -182,7 +186,7 @@ def _calls(kind):
     return _CALLING[kind]
 
 
-def _is_stateful(kind):
+def _is_stateful(kind: str) -> bool:
     """Whether operations of a type keep something that counts."""
     if kind not in _STATEFUL:
         found = op_def_registry.get(kind)
@@ -198,7 +202,7 @@ def _is_stateful(kind):
     return _STATEFUL[kind]
 
 
-def _changed_table(operation):
+def _changed_table(operation: tf.Operation) -> tuple[Any, tf.DType, tf.DType] | None:
     """``(handle, dtype of keys, dtype of values)`` of a table from outside, or None."""
     captured = {inner.name: outer for outer, inner in operation.graph.captures}
     handle = captured.get(operation.inputs[0].name)
@@ -207,7 +211,7 @@ def _changed_table(operation):
     return handle, operation.inputs[1].dtype, operation.inputs[2].dtype
 
 
-def _is_of_variables(operation):
+def _is_of_variables(operation: tf.Operation) -> bool:
     """Whether what an operation changes is variables, or was made in the same step."""
     resources = [t for t in operation.inputs if t.dtype == tf.resource]
     return bool(resources) and all(

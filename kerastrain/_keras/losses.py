@@ -4,7 +4,8 @@ import contextlib
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,6 +14,7 @@ from keras.src import tree
 from keras.src.losses import loss as keras_loss
 
 from kerastrain._keras.compiling import as_symbolic
+from kerastrain._keras.patching import patched
 
 
 class OutputLoss(NamedTuple):
@@ -39,7 +41,7 @@ def output_loss_trackers(model: keras.Model) -> list[keras.metrics.Mean]:
     return list(getattr(compiled._metrics, "trackers", compiled._metrics))
 
 
-def output_losses(model, y, y_pred, sample_weight) -> list[OutputLoss]:
+def output_losses(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> list[OutputLoss]:
     """Pairs each compiled loss with its output, as ``CompileLoss`` would.
 
     Runs Keras's own matching of nested structures with losses that only note
@@ -51,18 +53,14 @@ def output_losses(model, y, y_pred, sample_weight) -> list[OutputLoss]:
     build_output_losses(model, y, y_pred, sample_weight)
     found: list[OutputLoss] = []
 
-    def note(entry):
-        def noting_loss(y_true, y_pred, sample_weight=None):
-            found.append(
-                OutputLoss(
-                    entry.loss, entry.loss_weights, y_true, y_pred, sample_weight
-                )
-            )
+    def note(entry: Any) -> Any:
+        def noting_loss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
+            found.append(OutputLoss(entry.loss, entry.loss_weights, y_true, y_pred, sample_weight))
             return tf.zeros((), tf.float32)
 
         return entry._replace(loss=noting_loss)
 
-    with output_trackers_held_back(model):
+    with output_trackers_suppressed(model):
         flat, compiled._flat_losses = (
             compiled._flat_losses,
             [note(entry) for entry in compiled._flat_losses],
@@ -82,7 +80,7 @@ def compiled_losses(model: keras.Model) -> list | None:
     return [entry.loss for entry in compiled._flat_losses] if compiled.built else None
 
 
-def ignored_losses(model, y, y_pred) -> list:
+def ignored_losses(model: keras.Model, y: Any, y_pred: Any) -> list[Any]:
     """The compiled losses that Keras computes and drops: of one output, all but the first.
 
     ``CompileLoss.call`` returns the first value there (compile_utils.py, 3.15.1), and updates
@@ -93,13 +91,13 @@ def ignored_losses(model, y, y_pred) -> list:
     return (compiled_losses(model) or [])[1:]
 
 
-def is_plain_loss(loss) -> bool:
+def is_plain_loss(loss: Any) -> bool:
     """Whether the code of a compiled loss is Keras's own."""
     modules = type(loss).__module__, getattr(getattr(loss, "fn", None), "__module__", "keras.")
     return all((module or "").startswith("keras.") for module in modules)
 
 
-def build_output_losses(model, y, y_pred, sample_weight) -> None:
+def build_output_losses(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> None:
     """Resolves the names of the compiled losses, once, without computing any."""
     compiled = model._compile_loss
     if compiled is None or compiled.built:
@@ -112,14 +110,14 @@ def build_output_losses(model, y, y_pred, sample_weight) -> None:
 class _HeldBack:
     """Stands in for the metric of one output's loss and keeps what it is given, by thread."""
 
-    def __init__(self):
-        self._values = {}
+    def __init__(self) -> None:
+        self._values: dict[int, list[Any]] = {}
 
     @property
     def values(self) -> list:
         return self._values.setdefault(threading.get_ident(), [])
 
-    def update_state(self, value, sample_weight=None):
+    def update_state(self, value: Any, sample_weight: Any = None) -> None:
         del sample_weight
         self.values.append(value)
 
@@ -127,13 +125,13 @@ class _HeldBack:
 class _StandIns(list):
     """Stand-ins for ``trackers``, in use by ``entered`` replicas at the moment."""
 
-    def __init__(self, trackers):
+    def __init__(self, trackers: list[keras.metrics.Mean]) -> None:
         super().__init__(_HeldBack() for _ in trackers)
         self.trackers, self.entered = trackers, 0
 
 
 @contextlib.contextmanager
-def output_trackers_held_back(model) -> Iterator[list[_HeldBack]]:
+def output_trackers_suppressed(model: keras.Model) -> Iterator[list[_HeldBack]]:
     """Keeps ``CompileLoss`` from updating the metrics of the single outputs.
 
     It weighs a batch by its *static* size, which is None in a graph: the logged
@@ -161,29 +159,23 @@ def output_trackers_held_back(model) -> Iterator[list[_HeldBack]]:
 @contextlib.contextmanager
 def losses_not_scaled() -> Iterator[None]:
     """Keeps Keras from dividing losses by the number of replicas, and from undoing it."""
-    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
-    before = [getattr(keras_loss, name) for name in names]
-    for name in names:
-        setattr(keras_loss, name, lambda value: value)
-    try:
+    with (
+        patched(keras_loss, "scale_loss_for_distribution", lambda value: value),
+        patched(keras_loss, "unscale_loss_for_distribution", lambda value: value),
+    ):
         yield
-    finally:
-        for name, function in zip(names, before, strict=True):
-            setattr(keras_loss, name, function)
 
 
-def unreduced_loss(loss, y_true, y_pred) -> tuple[tf.Tensor, tf.Tensor | None]:
+def unreduced_loss(
+    loss: keras.losses.Loss, y_true: Any, y_pred: Any
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     """``loss.call`` and the Keras mask that goes with its values, if any.
 
     Follows ``keras.losses.Loss.__call__`` up to its reduction.
     """
     in_mask = keras_backend.get_keras_mask(y_pred)
-    y_pred = tree.map_structure(
-        lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_pred
-    )
-    y_true = tree.map_structure(
-        lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_true
-    )
+    y_pred = tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_pred)
+    y_true = tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), y_true)
     values = loss.call(y_true, y_pred)
     out_mask = keras_backend.get_keras_mask(values)
     masks = [mask for mask in (in_mask, out_mask) if mask is not None]
@@ -192,44 +184,42 @@ def unreduced_loss(loss, y_true, y_pred) -> tuple[tf.Tensor, tf.Tensor | None]:
     return values, masks[0] if masks else None
 
 
-def loss_function_arguments(loss) -> dict[str, Any]:
+def loss_function_arguments(loss: keras.losses.Loss) -> dict[str, Any]:
     """The keyword arguments that a loss object passes to its function."""
     return getattr(loss, "_fn_kwargs", {})
 
 
 @contextlib.contextmanager
 def noted_crossentropies(note: Callable) -> Iterator[None]:
-    """Inside, ``note(name, outputs, from_logits)`` hears of every crossentropy of Keras."""
+    """Inside, ``note(name, outputs, from_logits)`` is called for every crossentropy of Keras."""
     module = keras_backend.nn
     names = ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
-    before = {name: getattr(module, name) for name in names}
 
-    def noting(name, function):
-        def crossentropy(target, output, from_logits=False, *args, **kwargs):
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def crossentropy(
+            target: Any, output: Any, from_logits: bool = False, *args: Any, **kwargs: Any
+        ) -> Any:
             note(name, output, from_logits)
             return function(target, output, from_logits, *args, **kwargs)
 
         return crossentropy
 
-    for name, function in before.items():
-        setattr(module, name, noting(name, function))
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(patched(module, name, noting(name, getattr(module, name))))
         yield
-    finally:
-        for name, function in before.items():
-            setattr(module, name, function)
 
 
-def same_rank(values, weights):
+def same_rank(values: Any, weights: Any) -> tuple[Any, Any]:
     """Squeezes or expands the last axis where two ranks differ by one."""
     return keras_loss.squeeze_or_expand_to_same_rank(values, weights)
 
 
-def get_mask(tensor):
+def get_mask(tensor: Any) -> Any:
     """The Keras mask of a tensor, or None."""
     return keras_backend.get_keras_mask(tensor)
 
 
-def set_mask(tensor, mask) -> None:
+def set_mask(tensor: Any, mask: Any) -> None:
     """Attaches a Keras mask to a tensor."""
     keras_backend.set_keras_mask(tensor, mask)

@@ -39,7 +39,7 @@ def weighted_twins(model: keras.Model) -> list[str]:
 
     Keras logs them as ``weighted_<name>``.
     """
-    names = {"metrics": [], "weighted_metrics": []}
+    names: dict[str, list[str]] = {"metrics": [], "weighted_metrics": []}
     for argument, output, group in metric_names_by_output(model):
         names[argument] += [f"{output}_{n}" if output else n for n in group]
     return [name for name in names["weighted_metrics"] if name in names["metrics"]]
@@ -106,7 +106,7 @@ def metric_function(metric: keras.metrics.Metric) -> Callable | None:
 def take_no_rows(model: keras.Model) -> bool:
     """Whether all metrics can be updated by no rows: they are Keras's own, or ours."""
 
-    def is_known(thing):
+    def is_known(thing: Any) -> bool:
         module = getattr(thing, "__module__", None) or ""
         return thing is None or module.startswith(("keras.", "kerastrain."))
 
@@ -125,7 +125,9 @@ def has_plain_metrics(model: keras.Model) -> bool:
     )
 
 
-def add_growing_variable(metric, shape: tuple, dtype, name: str) -> keras.Variable:
+def add_growing_variable(
+    metric: keras.metrics.Metric, shape: tuple[int, ...], dtype: Any, name: str
+) -> keras.Variable:
     """A state variable whose first axis grows: it begins with no rows.
 
     Keras 3.15.1 makes variables of fixed shapes only (common/variables.py,

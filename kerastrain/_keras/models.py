@@ -28,9 +28,7 @@ def overrides(model: keras.Model, method: str) -> bool:
     if method in model.__dict__:
         return True
     defined = getattr(type(model), method)
-    return defined is not getattr(keras.Model, method) and not getattr(
-        defined, "is_kerastrains", False
-    )
+    return defined is not getattr(keras.Model, method) and not getattr(defined, "is_builtin", False)
 
 
 def is_users_method(layer: keras.Layer, name: str) -> bool:
@@ -62,14 +60,16 @@ def base_attributes(one: Any) -> set[str]:
 _BASE_ATTRIBUTES: dict[type, set[str]] = {}
 
 
-def has_kerastrains_step(model: keras.Model) -> bool:
+def has_builtin_step(model: keras.Model) -> bool:
     """Whether the model's ``train_step`` is that of ``TrainableModel``."""
-    return getattr(type(model).train_step, "is_kerastrains", False) and not overrides(
+    return getattr(type(model).train_step, "is_builtin", False) and not overrides(
         model, "train_step"
     )
 
 
-def compute_loss(model, x, y, y_pred, sample_weight, training):
+def compute_loss(
+    model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
+) -> Any:
     """Calls ``model.compute_loss``, with ``training`` where its signature has it."""
     return model._compute_loss(x, y, y_pred, sample_weight, training=training)
 
@@ -90,19 +90,19 @@ def added_losses(model: keras.Model) -> list:
 class _LossesByReplica:
     """Stands in for a layer's list of added losses: each replica's thread has its own."""
 
-    def __init__(self):
-        self._lists = {}
+    def __init__(self) -> None:
+        self._lists: dict[int, list[Any]] = {}
 
-    def _own(self):
+    def _own(self) -> list[Any]:
         return self._lists.setdefault(threading.get_ident(), [])
 
-    def extend(self, losses):
+    def extend(self, losses: list[Any]) -> None:
         self._own().extend(losses)
 
-    def clear(self):
+    def clear(self) -> None:
         self._own().clear()
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self._own()[index]
 
 
@@ -124,7 +124,7 @@ def losses_by_replica(model: keras.Model) -> Iterator[None]:
             layer.__dict__["_losses"] = losses
 
 
-def defines_losses(layer) -> bool:
+def defines_losses(layer: keras.Layer) -> bool:
     """Whether the layer's code may call ``add_loss``: it is not one of Keras's own."""
     return not type(layer).__module__.startswith("keras.")
 
@@ -199,7 +199,7 @@ def trainable_flags(model: keras.Model) -> list[str]:
 def trainable_as(model: keras.Model, flags: list[str] | None) -> Iterator[None]:
     """Inside, a model has these `trainable_flags`; None for its own."""
     before = None if flags is None else trainable_flags(model)
-    if before == flags:
+    if flags is None or before is None or before == flags:
         yield
         return
     set_trainable_flags(model, flags)
@@ -215,14 +215,15 @@ def set_trainable_flags(model: keras.Model, flags: list[str]) -> None:
     Layer by layer: ``layer.trainable = ...`` would hand the flag down. A layer that had other
     weights then keeps its weights' flags.
     """
-    for (layer, own), (flag, *others) in zip(_layers_and_weights(model), flags, strict=False):
+    for (layer, own), digits in zip(_layers_and_weights(model), flags, strict=False):
+        flag, *others = list(digits)
         layer._trainable = flag == "1"
         if len(own) == len(others):
             for variable, one in zip(own, others, strict=True):
                 variable.trainable = one == "1"
 
 
-def _layers_and_weights(model):
+def _layers_and_weights(model: keras.Model) -> Iterator[tuple[keras.Layer, list[keras.Variable]]]:
     for layer in model._flatten_layers():
         yield layer, [*layer._trainable_variables, *layer._non_trainable_variables]
 
@@ -256,7 +257,7 @@ def is_functional_call(args: tuple, kwargs: dict) -> bool:
     return functional_init_arguments(args, kwargs)
 
 
-def functional_class(cls: type) -> type:
+def functional_class(cls: type[Any]) -> type[Any]:
     """A class of the same name that is ``cls`` and a functional model.
 
     Keras inserts ``Functional`` into the bases of the *named* class, for all
@@ -292,6 +293,11 @@ def take_initial_epoch(model: keras.Model) -> int | None:
     """The first epoch, where a callback such as ``BackupAndRestore`` has set it."""
     epoch, model._initial_epoch = model._initial_epoch, None
     return epoch
+
+
+def step_options(model: keras.Model) -> Any:
+    """What `set_step_options` has set; None where nothing has."""
+    return model.__dict__.get("_step_options")
 
 
 def set_step_options(model: keras.Model, options: Any) -> Any:

@@ -2,18 +2,20 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 
-def _inner(optimizer):
+def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def optimizers_in(optimizer) -> list:
+def optimizers_in(optimizer: Any) -> list[keras.optimizers.Optimizer]:
     """An optimizer and all those that it hands gradients to, as ``MultiOptimizer`` does."""
-    found, waiting = [], [optimizer]
+    found: list[keras.optimizers.Optimizer] = []
+    waiting = [optimizer]
     while waiting:
         one = waiting.pop(0)
         if isinstance(one, dict | list | tuple):
@@ -25,7 +27,7 @@ def optimizers_in(optimizer) -> list:
 
 
 @contextlib.contextmanager
-def gradients_already_summed(optimizer) -> Iterator[None]:
+def gradients_already_summed(optimizer: Any) -> Iterator[None]:
     """Inside, ``optimizer.apply`` takes gradients that are summed over replicas."""
     optimizers = optimizers_in(optimizer)
     for one in optimizers:
@@ -37,12 +39,12 @@ def gradients_already_summed(optimizer) -> Iterator[None]:
             one.__dict__.pop("_all_reduce_sum_gradients", None)
 
 
-def expects_summed_gradients(optimizer) -> bool:
-    """Whether `gradients_already_summed` is in force for the optimizer."""
+def expects_summed_gradients(optimizer: Any) -> bool:
+    """Whether `gradients_already_summed` is active for the optimizer."""
     return "_all_reduce_sum_gradients" in optimizer.__dict__
 
 
-def updates_in_replicas(optimizer) -> bool:
+def updates_in_replicas(optimizer: Any) -> bool:
     """Whether each replica can run ``optimizer.apply`` itself.
 
     It cannot where something is updated at every n-th step only: Keras 3.15.1 does
@@ -60,7 +62,9 @@ def updates_in_replicas(optimizer) -> bool:
     )
 
 
-def apply_for_all_replicas(optimizer, gradients: list, variables: list) -> None:
+def apply_for_all_replicas(
+    optimizer: Any, gradients: list[tf.Tensor | None], variables: list[keras.Variable]
+) -> None:
     """``optimizer.apply`` outside the replicas, on the variables of all of them.
 
     Args:
@@ -80,7 +84,7 @@ def apply_for_all_replicas(optimizer, gradients: list, variables: list) -> None:
         interim.maybe_merge_call = meet
 
 
-def unknown_to_optimizer(optimizer, variables) -> list[str]:
+def unknown_to_optimizer(optimizer: Any, variables: list[keras.Variable]) -> list[str]:
     """The paths of variables that a built optimizer was not built with."""
     inner = _inner(optimizer)
     if not getattr(inner, "built", False) or not hasattr(inner, "_trainable_variables_indices"):
@@ -89,7 +93,7 @@ def unknown_to_optimizer(optimizer, variables) -> list[str]:
     return [v.path for v in variables if inner._var_key(v) not in known]
 
 
-def variable_keys(optimizer, variables) -> dict:
+def variable_keys(optimizer: Any, variables: list[keras.Variable]) -> dict[Any, int]:
     """What an optimizer keeps of a variable, in place of it, by which it is the same again.
 
     Such a key is another one in each process.

@@ -1,15 +1,11 @@
 """What a ``tf.data`` pipeline is made of, and the seeds of TensorFlow's operations."""
 
-import contextlib
 import dataclasses
-import random
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context
 from tensorflow.python.framework import op_def_registry
-
 
 # What operations that change the state of a program begin with; those that draw random numbers
 # have seeds.
@@ -19,7 +15,7 @@ _PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 @dataclasses.dataclass
 class PipelineTraits:
-    """What can be told of a pipeline without running it.
+    """What is known of a pipeline without running it.
 
     Attributes:
         is_known: whether all of it was seen.
@@ -33,7 +29,7 @@ class PipelineTraits:
         runs_python: whether functions of Python's, or what nobody has kept, make its batches.
         left: what its own parts leave before its end.
         left_if_cut: the same, where passes are left before their end.
-        lasting: what goes on from pass to pass, and from one pipeline to another that has it
+        lasting: what keeps its state from pass to pass, and from one pipeline to another that has it
             too, with its name.
     """
 
@@ -44,21 +40,21 @@ class PipelineTraits:
     is_same_each_pass: bool = False
     begins_at_once: bool = False
     runs_python: bool = False
-    left: "Left" = None
-    left_if_cut: "Left" = None
+    left: "Left" = dataclasses.field(default_factory=lambda: Left())
+    left_if_cut: "Left" = dataclasses.field(default_factory=lambda: Left())
     lasting: tuple[tuple[Any, str], ...] = ()
 
 
 @dataclasses.dataclass
 class Left:
-    """Parts of a pipeline that are left before their end, and go on in the next pass.
+    """Parts of a pipeline that are left before their end, and continue in the next pass.
 
     What these yield then depends on how far they were drawn.
 
     Attributes:
         goes_on: whether there are any.
         runs_ahead: what draws ahead there, so that how far is a matter of time; or empty.
-        runs_python_ahead: the same, of what goes on only if Python functions keep a state.
+        runs_python_ahead: the same, of what continues only if Python functions keep a state.
         by: what leaves that which runs ahead; empty for the pass itself.
     """
 
@@ -69,7 +65,7 @@ class Left:
 
 
 def pipeline_traits(dataset: tf.data.Dataset) -> PipelineTraits:
-    """What can be told of a pipeline, from its parts and their functions."""
+    """What is known of a pipeline, from its parts and their functions."""
     traits, parts = PipelineTraits(), _parts_of(dataset)
     found = [_Operations.of(part) for part in parts]
     traits.is_known = not any(one.is_unknown for one in found)
@@ -115,7 +111,7 @@ def begins_alike(dataset: tf.data.Dataset) -> bool:
     return traits.is_same_each_pass and not traits.differs
 
 
-def _begins_at_once(part, seeded):
+def _begins_at_once(part: tf.data.Dataset, seeded: set[int]) -> bool:
     """Whether the parts that have seeds begin once in a pass, at its first batch."""
     if not seeded.intersection(map(id, _parts_of(part))):
         return True
@@ -123,8 +119,13 @@ def _begins_at_once(part, seeded):
     return known and all(_begins_at_once(one, seeded) for one in part._inputs())
 
 
-def _left(dataset, operations, seeded, is_cut):
-    """What of a pipeline is left before its end; ``is_cut`` tells whether a pass over it is."""
+def _left(
+    dataset: tf.data.Dataset, operations: dict[int, "_Operations"], seeded: set[int], is_cut: bool
+) -> Left:
+    """What of a pipeline is left before its end.
+
+    ``is_cut`` says whether passes over it are left before their end.
+    """
     left, seen, coming = Left(), set(), [(dataset, "" if is_cut else None)]
     while coming:
         part, by = coming.pop()
@@ -151,7 +152,7 @@ def _left(dataset, operations, seeded, is_cut):
     return left
 
 
-def _left_by(part):
+def _left_by(part: tf.data.Dataset) -> list[tf.data.Dataset]:
     """The data sets of a part that it may leave before their end."""
     inputs, name = part._inputs(), type(part).__name__
     if name in _DRAINING or _is_endless(part):
@@ -164,7 +165,7 @@ def _left_by(part):
     return [one for one in inputs if not _is_of_one_length(one, part)]
 
 
-def _is_endless(part):
+def _is_endless(part: tf.data.Dataset) -> bool:
     """Whether it certainly has no end."""
     if type(part).__name__ == "_DirectedInterleaveDataset":
         selector, *others = part._inputs()
@@ -173,14 +174,14 @@ def _is_endless(part):
     return part.cardinality() == tf.data.INFINITE_CARDINALITY and _is_length_known(part)
 
 
-def _is_of_one_length(part, other):
+def _is_of_one_length(part: tf.data.Dataset, other: tf.data.Dataset) -> bool:
     """Whether two have certainly equally many elements, which have an end."""
     count = int(part.cardinality())
     is_known = count >= 0 and _is_length_known(part) and _is_length_known(other)
     return is_known and count == int(other.cardinality())
 
 
-def _is_length_known(part):
+def _is_length_known(part: tf.data.Dataset) -> bool:
     """Whether its cardinality is to be trusted: TensorFlow takes mixtures of data for endless."""
     return all(
         type(one).__name__ != "_DirectedInterleaveDataset"
@@ -238,15 +239,15 @@ _SOURCES = (
     "_TensorSliceDataset",
     "_TextLineDataset",
 )
-# Data sets that were made of what nobody has kept: only their graphs tell of it.
+# Data sets that were made of what nobody has kept: it can only be read from their graphs.
 _UNKNOWN = ("_VariantDataset",)
 
 
-def _name_of(part):
+def _name_of(part: tf.data.Dataset) -> str:
     return type(part).__name__.strip("_").removesuffix("Dataset").lower()
 
 
-def _parts_of(dataset):
+def _parts_of(dataset: tf.data.Dataset) -> list[tf.data.Dataset]:
     """The data set, and those that it is made of."""
     parts, coming = {}, [dataset]
     while coming:
@@ -275,7 +276,7 @@ class _Operations:
     lasting: tuple[tuple[Any, str], ...] = ()
 
     @classmethod
-    def of(cls, part):
+    def of(cls, part: tf.data.Dataset) -> "_Operations":
         """Those of one part, and of its functions."""
         found = cls(
             is_parallel=getattr(part, "_num_parallel_calls", None) is not None,
@@ -302,7 +303,7 @@ class _Operations:
         found.runs_ahead |= found.is_parallel or in_background
         return found
 
-    def look_into(self, variant, name):
+    def look_into(self, variant: tf.Tensor, name: str) -> None:
         """Notes what a data set from outside does: nothing else is known of it."""
         graph = _graph_of(variant)
         if graph is not None:
@@ -315,7 +316,7 @@ class _Operations:
         self.is_unknown = True
         self.lasting += ((variant, name),)
 
-    def look_at(self, nodes):
+    def look_at(self, nodes: Iterable[tf.compat.v1.NodeDef]) -> None:
         """Notes what some operations do."""
         constants = {n.name: n.attr["value"].tensor for n in nodes if n.op == "Const"}
         for node in nodes:
@@ -338,7 +339,7 @@ class _Operations:
                 self.unseeded = self.unseeded or node.op
 
 
-def _interleaves_in_any_order(part):
+def _interleaves_in_any_order(part: tf.data.Dataset) -> bool:
     """Whether a parallel interleave may mix its files otherwise: only its operation knows."""
     graph = _graph_of(part._variant_tensor)
     if graph is None:  # what cannot be known may be so
@@ -346,33 +347,33 @@ def _interleaves_in_any_order(part):
     return any(node.attr["deterministic"].s == b"false" for node in graph.node)
 
 
-def _graph_of(variant):
-    """A data set and all that it is made of as one graph; None where TensorFlow cannot tell."""
+def _graph_of(variant: tf.Tensor) -> tf.compat.v1.GraphDef | None:
+    """A data set and all that it is made of as one graph; None where TensorFlow cannot make one."""
     ignore = tf.data.experimental.ExternalStatePolicy.IGNORE.value
     try:
-        told = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=ignore)
+        graph = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=ignore)
     except tf.errors.OpError:
         return None
-    return tf.compat.v1.GraphDef.FromString(told.numpy())
+    return tf.compat.v1.GraphDef.FromString(graph.numpy())
 
 
-def _reshuffles(part):
+def _reshuffles(part: tf.data.Dataset) -> bool:
     """Whether it has seeds, and each pass over it takes others."""
     fixed = getattr(part, "_reshuffle_each_iteration", True) is False  # None stands for True
     fixed = fixed or not getattr(part, "_rerandomize", True)
     return bool(_seeds_of(part)) and not fixed
 
 
-def _seeds_of(part):
+def _seeds_of(part: tf.data.Dataset) -> list[Any]:
     """The seeds of a data set that has any."""
     return [getattr(part, name) for name in ("_seed", "_seed2") if hasattr(part, name)]
 
 
-def _has_seed(*seeds):
+def _has_seed(*seeds: Any) -> bool:
     return any(value is None or int(value) != 0 for value in seeds)
 
 
-def _inputs(node, *names):
+def _inputs(node: tf.compat.v1.NodeDef, *names: str) -> list[str]:
     """The inputs of an operation that have these names."""
     definition = op_def_registry.get(node.op)
     if definition is None:  # a function
@@ -389,51 +390,6 @@ def _inputs(node, *names):
     return [node.input[places[name]] for name in names]
 
 
-def _constant(name, constants):
+def _constant(name: str, constants: dict[str, Any]) -> int | None:
     tensor = constants.get(name.split(":")[0])
     return None if tensor is None else int(tf.make_ndarray(tensor))
-
-
-def without_optimizations(options: tf.data.Options, dataset: tf.data.Dataset) -> None:
-    """Lets nothing of a pipeline be made parallel or draw ahead, unless a part of it says so."""
-    chosen = options.experimental_optimization
-    chosen.apply_default_optimizations = False
-    own = dataset.options().experimental_optimization
-    for name, value in vars(type(own)).items():
-        if isinstance(value, property) and getattr(own, name):
-            setattr(chosen, name, False)
-
-
-@contextlib.contextmanager
-def seeded_operations(seed: int) -> Iterator[None]:
-    """Operations that are made inside, without a seed of their own, follow this one."""
-    current = context.context()
-    # A generator is there only where a seed was set, or something was drawn.
-    kept = {name: vars(current)[name] for name in ("_seed", "_rng") if name in vars(current)}
-    current._seed, current._rng = seed, random.Random(seed)
-    try:
-        yield
-    finally:
-        del current._rng
-        vars(current).update(kept)
-
-
-def operation_seeds() -> tuple[int, tuple] | None:
-    """Where the seeds of random operations come from that run eagerly and have none of their own.
-
-    Returns:
-        The seed that ``tf.random.set_seed`` was given, and the state of the generator of Python's
-        that is behind it; None without a seed.
-    """
-    current = vars(context.context())
-    seed, generator = current.get("_seed"), current.get("_rng")
-    return None if seed is None or generator is None else (int(seed), generator.getstate())
-
-
-def set_operation_seeds(seeds: tuple[int, tuple]) -> None:
-    """Lets them go on where `operation_seeds` was called."""
-    generator = random.Random()
-    generator.setstate(seeds[1])
-    current = context.context()
-    current._seed, current._rng = seeds[0], generator
-    current.clear_kernel_cache()  # one that has drawn from a seed would go on from there

@@ -1,7 +1,8 @@
 """What layers do together on several replicas."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf

@@ -1,7 +1,7 @@
 """Which attributes of Keras's objects are settings: made with the object, and left as they are.
 
-The others are state, caches and what a build makes of the settings. The code of the classes tells
-one from the other, so nothing here goes by the names of attributes.
+The others are state, caches and what a build makes of the settings. The code of the classes
+separates the two, so nothing here goes by the names of attributes.
 """
 
 import dis
@@ -10,7 +10,8 @@ import inspect
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import keras
 
@@ -38,7 +39,8 @@ def settings_of(value: Any) -> dict[str, Any] | None:
     """
     if isinstance(value, keras.Model) or not any(map(_is_of_keras, type(value).__mro__)):
         return None
-    names, changed_in_place = _settings(type(value))
+    kind: type = type(value)
+    names, changed_in_place = _settings(kind)
     common, found = _common(value), {}
     for name, item in getattr(value, "__dict__", {}).items():
         if isinstance(item, list | dict | set) and name in changed_in_place:
@@ -55,11 +57,11 @@ def settings_of(value: Any) -> dict[str, Any] | None:
     return found
 
 
-def _is_of_keras(kind):
+def _is_of_keras(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in _OF_KERAS
 
 
-def _is_users(item):
+def _is_users(item: Any) -> bool:
     owner = item if isinstance(item, types.FunctionType) else type(item)
     root = (owner.__module__ or "").partition(".")[0]
     return root not in (*_OF_KERAS, "tensorflow", "numpy", "", *sys.stdlib_module_names)
@@ -80,11 +82,13 @@ class _Method(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _settings(kind):
+def _settings(kind: type) -> tuple[frozenset[str], frozenset[str]]:
     """The names of the settings of a class, and those of attributes that it changes in place."""
     methods = [(base, method) for base in kind.__mro__ for method in _methods(base)]
     keras_methods = [method for base, method in methods if _is_of_keras(base)]
-    set_once, set_again, changed = set(), set(), set()
+    set_once: set[str] = set()
+    set_again: set[str] = set()
+    changed: set[str] = set()
     for base, method in methods:
         if method.name in ("__init__", "__new__") or _is_for_users(method, keras_methods):
             set_once |= method.stores if _is_of_keras(base) else frozenset()
@@ -95,7 +99,7 @@ def _settings(kind):
     return frozenset(set_once - set_again), frozenset(changed)
 
 
-def _is_for_users(method, keras_methods):
+def _is_for_users(method: _Method, keras_methods: list[_Method]) -> bool:
     """Whether no other method of Keras's classes calls it, or assigns to it."""
     others = [other for other in keras_methods if other.name != method.name]
     if method.of == "getter":
@@ -107,7 +111,7 @@ def _is_for_users(method, keras_methods):
 
 
 @functools.lru_cache(maxsize=1024)
-def _methods(kind):
+def _methods(kind: type) -> tuple[_Method, ...]:
     if kind is object:
         return ()
     return tuple(
@@ -118,15 +122,18 @@ def _methods(kind):
     )
 
 
-def _functions(member):
+def _functions(member: Any) -> list[tuple[str, Any]]:
     if isinstance(member, property):
         return [("getter", member.fget), ("setter", member.fset), ("setter", member.fdel)]
     member = getattr(member, "__func__", member)
     return [("method", inspect.unwrap(member))] if callable(member) else []
 
 
-def _method(name, function, of):
-    stores, stores_later, loads, changes = set(), set(), set(), set()
+def _method(name: str, function: types.FunctionType, of: str) -> _Method:
+    stores: set[str] = set()
+    stores_later: set[str] = set()
+    loads: set[str] = set()
+    changes: set[str] = set()
     for code in _codes(function.__code__):
         loaded, before, is_stored_into = set(), "", False
         for instruction in dis.get_instructions(code):
@@ -144,7 +151,7 @@ def _method(name, function, of):
     return _Method(name, of, *map(frozenset, (stores, stores_later, loads, changes)))
 
 
-def _codes(code) -> Iterator[types.CodeType]:
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -166,7 +173,7 @@ def plain_attributes(value: Any) -> frozenset[str]:
     return frozenset(_common(value))
 
 
-def _common(value):
+def _common(value: Any) -> dict[str, Any]:
     """The attributes of a new object of the kind of ``value``."""
     for kind in (keras.Model, keras.Layer, keras.optimizers.Optimizer, keras.Loss, keras.Metric):
         if isinstance(value, kind):
@@ -175,7 +182,7 @@ def _common(value):
 
 
 @functools.lru_cache
-def _attributes_of_new(kind):
+def _attributes_of_new(kind: Any) -> dict[str, Any]:
     # With names, so as not to count as the user's.
     if kind is keras.Model:
         inputs = keras.Input((1,), name="plain")

@@ -21,9 +21,11 @@ def without_collectives(strategy: tf.distribute.Strategy) -> Iterator[None]:
     if (
         not is_mirrored
         or any("cpu" not in device.lower() for device in extended.worker_devices)
-        or not (before is extended._collective_ops or isinstance(before, tf.distribute.NcclAllReduce))
+        or not (
+            before is extended._collective_ops or isinstance(before, tf.distribute.NcclAllReduce)
+        )
     ):
-        yield  # also where it is in force already, as in the threads of other replicas
+        yield  # also where it is active already, as in the threads of other replicas
         return
     extended._cross_device_ops = tf.distribute.ReductionToOneDevice()
     try:

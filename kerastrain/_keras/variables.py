@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,7 +18,7 @@ from tensorflow.python.distribute import ps_values
 from tensorflow.python.ops import resource_variable_ops
 
 
-def model_strategy(model: keras.Model):
+def model_strategy(model: keras.Model) -> tf.distribute.Strategy | None:
     """The strategy in whose scope the model was made, or None."""
     return model._distribute_strategy
 
@@ -66,7 +68,11 @@ def hold(variable: keras.Variable, other: Any, value: Any) -> None:
         value: of the other one from now on.
     """
     before = variable._value
-    if other is None or other.dtype != before.dtype or not before.shape.is_compatible_with(other.shape):
+    if (
+        other is None
+        or other.dtype != before.dtype
+        or not before.shape.is_compatible_with(other.shape)
+    ):
         other = tf.Variable(
             value,
             dtype=before.dtype,
@@ -84,35 +90,35 @@ def hold(variable: keras.Variable, other: Any, value: Any) -> None:
         part._unique_id = before._unique_id
 
 
-def is_distributed(variable) -> bool:
+def is_distributed(variable: keras.Variable | tf.Variable) -> bool:
     """Whether each replica has a value of its own."""
     return isinstance(tf_variable(variable), tf.distribute.DistributedValues)
 
 
-def tf_variable(variable):
+def tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
     """The TensorFlow variable inside a ``keras.Variable``, or one itself."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def local_variables(variable) -> list[tf.Variable]:
+def local_variables(variable: keras.Variable | tf.Variable) -> list[tf.Variable]:
     """The variable on each replica (one entry without replicas)."""
     value = tf_variable(variable)
     return list(value.values) if isinstance(value, tf.distribute.DistributedValues) else [value]
 
 
-def read_local(variable) -> list[tf.Tensor]:
+def read_local(variable: keras.Variable | tf.Variable) -> list[tf.Tensor]:
     """A copy of the value on each replica."""
     return [tf.identity(part) for part in local_variables(variable)]
 
 
-def assign_local(variable, parts: list[tf.Tensor]) -> None:
+def assign_local(variable: keras.Variable | tf.Variable, parts: list[tf.Tensor]) -> None:
     """Gives each replica the value that `read_local` read."""
     for component, part in zip(local_variables(variable), parts, strict=True):
         component.assign(part)
 
 
-def handles_of(variable) -> set[int]:
-    """What tells a variable from others, on each replica: two objects may stand for one.
+def handles_of(variable: keras.Variable | tf.Variable) -> set[int]:
+    """Identifies a variable on each replica: two objects may represent the same one.
 
     Empty where it has no value yet.
     """
@@ -141,10 +147,10 @@ def captured_variables(function: Any, known: set[int]) -> list[tf.Variable]:
     for external, _ in function.graph.captures:
         if external.dtype != tf.resource or id(external) in known:
             continue
-        told = getattr(external, "_handle_data", None)  # a table or an iterator has none
-        if told is None or not told.is_set:
+        handle_data = getattr(external, "_handle_data", None)  # a table or an iterator has none
+        if handle_data is None or not handle_data.is_set:
             continue
-        kind = told.shape_and_type[0]
+        kind = handle_data.shape_and_type[0]
         found.append(
             resource_variable_ops.BaseResourceVariable(
                 trainable=False,
@@ -197,14 +203,14 @@ def assignments_seen(
                 setattr(kind, name, assign)
 
 
-def _replace_assignments():
+def _replace_assignments() -> None:
     kinds = [resource_variable_ops.BaseResourceVariable]
     for kind in kinds:  # a class below has the methods once more, as its own
         kinds += kind.__subclasses__()
 
-    def seeing(assign):
+    def seeing(assign: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(assign)
-        def seen(self, *args, **kwargs):
+        def seen(self: tf.Variable, *args: Any, **kwargs: Any) -> Any:
             for thread, see in tuple(_SEEING):
                 if thread is None:
                     see(self)
@@ -216,7 +222,10 @@ def _replace_assignments():
         return seen
 
     _REPLACED[:] = [
-        (kind, name, vars(kind)[name]) for kind in kinds for name in _ASSIGNMENTS if name in vars(kind)
+        (kind, name, vars(kind)[name])
+        for kind in kinds
+        for name in _ASSIGNMENTS
+        if name in vars(kind)
     ]
     for kind, name, assign in _REPLACED:
         setattr(kind, name, seeing(assign))
@@ -262,7 +271,7 @@ def assigned_variables() -> Iterator[set[int]]:
                 keras_variables.Variable.assign = _ASSIGN
 
 
-def _noting_assign(self, value):
+def _noting_assign(self: keras.Variable, value: Any) -> Any:
     for noted in tuple(_LISTENERS):
         noted.add(id(self))
     return _ASSIGN(self, value)

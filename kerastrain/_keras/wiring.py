@@ -31,7 +31,7 @@ def wiring(model: keras.Model, describe: Callable[[Any], Any]) -> list[str]:
     numbers = {id(operation): i for i, operation in enumerate(model.operations)}
     nodes = {id(operation): _nodes(model, operation) for operation in model.operations}
 
-    def shown(value):
+    def shown(value: Any) -> str:
         if isinstance(value, keras.KerasTensor):
             return reference(value)
         if isinstance(value, list | tuple):
@@ -40,7 +40,7 @@ def wiring(model: keras.Model, describe: Callable[[Any], Any]) -> list[str]:
             return "{" + ", ".join(f"{k}: {shown(v)}" for k, v in value.items()) + "}"
         return repr(describe(value))
 
-    def reference(tensor):
+    def reference(tensor: keras.KerasTensor) -> str:
         operation, node, output = tensor._keras_history
         calls = nodes.get(id(operation), [])
         text = f"{type(operation).__name__} {numbers.get(id(operation), '?')}"
@@ -56,18 +56,18 @@ def wiring(model: keras.Model, describe: Callable[[Any], Any]) -> list[str]:
             passed += [f"{k}={shown(v)}" for k, v in arguments.kwargs.items() if v is not None]
             if not passed:
                 continue  # an input
-            told = f"{type(operation).__name__} {number}({', '.join(passed)})"
-            lines.append(told + _options(operation, describe))
+            line = f"{type(operation).__name__} {number}({', '.join(passed)})"
+            lines.append(line + _options(operation, describe))
     return [*lines, f"outputs: {shown(model._outputs_struct)}"]
 
 
-def _nodes(model, operation):
+def _nodes(model: keras.Model, operation: Any) -> list[int]:
     """The numbers of those calls of an operation that belong to the model."""
     count = len(operation._inbound_nodes)
     return [index for index in range(count) if make_node_key(operation, index) in model._nodes]
 
 
-def _options(operation, describe):
+def _options(operation: Any, describe: Callable[[Any], Any]) -> str:
     """How an operation was made that is no layer: ``keras.ops.transpose(x, axes=...)``."""
     options = {} if isinstance(operation, keras.Layer) else constructor_arguments(operation)
     return f" {describe(options)}" if options else ""

@@ -17,6 +17,7 @@ import hashlib
 import math
 import os
 import stat
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +25,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kerastrain.datasets import _files
-from kerastrain.datasets._files import shown
+from kerastrain.datasets._files import shown as shown  # for the command line
 from kerastrain.errors import DataError
+
+__all__ = ["Split", "load", "load_digits", "load_idx", "load_npz"]
 
 # The checksum that digits.txt states, of the file as it is shipped.
 DIGITS_SHA256 = "0db6df5cdccb8984d224447881d2407999cd0b77ff0835f5ce08405d2ff9f9d5"
@@ -185,12 +188,12 @@ def _idx_path(directory: Path, name: str) -> Path:
     )
 
 
-def _mode(path, test) -> bool:
+def _mode(path: str | Path, test: Callable[[int], bool]) -> bool:
     """Whether something is at ``path`` and ``test`` is true of its mode."""
     try:
         return test(Path(path).stat().st_mode)
     except (OSError, ValueError) as error:
-        raise DataError(_files.reason(path, error)) from error
+        raise DataError(_files.reason(path, error)) from None
 
 
 def _checked_images(x: np.ndarray, source: str) -> np.ndarray:
@@ -217,9 +220,7 @@ def _checked_labels(y: np.ndarray, source: str) -> np.ndarray:
             "for one-hot labels store y.argmax(axis=1)."
         )
     if y.dtype.kind not in "ui":
-        raise DataError(
-            f"{source}: labels must be integers from 0, but the type is {y.dtype}."
-        )
+        raise DataError(f"{source}: labels must be integers from 0, but the type is {y.dtype}.")
     if len(y) == 0:
         raise DataError(f"{source}: no labels.")
     if y.min() < 0 or y.max() > LARGEST_LABEL:

@@ -60,7 +60,7 @@ def read_npz(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
 
     Args:
         path: the file.
-        keys: the names to read; others are left alone.
+        keys: the names to read; others are ignored.
 
     Raises:
         DataError: no such file, no ``.npz`` file, a missing key, an array of
@@ -87,7 +87,7 @@ def read_npz(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def read_idx(path: str | Path, rank: int) -> np.ndarray:
-    """An idx file of unsigned bytes, gzipped or not (its first bytes tell).
+    """An idx file of unsigned bytes, gzipped or not (by its first bytes).
 
     Args:
         path: the file.
@@ -99,7 +99,7 @@ def read_idx(path: str | Path, rank: int) -> np.ndarray:
     """
     with _opened(path) as raw:
         largest = _size(raw)
-        stream = raw
+        stream: BinaryIO | gzip.GzipFile = raw
         if raw.read(2) == _GZIP_MAGIC:
             largest = largest * _DEFLATE_RATIO
             stream = gzip.GzipFile(fileobj=raw)
@@ -149,7 +149,9 @@ def _size(file: BinaryIO) -> int:
     return size
 
 
-def _read_exactly(path: str | Path, stream: BinaryIO, count: int, what: str) -> bytearray:
+def _read_exactly(
+    path: str | Path, stream: BinaryIO | gzip.GzipFile, count: int, what: str
+) -> bytearray:
     """``count`` bytes, in chunks: a stream that ends early costs no more memory than it holds."""
     data = bytearray()
     while len(data) < count:

@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 import kerastrain
-from kerastrain.examples._shared import make_classifier, training_digits
+from kerastrain.examples._shared import make_classifier
+from kerastrain.examples._shared import training_digits
 
 ROWS = 1025
 BATCH_SIZE = 128

@@ -27,7 +27,9 @@ import numpy as np
 import tensorflow as tf
 
 import kerastrain
-from kerastrain.examples._shared import largest_difference, make_classifier, training_digits
+from kerastrain.examples._shared import largest_difference
+from kerastrain.examples._shared import make_classifier
+from kerastrain.examples._shared import training_digits
 from kerastrain.examples.mean_loss_metric import MeanLoss
 
 BATCH_SIZE = 64

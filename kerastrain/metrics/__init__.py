@@ -35,13 +35,13 @@ from kerastrain.metrics.classification import Precision
 from kerastrain.metrics.classification import Recall
 from kerastrain.metrics.correlation import PearsonCorrelation
 from kerastrain.metrics.correlation import SpearmanCorrelation
-from kerastrain.metrics.growing import EpochMetric
 from kerastrain.metrics.growing import add_growing_variable
+from kerastrain.metrics.growing import EpochMetric
 from kerastrain.metrics.moments import MeanAndVariance
 from kerastrain.metrics.quantiles import AbsoluteErrorQuantile
 from kerastrain.metrics.quantiles import Quantile
-from kerastrain.metrics.ranking import ROCAUC
 from kerastrain.metrics.ranking import AveragePrecision
+from kerastrain.metrics.ranking import ROCAUC
 from kerastrain.metrics.regression import R2Score
 
 __all__ = [

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import validation
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import ShapeError
 
@@ -71,7 +72,7 @@ def weights(sample_weight: Any, mask: Any, like: tf.Tensor) -> tf.Tensor:
     return weight
 
 
-def _in_rank_of(like, name, factor):
+def _in_rank_of(like: tf.Tensor, name: str, factor: tf.Tensor) -> tf.Tensor:
     shape = factor.shape
     while len(factor.shape) > len(like.shape) and factor.shape[-1] == 1:
         factor = keras.ops.squeeze(factor, -1)
@@ -163,19 +164,13 @@ def when(condition: tf.Tensor, message: str, received: tf.Tensor, values: Any) -
 
 def one_of(name: str, value: Any, options: tuple) -> Any:
     """The value, if it is one of the options."""
-    if not any(type(value) is type(option) and value == option for option in options):
-        listed = ", ".join(map(repr, options))
-        raise ArgumentError(f"`{name}` must be one of {listed}. Received: {name}={value!r}.")
+    validation.one_of(name, value, options)
     return value
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
     """The value, if it is a whole number from ``least`` on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArgumentError(
-            f"`{name}` must be a whole number, {least} or more. Received: {name}={value!r}."
-        )
-    return value
+    return validation.whole_number(name, value, least)
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain.metrics import arguments
@@ -73,7 +74,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         # Of each bin the sums of weights, of weighted confidences and of weighted right rows.
         self.sums = self.add_variable((bins, 3), "zeros", dtype="float64", name="sums")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds the rows of a batch.
 
         Args:
@@ -103,7 +104,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         correct = keras.ops.equal(labels, arguments.flat(top, "int32"))
         self._add(arguments.flat(confidence), arguments.flat(correct), weight)
 
-    def _add(self, confidence, correct, weight):
+    def _add(self, confidence: tf.Tensor, correct: tf.Tensor, weight: tf.Tensor) -> None:
         counts = keras.ops.not_equal(weight, 0.0)
         confidence = keras.ops.where(counts, confidence, 0.0)
         strange = (confidence < -1e-3) | (confidence > 1 + 1e-3)
@@ -121,13 +122,13 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         rows = keras.ops.stack([weight, weight * confidence, weight * correct], axis=-1)
         self.sums.assign_add(keras.ops.segment_sum(rows, places, self.bins))
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The error over all rows since the last reset."""
         weight, confidence, correct = keras.ops.unstack(self.sums.value, 3, axis=-1)
         distances = keras.ops.sum(keras.ops.abs(correct - confidence))
         error = keras.ops.divide_no_nan(distances, keras.ops.sum(weight))
         return keras.ops.cast(error, self.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "bins": self.bins, "from_logits": self.from_logits}

@@ -40,15 +40,13 @@ NORMALIZATIONS = (None, "true", "pred", "all")
 class _Confusion(keras.metrics.Metric):
     """Sums the weights of the rows of each label (first axis) and predicted class (second)."""
 
-    def __init__(self, classes, *, threshold, name, dtype):
+    def __init__(self, classes: int, *, threshold: float, name: str, dtype: Any) -> None:
         super().__init__(name=name, dtype=dtype)
         self.classes = arguments.whole_number("classes", classes, 2)
         self.threshold = arguments.number("threshold", threshold, -math.inf, math.inf)
-        self.matrix = self.add_variable(
-            (classes, classes), "zeros", dtype="float64", name="matrix"
-        )
+        self.matrix = self.add_variable((classes, classes), "zeros", dtype="float64", name="matrix")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Counts the rows of a batch.
 
         Args:
@@ -65,7 +63,7 @@ class _Confusion(keras.metrics.Metric):
         counts = keras.ops.segment_sum(weight, cells, self.classes**2)
         self.matrix.assign_add(keras.ops.reshape(counts, (self.classes, self.classes)))
 
-    def _predicted(self, y_pred):
+    def _predicted(self, y_pred: Any) -> tf.Tensor:
         scores, found = arguments.class_scores(y_pred)
         if found != self.classes:
             raise ShapeError(
@@ -77,7 +75,7 @@ class _Confusion(keras.metrics.Metric):
             return keras.ops.argmax(scores, axis=-1)
         return scores > self.threshold
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "classes": self.classes, "threshold": self.threshold}
 
@@ -85,7 +83,9 @@ class _Confusion(keras.metrics.Metric):
 class _Averaged(_Confusion):
     """A fraction for each class, averaged."""
 
-    def __init__(self, classes, *, average, threshold, name, dtype):
+    def __init__(
+        self, classes: int, *, average: str | None, threshold: float, name: str, dtype: Any
+    ) -> None:
         super().__init__(classes, threshold=threshold, name=name, dtype=dtype)
         self.average = arguments.one_of("average", average, AVERAGES)
         if average == "binary" and classes != 2:
@@ -98,7 +98,7 @@ class _Averaged(_Confusion):
         """Numerators and denominators of the classes, from weights ``(classes,)``."""
         raise NotImplementedError
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The average of all rows since the last reset."""
         matrix = keras.ops.copy(self.matrix.value)
         labelled = keras.ops.sum(matrix, axis=1)
@@ -118,7 +118,7 @@ class _Averaged(_Confusion):
             score = score[1]
         return keras.ops.cast(score, self.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "average": self.average}
 
@@ -166,7 +166,7 @@ class Precision(_Averaged):
     ):
         super().__init__(classes, average=average, threshold=threshold, name=name, dtype=dtype)
 
-    def _fraction(self, hits, labelled, predicted):
+    def _fraction(self, hits: tf.Tensor, labelled: tf.Tensor, predicted: tf.Tensor) -> tuple:
         return hits, predicted
 
 
@@ -213,7 +213,7 @@ class Recall(_Averaged):
     ):
         super().__init__(classes, average=average, threshold=threshold, name=name, dtype=dtype)
 
-    def _fraction(self, hits, labelled, predicted):
+    def _fraction(self, hits: tf.Tensor, labelled: tf.Tensor, predicted: tf.Tensor) -> tuple:
         return hits, labelled
 
 
@@ -268,11 +268,11 @@ class FScore(_Averaged):
         super().__init__(classes, average=average, threshold=threshold, name=name, dtype=dtype)
         self.beta = arguments.number("beta", beta, 0, math.inf)
 
-    def _fraction(self, hits, labelled, predicted):
+    def _fraction(self, hits: tf.Tensor, labelled: tf.Tensor, predicted: tf.Tensor) -> tuple:
         square = self.beta**2
         return (1 + square) * hits, square * labelled + predicted
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "beta": self.beta}
 
@@ -318,7 +318,7 @@ class ConfusionMatrix(_Confusion):
         super().__init__(classes, threshold=threshold, name=name, dtype=dtype)
         self.normalize = arguments.one_of("normalize", normalize, NORMALIZATIONS)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The matrix of all rows since the last reset."""
         matrix = keras.ops.copy(self.matrix.value)
         if self.normalize is not None:
@@ -327,7 +327,7 @@ class ConfusionMatrix(_Confusion):
             matrix = keras.ops.divide_no_nan(matrix, total)
         return keras.ops.cast(matrix, self.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "normalize": self.normalize}
 
@@ -374,7 +374,7 @@ class MatthewsCorrelation(_Confusion):
     ):
         super().__init__(classes, threshold=threshold, name=name, dtype=dtype)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The correlation over all rows since the last reset."""
         # As shares of all rows, whose squares cannot overflow.
         matrix = keras.ops.copy(self.matrix.value)
@@ -382,7 +382,7 @@ class MatthewsCorrelation(_Confusion):
         labelled, predicted = keras.ops.sum(matrix, axis=1), keras.ops.sum(matrix, axis=0)
         one = keras.ops.square(keras.ops.sum(matrix))
 
-        def product(a, b):
+        def product(a: tf.Tensor, b: Any) -> tf.Tensor:
             return keras.ops.sum(a * b)
 
         spread = (one - product(predicted, predicted)) * (one - product(labelled, labelled))

@@ -11,16 +11,17 @@ axis of each row, averaged over rows.
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from kerastrain import merging
+from kerastrain.distribution import merging
 from kerastrain.metrics import arguments
 from kerastrain.metrics import ranks
-from kerastrain.metrics.growing import KeptRows
 from kerastrain.metrics.growing import add_growing_variable
+from kerastrain.metrics.growing import KeptRows
 from kerastrain.metrics.moments import moments_of
 
 
-def _correlation(moments):
+def _correlation(moments: tf.Tensor) -> tf.Tensor:
     """The correlation from ``[n, means (2), co-moments (4)]``; 0 where a quantity is constant."""
     square_true, product, _, square_pred = keras.ops.unstack(moments[3:], 4)
     size = keras.ops.sqrt(square_true) * keras.ops.sqrt(square_pred)
@@ -59,7 +60,7 @@ class PearsonCorrelation(keras.metrics.Metric):
         0.5
 
     Source: K. Pearson, "Mathematical Contributions to the Theory of Evolution III",
-    Philosophical Transactions A 187, 1896; merged as in `kerastrain.merging`.
+    Philosophical Transactions A 187, 1896; merged as in `kerastrain.distribution.merging`.
     """
 
     merge_rules = {"moments": "moments"}
@@ -68,7 +69,7 @@ class PearsonCorrelation(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.moments = self.add_variable((7,), "zeros", dtype="float64", name="moments")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds the rows of a batch.
 
         Args:
@@ -80,7 +81,7 @@ class PearsonCorrelation(keras.metrics.Metric):
         batch = moments_of(keras.ops.stack([y_true, y_pred], axis=-1), weight)
         self.moments.assign(merging.merge("moments", [self.moments.value, batch]))
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The correlation over all rows since the last reset."""
         return keras.ops.cast(_correlation(self.moments.value), self.dtype)
 
@@ -132,12 +133,12 @@ class SpearmanCorrelation(KeptRows):
         self.y_pred = add_growing_variable(self, name="y_pred", dtype=self.dtype)
         self.sample_weight = add_growing_variable(self, name="sample_weight", dtype=self.dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Keeps the rows of a batch but those of weight 0; arguments as `PearsonCorrelation`'s."""
         y_true, y_pred, weight = arguments.pair(y_true, y_pred, sample_weight)
         self._keep_weighted(weight, y_true=y_true, y_pred=y_pred)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The rank correlation over all rows since the last reset."""
         *values, weight = self._kept("y_true", "y_pred", "sample_weight")
         midranks = [sum(ranks.weight_below(x, weight)) / 2 for x in values]

@@ -5,7 +5,7 @@
     metric = EpochMetric(median_error)       # a function of all rows of an epoch
 
 On several replicas the rows are put together by the rule ``concat`` of
-`kerastrain.merging`.
+`kerastrain.distribution.merging`.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class KeptRows(keras.metrics.Metric):
             arguments.whole_number("max_rows", max_rows, 1)
         self.max_rows = max_rows
 
-    def _keep(self, **columns):
+    def _keep(self, **columns: tf.Tensor) -> None:
         """Appends rows to the variables of these names: all of them, or none and an error."""
         pairs = [(getattr(self, name), rows) for name, rows in columns.items()]
         rows = [keras.ops.cast(rows, variable.dtype) for variable, rows in pairs]
@@ -74,40 +74,42 @@ class KeptRows(keras.metrics.Metric):
         for (variable, _), new in zip(pairs, rows, strict=True):
             variable.assign(keras.ops.concatenate([variable.value, new]))
 
-    def _keep_weighted(self, weight, **columns):
+    def _keep_weighted(self, weight: tf.Tensor, **columns: tf.Tensor) -> None:
         """``_keep`` without the rows of weight 0; the weights are the column ``sample_weight``."""
         counting = tf.where(keras.ops.not_equal(weight, 0.0))[:, 0]
         columns = {**columns, "sample_weight": weight}
         self._keep(**{name: tf.gather(rows, counting) for name, rows in columns.items()})
 
-    def _kept(self, *names):
+    def _kept(self, *names: str) -> list[tf.Tensor]:
         """The rows of these variables in float64."""
         return [keras.ops.cast(getattr(self, name).value, "float64") for name in names]
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Forgets all rows."""
         for variable in self.variables:
             variable.assign(keras.ops.zeros((0, *variable.shape[1:]), variable.dtype))
 
-    def stateless_update_state(self, metric_variables, *args, **kwargs):
+    def stateless_update_state(
+        self, metric_variables: list[Any], *args: Any, **kwargs: Any
+    ) -> list[Any]:
         """The variables' values after ``update_state``, which began with ``metric_variables``."""
         with self._holding(metric_variables) as scope:
             self.update_state(*args, **kwargs)
         return [scope.get_current_value(variable) for variable in self.variables]
 
-    def stateless_result(self, metric_variables):
+    def stateless_result(self, metric_variables: list[Any]) -> Any:
         """The result where the variables have the values ``metric_variables``."""
         with self._holding(metric_variables):
             return self.result()
 
-    def _holding(self, values):
+    def _holding(self, values: list[Any]) -> keras.StatelessScope:
         # Keras 3.15.1 refuses values with rows in the scope's constructor.
         scope = keras.StatelessScope()
         for variable, value in zip(self.variables, values, strict=True):
             scope.add_update((variable, keras.ops.cast(value, variable.dtype)))
         return scope
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Name, type and ``max_rows``."""
         return {**super().get_config(), "max_rows": self.max_rows}
 
@@ -162,7 +164,7 @@ class EpochMetric(KeptRows):
         self.y_pred = add_growing_variable(self, shape, name="y_pred")
         self.sample_weight = add_growing_variable(self, name="sample_weight")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Keeps the rows of a batch; without weights each has the weight 1."""
         y_pred = keras.ops.reshape(y_pred, (-1, *self.shape))
         if sample_weight is None:
@@ -173,17 +175,17 @@ class EpochMetric(KeptRows):
             sample_weight=keras.ops.reshape(sample_weight, (-1,)),
         )
 
-    def result(self):
+    def result(self) -> Any:
         """What the function gives for all rows since the last reset."""
         return self.function(self.y_true.value, self.y_pred.value, self.sample_weight.value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The function as Keras serialises it, and the shape."""
         function = keras.saving.serialize_keras_object(self.function)
         return {**super().get_config(), "function": function, "shape": self.shape}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "EpochMetric":
         """The metric that `get_config` describes."""
         function = keras.saving.deserialize_keras_object(config["function"])
         return cls(**{**config, "function": function})

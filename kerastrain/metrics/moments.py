@@ -6,7 +6,7 @@
     state.assign(merging.merge("moments", [state, batch]))
 
 A sum of squares loses all digits of a variance where the mean is large; deviations from the
-mean do not. States are merged by the rule ``moments`` of `kerastrain.merging`.
+mean do not. States are merged by the rule ``moments`` of `kerastrain.distribution.merging`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
-from kerastrain import merging
+from kerastrain.distribution import merging
 from kerastrain.metrics import arguments
 
 
@@ -97,7 +97,7 @@ class MeanAndVariance(keras.metrics.Metric):
         self.ddof = arguments.whole_number("ddof", ddof, 0)
         self.moments = self.add_variable((3,), "zeros", dtype="float64", name="moments")
 
-    def update_state(self, values, sample_weight=None):
+    def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Adds the values of a batch.
 
         Args:
@@ -110,7 +110,7 @@ class MeanAndVariance(keras.metrics.Metric):
         batch = moments_of(arguments.flat(values)[:, None], weight)
         self.moments.assign(merging.merge("moments", [self.moments.value, batch]))
 
-    def result(self):
+    def result(self) -> dict[str, tf.Tensor]:
         """``{"mean": ..., "variance": ...}`` of all values since the last reset."""
         n, mean, squares = keras.ops.unstack(self.moments.value, 3)
         variance = keras.ops.where(
@@ -121,6 +121,6 @@ class MeanAndVariance(keras.metrics.Metric):
             "variance": keras.ops.cast(variance, self.dtype),
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "ddof": self.ddof}

@@ -13,8 +13,8 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain.metrics import arguments
 from kerastrain.metrics import ranks
-from kerastrain.metrics.growing import KeptRows
 from kerastrain.metrics.growing import add_growing_variable
+from kerastrain.metrics.growing import KeptRows
 
 
 @keras.saving.register_keras_serializable(package="kerastrain")
@@ -69,7 +69,7 @@ class Quantile(KeptRows):
         self.values = add_growing_variable(self, name="values", dtype=self.dtype)
         self.sample_weight = add_growing_variable(self, name="sample_weight", dtype=self.dtype)
 
-    def update_state(self, values, sample_weight=None):
+    def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Keeps the values of a batch.
 
         Args:
@@ -81,7 +81,7 @@ class Quantile(KeptRows):
         weight = arguments.weights(sample_weight, mask, values)
         self._keep_weighted(arguments.flat(weight), values=arguments.flat(values))
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The quantile of all values since the last reset."""
         values, weight = self._kept("values", "sample_weight")
         order = keras.ops.argsort(values)
@@ -93,7 +93,7 @@ class Quantile(KeptRows):
         quantile = ranks.nan_where_any(values, tf.gather(ordered, place))
         return keras.ops.cast(quantile, self.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "q": self.q}
 
@@ -134,7 +134,10 @@ class AbsoluteErrorQuantile(Quantile):
     ):
         super().__init__(q, max_rows=max_rows, name=name, dtype=dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    # Keras passes targets and predictions, not the values themselves.
+    def update_state(  # type: ignore[override]
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> None:
         """Keeps the errors of a batch.
 
         Args:
@@ -145,8 +148,6 @@ class AbsoluteErrorQuantile(Quantile):
         mask = _keras.get_mask(y_pred)
         y_pred = keras.ops.convert_to_tensor(y_pred)
         y_true = arguments.alike("y_true", y_true, y_pred)
-        error = keras.ops.abs(
-            keras.ops.cast(y_true, "float64") - keras.ops.cast(y_pred, "float64")
-        )
+        error = keras.ops.abs(keras.ops.cast(y_true, "float64") - keras.ops.cast(y_pred, "float64"))
         weight = arguments.weights(sample_weight, mask, error)
         self._keep_weighted(arguments.flat(weight), values=arguments.flat(error))

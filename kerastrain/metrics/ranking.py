@@ -11,11 +11,12 @@ scores and sort them once for each result.
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kerastrain.metrics import arguments
 from kerastrain.metrics import ranks
-from kerastrain.metrics.growing import KeptRows
 from kerastrain.metrics.growing import add_growing_variable
+from kerastrain.metrics.growing import KeptRows
 
 
 class _Ranking(KeptRows):
@@ -23,13 +24,13 @@ class _Ranking(KeptRows):
 
     merge_rules = {"y_true": "concat", "y_pred": "concat", "sample_weight": "concat"}
 
-    def __init__(self, *, max_rows, name, dtype):
+    def __init__(self, *, max_rows: int | None, name: str, dtype: Any) -> None:
         super().__init__(max_rows=max_rows, name=name, dtype=dtype)
         self.y_true = add_growing_variable(self, name="y_true", dtype="uint8")
         self.y_pred = add_growing_variable(self, name="y_pred", dtype=self.dtype)
         self.sample_weight = add_growing_variable(self, name="sample_weight", dtype=self.dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Keeps the rows of a batch but those of weight 0.
 
         Args:
@@ -82,12 +83,10 @@ class ROCAUC(_Ranking):
     Operating Characteristic (ROC) Curve", Radiology 143, 1982.
     """
 
-    def __init__(
-        self, *, max_rows: int | None = None, name: str = "roc_auc", dtype: Any = None
-    ):
+    def __init__(self, *, max_rows: int | None = None, name: str = "roc_auc", dtype: Any = None):
         super().__init__(max_rows=max_rows, name=name, dtype=dtype)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The area for all rows since the last reset."""
         y_true, y_pred, weight = self._kept("y_true", "y_pred", "sample_weight")
         positive, negative = weight * y_true, weight * (1 - y_true)
@@ -141,14 +140,12 @@ class AveragePrecision(_Ranking):
     ):
         super().__init__(max_rows=max_rows, name=name, dtype=dtype)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The mean precision for all rows since the last reset."""
         y_true, y_pred, weight = self._kept("y_true", "y_pred", "sample_weight")
         positive = weight * y_true
         hits = ranks.weight_below(-y_pred, positive)[1]
         found = ranks.weight_below(-y_pred, weight)[1]
         precision = keras.ops.divide_no_nan(hits, found)
-        mean = keras.ops.divide_no_nan(
-            keras.ops.sum(positive * precision), keras.ops.sum(positive)
-        )
+        mean = keras.ops.divide_no_nan(keras.ops.sum(positive * precision), keras.ops.sum(positive))
         return keras.ops.cast(ranks.nan_where_any(y_pred, mean), self.dtype)

@@ -8,9 +8,10 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kerastrain import _keras
-from kerastrain import merging
+from kerastrain.distribution import merging
 from kerastrain.errors import ShapeError
 from kerastrain.metrics import arguments
 from kerastrain.metrics.moments import moments_of
@@ -55,7 +56,7 @@ class R2Score(keras.metrics.Metric):
         0.5
 
     Source: S. Wright, "Correlation and Causation", Journal of Agricultural Research 20, 1921;
-    merged as in `kerastrain.merging`.
+    merged as in `kerastrain.distribution.merging`.
     """
 
     merge_rules = {"moments": "moments"}
@@ -74,7 +75,7 @@ class R2Score(keras.metrics.Metric):
         self.moments = self.add_variable((outputs, 3), "zeros", dtype="float64", name="moments")
         self.errors = self.add_variable((outputs,), "zeros", dtype="float64", name="errors")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds the rows of a batch.
 
         Args:
@@ -105,7 +106,7 @@ class R2Score(keras.metrics.Metric):
         batch = moments_of(keras.ops.transpose(y_true)[..., None], weight)
         self.moments.assign(merging.merge("moments", [self.moments.value, batch]))
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """The score over all rows since the last reset."""
         n, _, total = keras.ops.unstack(self.moments.value, 3, axis=-1)
         errors = self.errors.value
@@ -121,6 +122,6 @@ class R2Score(keras.metrics.Metric):
             score = keras.ops.where(keras.ops.sum(total) > 0, weighted, keras.ops.mean(score))
         return keras.ops.cast(score, self.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {**super().get_config(), "outputs": self.outputs, "average": self.average}

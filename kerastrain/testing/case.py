@@ -14,6 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
+from typing import NoReturn
 
 import hypothesis
 import keras
@@ -24,10 +25,10 @@ from kerastrain.errors import MetricError
 from kerastrain.testing import inputs as inputs_lib
 from kerastrain.testing.examples import RichDraws
 from kerastrain.testing.streams import Stream
-from kerastrain.testing.subject import Result
-from kerastrain.testing.subject import Subject
 from kerastrain.testing.subject import as_result
 from kerastrain.testing.subject import differ
+from kerastrain.testing.subject import Result
+from kerastrain.testing.subject import Subject
 from kerastrain.testing.violations import NotApplicable
 from kerastrain.testing.violations import Violation
 
@@ -79,12 +80,14 @@ class Trial:
         try:
             metric = self.factory()
         except Exception as error:
-            told = f"`factory` raised {type(error).__name__}: {error}."
+            message = f"`factory` raised {type(error).__name__}: {error}."
             if isinstance(self.factory, keras.metrics.Metric):
-                told = "`factory` is a metric, not what makes one. Pass its class, or a function."
+                message = (
+                    "`factory` is a metric, not what makes one. Pass its class, or a function."
+                )
             elif isinstance(error, TypeError) and "argument" in str(error):
-                told += " Pass a function without arguments: `lambda: MyMetric(threshold=0.3)`."
-            raise MetricError(told) from error
+                message += " Pass a function without arguments: `lambda: MyMetric(threshold=0.3)`."
+            raise MetricError(message) from error
         if not isinstance(metric, keras.metrics.Metric):
             raise MetricError(
                 "`factory` must be a function without arguments that returns a new "
@@ -194,7 +197,7 @@ class Case:
         of: tuple[str, str] = ("", ""),
         cause: str | None = None,
         fix: str | None = None,
-    ) -> None:
+    ) -> NoReturn:
         """Ends the trial: the law is broken."""
         raise Violation(list(self.program), expected, found, of, cause, fix)
 
@@ -231,7 +234,9 @@ class Case:
             names = [v.name for v in self.trial.make().variables]
             listed = ", ".join(repr(names[i]) for i in unequal)
             picked = [{(names[i],): state[i] for i in unequal} for state in (expected, found)]
-            self.fail(*picked, of, cause.format(names=listed), fix.format(names=listed))
+            self.fail(
+                picked[0], picked[1], of, cause.format(names=listed), fix.format(names=listed)
+            )
 
 
 def rows_of(batches: list[Stream]) -> str:

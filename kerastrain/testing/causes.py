@@ -10,7 +10,9 @@ differ; names only what the model has.
 """
 
 import inspect
+from collections.abc import Iterable
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -47,7 +49,7 @@ def has_own_step(model: keras.Model) -> bool:
     return _keras.overrides(model, "train_step")
 
 
-def _in_layers(model, failed):
+def _in_layers(model: keras.Model, failed: list[CutResult]) -> Iterator[str]:
     layers = _keras.all_layers(model)
     norms = [layer for layer in _batch_norms(model) if layer.trainable]
     apart = [layer.name for layer in norms if not layer.synchronized]
@@ -76,19 +78,19 @@ def _in_layers(model, failed):
         )
 
 
-def _batch_norms(model):
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     layers = _keras.all_layers(model)
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def _is_random(layer) -> bool:
+def _is_random(layer: keras.Layer) -> bool:
     if not any(isinstance(v, keras.random.SeedGenerator) for v in vars(layer).values()):
         return False
     rates = [vars(layer)[n] for n in ("rate", "dropout", "recurrent_dropout") if n in vars(layer)]
     return not rates or any(rates)  # a recurrent layer without dropout has a generator too
 
 
-def _layers_that_add_losses(model) -> list[str]:
+def _layers_that_add_losses(model: keras.Model) -> list[str]:
     """The layers, and else the model, whose code called ``add_loss`` in the last step."""
     if not _keras.added_losses(model):
         return []
@@ -97,7 +99,7 @@ def _layers_that_add_losses(model) -> list[str]:
     return [layer.name for layer in inner or found]
 
 
-def _in_hooks(model, weighted):
+def _in_hooks(model: keras.Model, weighted: bool) -> Iterator[str]:
     name = type(model).__name__
     if has_own_step(model):
         yield (
@@ -120,19 +122,19 @@ def _in_hooks(model, weighted):
         )
 
 
-def _is_of_keras(thing) -> bool:
+def _is_of_keras(thing: Any) -> bool:
     module = thing.__module__ if inspect.isroutine(thing) else type(thing).__module__
     function = getattr(thing, "fn", None)
     return module.startswith("keras.") and (function is None or _is_of_keras(function))
 
 
-def _in_values(model, failed) -> Iterator[str]:
+def _in_values(model: keras.Model, failed: list[CutResult]) -> Iterator[str]:
     """What the first differing step of each cut says by itself."""
     states = {v.path for v in (*model.weights, *model.optimizer.variables)}
     of_norms = {w.path for layer in _batch_norms(model) for w in layer.weights}
     by_layers = {w.path for w in model.non_trainable_weights} - of_norms
     metrics, assigned = [], []
-    for first in (r.first for r in failed):
+    for first in (r.first for r in failed if r.first is not None):
         if not states.intersection(first.variables):
             metrics += [name for name in first.variables if name != "loss"]
         assigned += [name for name in first.variables if name in by_layers]
@@ -149,8 +151,9 @@ def _in_values(model, failed) -> Iterator[str]:
         )
 
 
-def _rounding(failed, tolerance) -> Iterator[str]:
-    if max(r.first.difference for r in failed) <= _NEAR * tolerance:
+def _rounding(failed: list[CutResult], tolerance: float) -> Iterator[str]:
+    firsts = [r.first for r in failed if r.first is not None]
+    if max(first.difference for first in firsts) <= _NEAR * tolerance:
         yield (
             f"Rounding, as no first difference is above {_NEAR * tolerance:g}: an optimizer that "
             "divides by the size of the gradient (Adam) enlarges it where a gradient is all but "
@@ -159,5 +162,5 @@ def _rounding(failed, tolerance) -> Iterator[str]:
         )
 
 
-def _quoted(names) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in dict.fromkeys(names))

@@ -18,6 +18,7 @@ import dataclasses
 import math
 import numbers
 import re
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -72,12 +73,15 @@ def pairs(expected: list[Value], found: list[Value]) -> Iterator[tuple[Value, Va
     names = [_by_number(side) for side in logs]
     for place in {**names[0], **names[1]}:
         a, b = (side.get(place) for side in names)
-        yield logs[0].get(a, _missing(b)), logs[1].get(b, _missing(a))
+        yield (
+            _missing(b) if a is None else logs[0][a],
+            _missing(a) if b is None else logs[1][b],
+        )
 
 
-def _by_number(names):
+def _by_number(names: Iterable[str]) -> dict[tuple[str, int], str]:
     """``{(name without numbers, rank of its numbers): name}``."""
-    alike = {}
+    alike: dict[str, list[tuple[tuple[int, ...], str]]] = {}
     for name in names:
         number = tuple(map(int, _NUMBER.findall(name)))
         alike.setdefault(_NUMBER.sub("", name), []).append((number, name))
@@ -88,8 +92,8 @@ def _by_number(names):
     }
 
 
-def _missing(name):
-    return Value("logs", name, [np.asarray("missing")])
+def _missing(name: str | None) -> Value:
+    return Value("logs", str(name), [np.asarray("missing")])
 
 
 def is_float(array: np.ndarray) -> bool:
@@ -111,11 +115,11 @@ def difference(expected: Value, found: Value) -> tuple[float, Any, Any]:
     return max((_array_difference(a, b) for b in found.parts), key=lambda result: result[0])
 
 
-def _array_difference(a, b):
+def _array_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, Any, Any]:
     if a.shape != b.shape or {a.dtype.kind, b.dtype.kind} & set("OSU"):
         equal = a.shape == b.shape and bool(np.all(a == b))
         shown = [x.item() if x.ndim == 0 else f"shape {x.shape}" for x in (a, b)]
-        return 0.0 if equal else math.inf, *shown
+        return 0.0 if equal else math.inf, shown[0], shown[1]
     if a.size == 0:
         return 0.0, None, None
     integers = not is_float(a)
@@ -254,14 +258,17 @@ class Equivalence:
             f"{_table(header, rows)}"
         )
 
-    def _failure(self):
+    def _failure(self) -> str:
         failed = [r for r in self.results if not r.passed]
         agree = [r for r in self.results if r.passed]
-        header = (*_HEADER, "first step that differs", "first variable that differs")
-        header += ("difference", "one device", "this cut")
+        header = (
+            *(*_HEADER, "first step that differs", "first variable that differs"),
+            *("difference", "one device", "this cut"),
+        )
         rows = []
         for r in failed:
             d = r.first
+            assert d is not None  # it has failed
             others = f" (+{len(d.variables) - 1})" if len(d.variables) > 1 else ""
             where = f"epoch {d.epoch}, batch {d.batch} of {d.batches} ({d.rows} rows)"
             found = (f"{d.difference:.1e}", _number(d.reference), _number(d.value))
@@ -298,7 +305,7 @@ class NotEquivalent(AssertionError):
         self.report = report
 
 
-def _table(header, rows):
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -307,5 +314,5 @@ def _table(header, rows):
     )
 
 
-def _number(value):
+def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, numbers.Real) else str(value)

@@ -19,7 +19,6 @@ checks of metrics alone do without it.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import numbers
@@ -27,31 +26,20 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kerastrain import _keras
-from kerastrain import checks
-from kerastrain import data as data_lib
-from kerastrain import data_checks
-from kerastrain import named_data
-from kerastrain import strategy as strategy_lib
+from kerastrain import validation
+from kerastrain.data import checks as data_checks
+from kerastrain.data import named_sets
+from kerastrain.data import Source
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import UnsupportedTypeError
-from kerastrain.model import TrainableModel
 from kerastrain.options import StepOptions
+from kerastrain.preparation import checks
 from kerastrain.testing.causes import causes
-from kerastrain.testing.causes import has_own_step
-from kerastrain.testing.differences import CutResult
-from kerastrain.testing.differences import Difference
+from kerastrain.testing.cut_runs import CutRuns
 from kerastrain.testing.differences import Equivalence
 from kerastrain.testing.differences import NotEquivalent
-from kerastrain.testing.differences import Value
-from kerastrain.testing.differences import difference
-from kerastrain.testing.differences import is_float
-from kerastrain.testing.differences import pairs
-from kerastrain.testing.differences import refuse_nan
-from kerastrain.trainer import Trainer
 
 # The largest batch that is chosen where none is asked for.
 _LARGEST_BATCH = 64
@@ -141,7 +129,7 @@ def check_equivalence(
     if batch_sizes is None:
         batch_sizes = choose_batch_sizes(rows, replicas, micro_batches)
     _check_counts("batch_sizes", batch_sizes)
-    runs = _Runs(
+    runs = CutRuns(
         model_fn, data, rows, tolerance, step, micro_batches,
         epochs=epochs, class_weight=class_weight, seed=seed,
     )  # fmt: skip
@@ -174,7 +162,7 @@ def choose_batch_sizes(
     parts = [r for r in replicas if r > 1] or [m for m in micro_batches if m > 1]
     every = max(replicas) * max(micro_batches)
 
-    def ways(size):
+    def ways(size: int) -> set[str]:
         rest, found = rows % size, set()
         for batch in (size, rest) if rest else (size,):
             if batch >= every and all(batch % part for part in parts):
@@ -183,7 +171,7 @@ def choose_batch_sizes(
                 found.add("empty")
         return found | {"shorter"} if rest else found
 
-    def best(known):
+    def best(known: set[str]) -> int:
         sizes = range(1, min(rows - 1, _LARGEST_BATCH) + 1)
         batches = {size: abs(math.ceil(rows / size) - 3) for size in sizes}
         return max(sizes, key=lambda size: (len(ways(size) - known), -batches[size]), default=rows)
@@ -196,177 +184,33 @@ def choose_batch_sizes(
 # Training ---------------------------------------------------------------------
 
 
-class _Runs:
-    """All training runs of one check: same initial weights, same rows in the same order.
-
-    ``model`` is that of the first run, once there was one.
-    """
-
-    def __init__(self, model_fn, data, rows, tolerance, step, micro_batches, **fit):
-        self._model_fn, self._data, self._rows, self._fit = model_fn, data, rows, fit
-        self._tolerance, self._step, self._most_parts = tolerance, step, max(micro_batches)
-        self._initial: list[np.ndarray] | None = None
-        self.model: keras.Model | None = None
-
-    def reference(self, batch_size: int) -> list[list[Value]]:
-        """The values after each step on one device with the whole batch at once."""
-        steps: list[list[Value]] = []
-        self._train(1, 1, batch_size, lambda epoch, batch, values: steps.append(values))
-        refuse_nan(steps, math.ceil(self._rows / batch_size))
-        return steps
-
-    def cut(self, reference, replicas, micro_batches, batch_size) -> CutResult:
-        """How one cut compares with the reference."""
-        largest = {"weights": 0.0, "optimizer": 0.0, "logs": 0.0}
-        batches = math.ceil(self._rows / batch_size)
-        first: list[Difference] = []
-
-        def compare(epoch, batch, values):
-            differing = []
-            for expected, found in pairs(reference[epoch * batches + batch], values):
-                size, wanted, got = difference(expected, found)
-                largest[found.kind] = max(largest[found.kind], size)
-                if size > (self._tolerance if is_float(expected.parts[0]) else 0.0):
-                    differing.append((expected.name, size, wanted, got))
-            if differing and not first:
-                rows = min(batch_size, self._rows - batch * batch_size)
-                names = tuple(name for name, *_ in differing)
-                where = (epoch + 1, batch + 1, batches, rows)
-                first.append(Difference(*where, names[0], names, *differing[0][1:]))
-
-        self._train(replicas, micro_batches, batch_size, compare)
-        return CutResult(
-            replicas, micro_batches, batch_size, len(reference), **largest,
-            first=first[0] if first else None,
-        )  # fmt: skip
-
-    def _train(self, replicas, micro_batches, batch_size, note):
-        x, y, sample_weight = self._data
-        strategy = strategy_lib.resolve(f"mirrored:{replicas}") if replicas > 1 else None
-        keras.utils.set_random_seed(self._fit["seed"])
-        with strategy.scope() if strategy else contextlib.nullcontext():
-            model = self._made()
-        options = self._step or getattr(model, "step_options", StepOptions())
-        options = dataclasses.replace(options, micro_batches=micro_batches)
-        try:
-            trainer = Trainer(
-                model, strategy=strategy, seed=self._fit["seed"], step=options, guard="off"
-            )
-            trainer.fit(
-                x, y, batch_size, self._fit["epochs"], verbose=0, shuffle=False,
-                callbacks=[_Watcher(self._begin, note)], sample_weight=sample_weight,
-                class_weight=self._fit["class_weight"],
-            )  # fmt: skip
-        except Exception as error:
-            error.add_note(
-                f"Raised while training with replicas={replicas}, "
-                f"micro_batches={micro_batches}, batch_size={batch_size}."
-            )
-            raise
-
-    def _made(self):
-        """A new model; the first is kept, for what it is made of."""
-        model = self._model_fn()
-        if not isinstance(model, keras.Model) or not model.compiled:
-            kind = type(model).__name__
-            fault = f"an uncompiled {kind}" if isinstance(model, keras.Model) else repr(model)
-            raise ArgumentError(
-                f"`model_fn` must return a compiled keras.Model. It returned: {fault}. Call "
-                "model.compile(...) in it, and end it with `return model`."
-            )
-        if self.model is None:
-            knows_parts = not has_own_step(model) or isinstance(model, TrainableModel)
-            if self._most_parts > 1 and not knows_parts:
-                raise ArgumentError(
-                    f"{type(model).__name__} has a `train_step` of its own, which knows no "
-                    f"micro-batches. Received: micro_batches up to {self._most_parts}. Pass "
-                    "micro_batches=(1,)."
-                )
-            self.model = model
-            return model
-        ids = {id(weight) for weight in self.model.weights}
-        shared = [weight.path for weight in model.weights if id(weight) in ids]
-        same_optimizer = model.optimizer is self.model.optimizer
-        if model is self.model or shared or same_optimizer:
-            what = f"weights {shared}" if shared else "optimizer"
-            what = "model" if model is self.model else what
-            raise ArgumentError(
-                f"`model_fn` returned the same {what} twice, which would train on from one run "
-                f"to the next. Received: model_fn={self._model_fn!r}. Make model, layers and "
-                "optimizer anew in each call."
-            )
-        return model
-
-    def _begin(self, model):
-        """Before the first step: the model is built, and has the weights of the first one."""
-        if self._initial is None:
-            self._initial = [_read(weight)[0] for weight in model.weights]
-            return
-        shapes = [tuple(w.shape) for w in model.weights], [w.shape for w in self._initial]
-        if shapes[0] != shapes[1]:
-            raise ArgumentError(
-                f"`model_fn` returned models with different weights: {shapes[1]}, then "
-                f"{shapes[0]}. Received: model_fn={self._model_fn!r}. Make the same model in "
-                "each call."
-            )
-        for weight, value in zip(model.weights, self._initial, strict=True):
-            weight.assign(value)
-
-
-class _Watcher(keras.callbacks.Callback):
-    """Notes all values after each step. ``self.model`` is the one that trains."""
-
-    def __init__(self, begin, note):
-        super().__init__()
-        self._begin, self._note, self._epoch = begin, note, 0
-
-    def on_train_begin(self, logs=None):
-        self._begin(self.model)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        values = [Value("weights", w.path, _read(w)) for w in self.model.weights]
-        values += [Value("optimizer", v.path, _read(v)) for v in self.model.optimizer.variables]
-        names = sorted(logs or {}, key=lambda name: (name != "loss", name))
-        values += [Value("logs", name, [np.asarray(logs[name])]) for name in names]
-        self._note(self._epoch, batch, values)
-
-
-def _read(variable):
-    """The value on each replica; one value where the replicas' are parts of a whole."""
-    if variable.synchronization == "on_read":
-        return [np.asarray(_keras.tf_variable(variable).numpy())]
-    return [np.asarray(part) for part in _keras.read_local(variable)]
-
-
 # Before any training ----------------------------------------------------------
 
 
-def _check_counts(argument, values):
+def _check_counts(argument: str, values: Any) -> None:
     if not isinstance(values, tuple | list) or not values:
         raise ArgumentError(
             f"`{argument}` must be a tuple of whole numbers. Received: {argument}={values!r}. "
             f"Pass for example {argument}=(1, 2)."
         )
     for value in values:
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ArgumentError(
-                f"`{argument}` must hold whole numbers, 1 or more. Received: "
-                f"{argument}={values!r}. Pass for example {argument}=(1, 2)."
-            )
+        validation.whole_number(argument, value, 1, f"a tuple such as {argument}=(1, 2)", values)
 
 
-def _check_others(model_fn, epochs, tolerance, seed, step):
+def _check_others(model_fn: Any, epochs: Any, tolerance: Any, seed: Any, step: Any) -> None:
     checks.check_epochs(epochs, 0, 1)
-    if not isinstance(tolerance, numbers.Real) or not 0 <= tolerance < math.inf:
+    is_real = isinstance(tolerance, numbers.Real)
+    if not is_real or not 0 <= tolerance < math.inf:
         raise ArgumentError(
             f"`tolerance` must be a number, 0 or more. Received: tolerance={tolerance!r}. "
             "Pass for example tolerance=1e-6."
         )
-    checks.check_options(step, None, seed, None)
-    if seed is None:
+    if step is not None and not isinstance(step, StepOptions):
+        raise UnsupportedTypeError(
+            f"`step` must be StepOptions(...) or None. Received: step={step!r} of type "
+            f"{type(step).__name__}."
+        )
+    if checks.as_seed(seed) is None:
         raise ArgumentError(
             "`seed` must be a whole number, 0 or more: all runs start from it. Received: "
             "seed=None. Pass for example seed=0."
@@ -379,20 +223,20 @@ def _check_others(model_fn, epochs, tolerance, seed, step):
         )
 
 
-def _arrays(data) -> tuple[tuple, int]:
+def _arrays(data: Any) -> tuple[tuple[Any, Any, Any], int]:
     """``((x, y, sample_weight), rows)``."""
-    parts = named_data.unpack(data, "data")
+    parts = named_sets.unpack(data, "data")
     if data_checks.is_streamed(parts[0]):
         raise UnsupportedTypeError(
             "`data` must be arrays, which can be cut in several ways. Received: "
             f"{type(parts[0]).__name__}. Pass (x, y) of the first few dozen rows."
         )
-    data_lib.Source(*parts, name="data").peek()
+    Source(*parts, name="data").peek()
     leaf = next(leaf for leaf in keras.tree.flatten(parts[0]) if leaf is not None)
     return parts, int(leaf.shape[0])
 
 
-def _make_devices(count) -> None:
+def _make_devices(count: int) -> None:
     """Makes logical CPU devices for the replicas, if TensorFlow has not started yet."""
     if count == 1:
         return

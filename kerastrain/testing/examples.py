@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kerastrain.testing.streams import Stream
 
-# From so many drawn streams the richest are taken for laws that compile.
+# The number of drawn streams, of which the richest are taken for laws that compile.
 _POOL = 25
 
 
@@ -41,7 +41,7 @@ def run_examples(
     @hypothesis.seed(seed)
     @settings
     @hypothesis.given(st.data())
-    def run(data):
+    def run(data: st.DataObject) -> None:
         body(data.draw)
 
     run()
@@ -68,7 +68,7 @@ class RichDraws:
         return richest.take(slice(0, self._rows)) if isinstance(richest, Stream) else richest
 
 
-def _richness(value):
+def _richness(value: Any) -> int:
     if isinstance(value, Stream):
         leaves = keras.tree.flatten(value.arguments)
         return sum(map(_richness, leaves)) + 100 * value.rows

@@ -22,7 +22,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+from typing import IO
+from typing import NamedTuple
+from typing import NoReturn
 
 _LENGTH = 8
 _SECONDS_TO_START = 120
@@ -56,7 +59,7 @@ class FreshProcesses:
         )
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
@@ -76,11 +79,13 @@ class FreshProcesses:
             signals: ``(seconds after the start, number)`` of signals to send to it.
         """
         content = _pickled((function, arguments))
-        _send(self._process.stdin, pickle.dumps((content, seconds, signals)))
+        asks, answers = self._process.stdin, self._process.stdout
+        assert asks is not None and answers is not None  # both are pipes
+        _send(asks, pickle.dumps((content, seconds, signals)))
         timer = threading.Timer(seconds + _SECONDS_TO_START, self._process.kill)
         timer.start()
         try:
-            answer = _receive(self._process.stdout)
+            answer = _receive(answers)
         finally:
             timer.cancel()
         if answer is None:
@@ -92,7 +97,7 @@ def serve() -> None:
     """The side of the process that forks: answers until its standard input ends."""
     import keras  # noqa: F401  here, so that forks need not
 
-    import kerastrain  # noqa: F401
+    import kerastrain.trainer  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -108,7 +113,7 @@ def serve() -> None:
         _send(answers, pickle.dumps((status, text)))
 
 
-def _run(content, output):
+def _run(content: bytes, output: IO[bytes]) -> NoReturn:
     """The forked process: never returns."""
     status = 1
     try:
@@ -129,7 +134,7 @@ def _run(content, output):
         os._exit(status)
 
 
-def _waited(child, seconds, signals):
+def _waited(child: int, seconds: float, signals: tuple[tuple[float, int], ...]) -> int:
     begun = time.monotonic()
     coming = sorted([*signals, (seconds, signal.SIGKILL)])
     while True:
@@ -141,7 +146,7 @@ def _waited(child, seconds, signals):
         time.sleep(0.002)
 
 
-def _pickled(value):
+def _pickled(value: Any) -> bytes:
     try:
         import cloudpickle
     except ImportError:
@@ -149,12 +154,12 @@ def _pickled(value):
     return cloudpickle.dumps(value)
 
 
-def _send(pipe, content):
+def _send(pipe: IO[bytes], content: bytes) -> None:
     pipe.write(len(content).to_bytes(_LENGTH, "big") + content)
     pipe.flush()
 
 
-def _receive(pipe):
+def _receive(pipe: IO[bytes]) -> bytes | None:
     head = pipe.read(_LENGTH)
     if len(head) < _LENGTH:
         return None

@@ -24,14 +24,15 @@ import keras
 import numpy as np
 from hypothesis import strategies as st
 
+from kerastrain import validation
 from kerastrain.errors import ArgumentError
 from kerastrain.testing.examples import run_examples
 from kerastrain.testing.streams import KINDS
 from kerastrain.testing.streams import LABEL
 from kerastrain.testing.streams import OTHER
 from kerastrain.testing.streams import SCORE
-from kerastrain.testing.streams import VALUE
 from kerastrain.testing.streams import Stream
+from kerastrain.testing.streams import VALUE
 
 # Rows that are drawn to see what a strategy draws.
 _SAMPLE = 10
@@ -87,10 +88,10 @@ def multiclass_classification(
         logits: scores from -4 to 4; else probabilities, which add up to 1.
         max_rows: the most rows of a stream.
     """
-    _check_least("classes", classes, 2)
+    validation.whole_number("classes", classes, 2)
     if labels not in ("sparse", "one_hot"):
         raise ArgumentError(f'`labels` must be "sparse" or "one_hot". Received: labels={labels!r}.')
-    label = st.integers(0, classes - 1)
+    label: st.SearchStrategy[Any] = st.integers(0, classes - 1)
     if labels == "one_hot":
         label = label.map(lambda k: [int(k == i) for i in range(classes)])
     scores = _lists(_scores(True), classes) if logits else _probabilities(classes)
@@ -103,7 +104,7 @@ def multilabel_classification(
     labels: int = 3, *, logits: bool = False, max_rows: int = MAX_ROWS
 ) -> st.SearchStrategy[Stream]:
     """Several labels 0 and 1 for each row ``(rows, labels)``, and a score for each."""
-    _check_least("labels", labels, 1)
+    validation.whole_number("labels", labels, 1)
     return _streams(
         {
             "y_true": Column(_lists(st.integers(0, 1), labels), "int32", LABEL),
@@ -117,7 +118,7 @@ def regression(
     outputs: int = 1, *, low: float = -8.0, high: float = 8.0, max_rows: int = MAX_ROWS
 ) -> st.SearchStrategy[Stream]:
     """Targets and predictions ``(rows, outputs)``, multiples of 1/8 from ``low`` to ``high``."""
-    _check_least("outputs", outputs, 1)
+    validation.whole_number("outputs", outputs, 1)
     value = _lists(_eighths(low, high), outputs)
     return _streams(
         {"y_true": Column(value, kind=VALUE), "y_pred": Column(value, kind=VALUE)}, max_rows
@@ -131,8 +132,8 @@ def ranking(
 
     Both have the shape ``(rows, items)``; a row is one list to be ranked. Scores tie.
     """
-    _check_least("items", items, 1)
-    _check_least("grades", grades, 2)
+    validation.whole_number("items", items, 1)
+    validation.whole_number("grades", grades, 2)
     return _streams(
         {
             "y_true": Column(_lists(st.integers(0, grades - 1), items), "int32", LABEL),
@@ -149,17 +150,17 @@ def sequences(
 
     Args:
         steps: the length of a sequence.
-        classes: labels ``(rows, steps)`` of so many classes, and probabilities
+        classes: their number; labels ``(rows, steps)``, and probabilities
             ``(rows, steps, classes)``. None for a regression: values
             ``(rows, steps, 1)`` of both.
         max_rows: the most rows of a stream.
     """
-    _check_least("steps", steps, 1)
+    validation.whole_number("steps", steps, 1)
     if classes is None:
         value = _lists(_eighths(-8, 8), steps, 1)
         columns = {"y_true": Column(value, kind=VALUE), "y_pred": Column(value, kind=VALUE)}
     else:
-        _check_least("classes", classes, 2)
+        validation.whole_number("classes", classes, 2)
         columns = {
             "y_true": Column(_lists(st.integers(0, classes - 1), steps), "int32", LABEL),
             "y_pred": Column(
@@ -174,8 +175,8 @@ def segmentation(
 ) -> st.SearchStrategy[Stream]:
     """Images: the class ``(rows, height, width)`` of each pixel, and each class's probability."""
     for name, value in (("height", height), ("width", width)):
-        _check_least(name, value, 1)
-    _check_least("classes", classes, 2)
+        validation.whole_number(name, value, 1)
+    validation.whole_number("classes", classes, 2)
     pixels = st.lists(_probabilities(classes), min_size=width, max_size=width)
     return _streams(
         {
@@ -220,7 +221,7 @@ def partitions(rows: int, *, least: int = 1, parts: int | None = None) -> st.Sea
     Args:
         rows: of the stream.
         least: the fewest rows of a batch: with 0 batches may be empty.
-        parts: exactly so many; None for up to four.
+        parts: exactly this number; None for up to four.
     """
     if least:
         places = st.lists(
@@ -239,8 +240,8 @@ def sample_weights(shape: tuple[int, ...], kind: str = "any") -> st.SearchStrate
 
     Args:
         shape: of the weights.
-        kind: ``"integer"`` (1 to 3, not all the same), ``"zero"`` (0 to 2, one of them 0), ``"any"`` (multiples
-            of a quarter from 0 to 3, all of them 0 among them) or ``"positive"``.
+        kind: ``"integer"`` (1 to 3, not all the same), ``"zero"`` (0 to 2, one of them 0), ``"any"``
+            (multiples of a quarter from 0 to 3, all of them 0 among them) or ``"positive"``.
     """
     size = int(np.prod(shape))
     quarters = {"any": st.integers(0, 12), "positive": st.integers(1, 12),
@@ -264,8 +265,10 @@ def masks(shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarray]:
 # Building ---------------------------------------------------------------------
 
 
-def _streams(columns, max_rows, by_keyword=False, steps=None):
-    _check_least("max_rows", max_rows, 2)
+def _streams(
+    columns: dict[str, Any], max_rows: int, by_keyword: bool = False, steps: int | None = None
+) -> st.SearchStrategy[Stream]:
+    validation.whole_number("max_rows", max_rows, 2)
     paths = [
         [(name, column) for column in keras.tree.flatten(_hidden(value))]
         for name, value in columns.items()
@@ -276,7 +279,7 @@ def _streams(columns, max_rows, by_keyword=False, steps=None):
     many = st.lists(row, min_size=1, max_size=max_rows)
     kinds = {name: column.kind for name, column in flat}
 
-    def stream(rows):
+    def stream(rows: list[tuple[Any, ...]]) -> Stream:
         arrays = iter(
             np.array([r[i] for r in rows], column.dtype) for i, (_, column) in enumerate(flat)
         )
@@ -293,11 +296,11 @@ def _streams(columns, max_rows, by_keyword=False, steps=None):
 class _Leaf:
     """Hides a `Column`, a tuple, from functions on nested structures."""
 
-    def __init__(self, column):
+    def __init__(self, column: Column) -> None:
         self.column = column
 
 
-def _hidden(value):
+def _hidden(value: Any) -> Any:
     if isinstance(value, Column):
         return _Leaf(value)
     if isinstance(value, dict):
@@ -305,7 +308,7 @@ def _hidden(value):
     return [_hidden(inner) for inner in value]
 
 
-def _as_columns(name, value):
+def _as_columns(name: str, value: Any) -> Any:
     if isinstance(value, Column):
         if value.kind not in KINDS:
             raise ArgumentError(
@@ -324,7 +327,7 @@ def _as_columns(name, value):
     )
 
 
-def _draws_floats(strategy):
+def _draws_floats(strategy: st.SearchStrategy) -> bool:
     """Whether some of the numbers that a strategy draws are Python's or NumPy's floats."""
     drawn: list[Any] = []
     # In a thread of its own: inputs may be made in a test of Hypothesis, which allows no other.
@@ -334,37 +337,30 @@ def _draws_floats(strategy):
     return any(isinstance(leaf, float | np.floating) for leaf in leaves)
 
 
-def _lists(element, *shape):
+def _lists(element: st.SearchStrategy, *shape: int) -> st.SearchStrategy:
     for size in reversed(shape):
         element = st.lists(element, min_size=size, max_size=size)
     return element
 
 
-def _scores(logits):
+def _scores(logits: bool) -> st.SearchStrategy[float]:
     if logits:
         return _often((-16, 0, 16), st.integers(-16, 16)).map(lambda k: k / 4)
     return _often((0, 8, 16), st.integers(0, 16)).map(lambda k: k / 16)
 
 
-def _often(edges, usual):
+def _often(edges: Sequence[int], usual: st.SearchStrategy[int]) -> st.SearchStrategy[int]:
     """Every other number is a limit, or the middle: usual thresholds, and ties."""
     return st.one_of(usual, st.sampled_from(edges))
 
 
-def _eighths(low, high):
+def _eighths(low: float, high: float) -> st.SearchStrategy[float]:
     if not low < high:
         raise ArgumentError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
     return st.integers(int(np.ceil(low * 8)), int(np.floor(high * 8))).map(lambda k: k / 8)
 
 
-def _probabilities(classes):
+def _probabilities(classes: int) -> st.SearchStrategy[list[float]]:
     """Multiples of 1/16 that add up to 1."""
     cuts = _lists(_often((0, 8, 16), st.integers(0, 16)), classes - 1)
     return cuts.map(lambda c: (np.diff([0, *sorted(c), 16]) / 16).tolist())
-
-
-def _check_least(argument, value, least):
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ArgumentError(
-            f"`{argument}` must be a whole number, {least} or more. Received: {argument}={value!r}."
-        )

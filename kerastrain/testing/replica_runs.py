@@ -5,7 +5,7 @@
     result_on_replicas(lambda: MyMetric(), stream, count=2)
 
 Runs the metric as kerastrain's steps do: each replica takes its consecutive rows
-of the batch, and the result is that of the merged states (`kerastrain.merging`).
+of the batch, and the result is that of the merged states (`kerastrain.distribution.merging`).
 """
 
 import atexit
@@ -16,17 +16,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
+from typing import IO
 
 import keras
 import tensorflow as tf
 
-from kerastrain import merging
-from kerastrain import rows as rows_lib
-from kerastrain import strategy as strategy_lib
+from kerastrain.distribution import merging
+from kerastrain.distribution import strategy as strategy_lib
+from kerastrain.step import rows as rows_lib
 from kerastrain.testing.streams import Stream
-from kerastrain.testing.subject import Result
 from kerastrain.testing.subject import as_result
+from kerastrain.testing.subject import Result
 from kerastrain.testing.violations import NotApplicable
 
 # The most replicas that a law asks for.
@@ -78,13 +80,14 @@ def result_on_replicas(factory: Callable, stream: Stream, count: int) -> Result:
 def run(factory: Callable, stream: Stream, count: int) -> Result:
     """`result_on_replicas` in this process, which has the devices."""
     strategy = strategy_lib.resolve(f"mirrored:{count}")
+    assert strategy is not None  # it has a name
     with strategy.scope():
         metric = factory()
     merging.reset_metric(metric)
     weight = {} if stream.sample_weight is None else {"sample_weight": stream.sample_weight}
     batch = keras.tree.map_structure(tf.constant, {"arguments": stream.arguments, **weight})
 
-    def on_replica(batch):
+    def on_replica(batch: Any) -> None:
         own = rows_lib.own_rows(batch)
         stream.changed(**own).call(metric.update_state)
 
@@ -107,7 +110,7 @@ class _Child:
             cls._only = cls()
         return cls._only
 
-    def __init__(self):
+    def __init__(self) -> None:
         program = "from kerastrain.testing.replica_runs import serve; serve()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
@@ -122,7 +125,7 @@ class _Child:
         if not has_devices:
             raise NotApplicable("no process has devices enough for the replicas")
 
-    def result(self, factory, stream, count) -> Result:
+    def result(self, factory: Callable[[], Any], stream: Stream, count: int) -> Result:
         """Asks the child."""
         pickle = _cloudpickle()
         kind, value = self._asked(pickle.dumps((factory, stream, count)))
@@ -141,21 +144,25 @@ class _Child:
             raise RuntimeError(value)
         return value
 
-    def _asked(self, question):
+    def _asked(self, question: bytes) -> Any:
+        asks = self._process.stdin
+        assert asks is not None  # a pipe
         with self._bounded(_SECONDS):
             with contextlib.suppress(BrokenPipeError):
-                _send(self._process.stdin, question)
+                _send(asks, question)
             return self._answer()
 
-    def _answer(self):
-        answer = _receive(self._process.stdout)
+    def _answer(self) -> Any:
+        answers = self._process.stdout
+        assert answers is not None  # a pipe
+        answer = _receive(answers)
         if answer is None:
             self._process.kill()
             raise NotApplicable("the process for the replicas ended, or did not answer in time")
         return _cloudpickle().loads(answer)
 
     @contextlib.contextmanager
-    def _bounded(self, seconds):
+    def _bounded(self, seconds: float) -> Iterator[None]:
         timer = threading.Timer(seconds, self._process.kill)
         timer.start()
         try:
@@ -184,7 +191,7 @@ def serve() -> None:
         _send(answers, pickle.dumps(answer))
 
 
-def _cloudpickle():
+def _cloudpickle() -> Any:
     try:
         import cloudpickle
     except ImportError:
@@ -195,12 +202,12 @@ def _cloudpickle():
     return cloudpickle
 
 
-def _send(pipe, content: bytes) -> None:
+def _send(pipe: IO[bytes], content: bytes) -> None:
     pipe.write(len(content).to_bytes(8, "big") + content)
     pipe.flush()
 
 
-def _receive(pipe) -> bytes | None:
+def _receive(pipe: IO[bytes]) -> bytes | None:
     size = pipe.read(8)
     if len(size) < 8:
         return None

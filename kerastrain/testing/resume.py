@@ -1,4 +1,4 @@
-"""Does a training that is killed end, after a resume, with the same bits?
+"""Whether a training that is killed ends, after a resume, bit-exactly as one that is not.
 
 ::
 
@@ -10,7 +10,7 @@
 
 One fresh process trains to the end. Others train in a second directory, each until it is killed
 after a step (SIGKILL, which no program can catch), and the last one to the end. Then every weight,
-optimizer slot, metric variable, callback state and result must be equal, bit for bit.
+optimizer slot, metric variable, callback state and result must be bit-exact.
 """
 
 import contextlib
@@ -19,16 +19,18 @@ import signal
 import tempfile
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from kerastrain import checkpoint
-from kerastrain import state_trees
 from kerastrain.errors import ArgumentError
+from kerastrain.options import RunDir
+from kerastrain.run import checkpoint
 from kerastrain.run import Run
+from kerastrain.run import state_trees
 from kerastrain.testing.fresh import FreshProcesses
 
 
@@ -51,7 +53,7 @@ def verify_resume(
     processes: FreshProcesses | None = None,
     **fit_arguments: Any,
 ) -> None:
-    """Checks that a training survives being killed, to the bit.
+    """Checks that a training that is killed resumes bit-exactly.
 
     Args:
         make_trainer: makes the `Trainer` anew; called in each process.
@@ -60,10 +62,10 @@ def verify_resume(
         kill_after: numbers of steps, of all epochs, after each of which a process is killed.
             Default: five, from the first step to the last.
         callbacks: makes the callbacks anew.
-        save_every: as for `Trainer.fit`.
+        save_every: as for `RunDir`.
         seconds: that a process may take.
         processes: where they are started, to be shared by several checks; default new ones.
-        **fit_arguments: for `Trainer.fit`.
+        **fit_arguments: for `Trainer.fit`; ``keep`` and ``monitor`` are for `RunDir`.
 
     Raises:
         NotResumed: names the first difference.
@@ -77,7 +79,7 @@ def verify_resume(
         fresh = processes or stack.enter_context(FreshProcesses())
         whole, resumed = Path(directory, "whole"), Path(directory, "resumed")
 
-        def train(place, kill=None):
+        def train(place: Path, kill: int | None = None) -> None:
             arguments = make_trainer, data, callbacks, place, kill, fit_arguments
             ended = fresh.run(train_in, *arguments, seconds=seconds)
             if ended.status != (0 if kill is None else -signal.SIGKILL):
@@ -97,14 +99,21 @@ def verify_resume(
         check_same(whole, resumed)
 
 
-def train_in(make_trainer, data, callbacks, place: Path, kill: int | None, fit_arguments) -> None:
+def train_in(
+    make_trainer: Callable[[], Any],
+    data: Any,
+    callbacks: Callable[[], list] | None,
+    place: Path,
+    kill: int | None,
+    fit_arguments: dict[str, Any],
+) -> None:
     """Trains in ``place/run``, and writes what the training left to ``place/left``.
 
     Args:
         make_trainer, data, callbacks: as for `verify_resume`.
         place: a directory.
         kill: after how many steps to be killed, or None.
-        fit_arguments: for `Trainer.fit`.
+        fit_arguments: for `Trainer.fit`, and the options of `RunDir`.
     """
     trainer = make_trainer()
     data = data() if callable(data) else data
@@ -112,9 +121,12 @@ def train_in(make_trainer, data, callbacks, place: Path, kill: int | None, fit_a
     made = None if callbacks is None else callbacks()
     if callable(validation := fit_arguments.get("validation_data")):
         fit_arguments = fit_arguments | {"validation_data": validation()}
+    names = {"save_every", "keep", "monitor"} & fit_arguments.keys()
+    run_dir = RunDir(place / "run", **{name: fit_arguments[name] for name in names})
+    options = {name: value for name, value in fit_arguments.items() if name not in names}
     with killed_after(kill) if kill else contextlib.nullcontext():
         history = trainer.fit(
-            x, y, sample_weight=weight, callbacks=made, run_dir=place / "run", **fit_arguments
+            x, y, sample_weight=weight, callbacks=made, run_dir=run_dir, **options
         )
     variables = [*trainer.model.variables, *trainer.optimizer.variables]
     tensors = {f"{i} {v.path}": np.asarray(v.numpy()) for i, v in enumerate(variables)}
@@ -124,30 +136,34 @@ def train_in(make_trainer, data, callbacks, place: Path, kill: int | None, fit_a
 
 
 @contextlib.contextmanager
-def killed_after(steps: int):
-    """Inside, this process is killed after so many steps of all epochs, before it saves them.
+def killed_after(steps: int) -> Iterator[None]:
+    """Inside, this process is killed after ``steps`` of all epochs, before it saves them.
 
-    All that was due to be saved before is on the disk then, or the process would go on from
+    All that was due to be saved before is on the disk then, or the process would resume from
     somewhere else each time.
     """
-    room, after = Run.room, Run.after_steps
+    until_save, after = Run.steps_until_save, Run.after_steps
 
-    def room_until(self, done):
-        return min(room(self, done), max(1, steps - done))
+    def steps_until_kill(self: Run, done: int) -> int:
+        return min(until_save(self, done), max(1, steps - done))
 
-    def killing(self, position):
+    def killing(self: Run, position: Any) -> None:
         self.wait()
         if position.steps == steps:
             os.kill(os.getpid(), signal.SIGKILL)
         after(self, position)
 
-    with mock.patch.object(Run, "room", room_until), mock.patch.object(Run, "after_steps", killing):
+    with (
+        mock.patch.object(Run, "steps_until_save", steps_until_kill),
+        mock.patch.object(Run, "after_steps", killing),
+    ):
         yield
 
 
 def end_of(place: Path) -> dict[str, Any]:
     """The last state that was saved in ``place/run``."""
     found = checkpoint.Checkpoints(place / "run" / "checkpoints").newest()
+    assert found is not None  # it has saved something
     return state_trees.unpack(found.info["state"], found.tensors) | {
         "variables": {
             name: array
@@ -158,7 +174,7 @@ def end_of(place: Path) -> dict[str, Any]:
 
 
 def check_same(whole: Path, resumed: Path) -> None:
-    """Compares what two trainings left, bit for bit.
+    """Compares what two trainings left, bit-exactly.
 
     Raises:
         NotResumed: names the first difference.
@@ -176,13 +192,13 @@ def check_same(whole: Path, resumed: Path) -> None:
         _check(f"the {part} that were saved last,", *(end[part] for end in ends))
 
 
-def _check(where, one, other):
+def _check(where: str, one: Any, other: Any) -> None:
     found = _difference(one, other, "")
     if found:
         raise NotResumed(f"Killed and resumed, the training differs: {where} {found}.")
 
 
-def _difference(one, other, path):
+def _difference(one: Any, other: Any, path: str) -> str | None:
     """The first difference of two nested values, or None."""
     if type(one) is not type(other):
         return f"{path} is {one!r} and {other!r}"
@@ -202,7 +218,7 @@ def _difference(one, other, path):
     return next((found for p, a, b in pairs if (found := _difference(a, b, p))), None)
 
 
-def _of_arrays(one, other, path):
+def _of_arrays(one: np.ndarray, other: np.ndarray, path: str) -> str | None:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return f"{path} is {one.dtype}{one.shape} and {other.dtype}{other.shape}"
     if one.tobytes() == other.tobytes():

@@ -27,7 +27,7 @@ SCORE = "score"  # predictions: probabilities or logits
 VALUE = "value"  # real numbers that may be shifted and scaled together
 OTHER = "other"
 KINDS = (LABEL, SCORE, VALUE, OTHER)
-# So many times is a row repeated where many are wanted.
+# How often a row is repeated where many are wanted.
 MANY = 24
 # Fewer rows than this are written one by one.
 _FEWEST_SHOWN = 16
@@ -60,7 +60,7 @@ class Stream:
         """The number of rows."""
         return len(keras.tree.flatten(self.arguments)[0])
 
-    def changed(self, **fields) -> "Stream":
+    def changed(self, **fields: Any) -> "Stream":
         """The same stream with other fields."""
         return dataclasses.replace(self, **fields)
 

@@ -9,6 +9,7 @@
     program                       # ["a = factory()", "a.update_state(...)", "a.result()"]
 """
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
-from kerastrain import merging
+from kerastrain.distribution import merging
 from kerastrain.testing.streams import Stream
 from kerastrain.testing.violations import Violation
 
@@ -103,15 +104,21 @@ class Subject:
 
 
 class _Failing:
-    def __init__(self, subject, method, fix):
+    def __init__(self, subject: Subject, method: str, fix: str | None) -> None:
         self._subject, self._method, self._fix = subject, method, fix
 
-    def __enter__(self):
+    def __enter__(self) -> "_Failing":
         return self
 
-    def __exit__(self, kind, error, traceback):
-        if error is None or not isinstance(error, Exception) or isinstance(error, Violation):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, Violation):
             return
+        assert kind is not None  # of the error
         raised = f"{kind.__name__}: {' '.join(str(error).split())[:300]}"
         raise Violation(
             list(self._subject.program), "no error", raised,

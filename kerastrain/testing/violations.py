@@ -79,7 +79,7 @@ class Violation(Exception):
             lines += [f"Fix: {self.fix}"]
         return "\n".join([*lines, f"Replay: {replay}"])
 
-    def _compared(self):
+    def _compared(self) -> list[str]:
         if self.expected is None and self.found is None:
             return []
         expected, found = shown(self.expected), shown(self.found)

@@ -9,6 +9,7 @@ from kerastrain.metrics import ExpectedCalibrationError
 from kerastrain.testing import binary_classification
 from kerastrain.testing import metric_laws
 from kerastrain.testing import multiclass_classification
+from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 
@@ -43,11 +44,11 @@ def calibration_error(bins, logits=False):
     return of
 
 
-test_binary_laws = metric_laws(
+test_binary_laws, test_more_binary_laws = in_tiers(
     ExpectedCalibrationError, inputs=binary_classification(), bounds=(0, 1), laws=LAWS,
     reference=calibration_error(15), **PINNED,
 )  # fmt: skip
-test_top_label = metric_laws(
+test_top_label, test_more_laws_of_the_top_label = in_tiers(
     lambda: ExpectedCalibrationError(8), inputs=multiclass_classification(3), bounds=(0, 1),
     reference=calibration_error(8),
     laws=("reference", "label_dtypes", "empty_batch", "xla_equals_eager"),

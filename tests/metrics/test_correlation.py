@@ -5,15 +5,17 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
+from kerastrain import _keras
 from kerastrain import ArgumentError
 from kerastrain import ShapeError
-from kerastrain import _keras
 from kerastrain.metrics import PearsonCorrelation
 from kerastrain.metrics import SpearmanCorrelation
 from kerastrain.testing import metric_laws
 from kerastrain.testing import regression
+from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
+from tests.metrics.laws import QUICK
 
 
 def weighted_pearson(x, y, weight):
@@ -43,12 +45,18 @@ def spearman(y_true, y_pred, sample_weight=None):
     return weighted_pearson(*ranks, sample_weight)
 
 
+PEARSON = {
+    "inputs": regression(), "reference": pearson, "bounds": (-1, 1), "shift_invariant": True,
+    "scale_power": 0, **PINNED,
+}  # fmt: skip
+SUMS_ONLY = dict.fromkeys(("no_early_saturation", "no_saturation"), "they look at sums only")
 test_pearson_laws = metric_laws(
-    PearsonCorrelation, inputs=regression(), reference=pearson, laws="all", bounds=(-1, 1),
-    shift_invariant=True, scale_power=0, **PINNED,
-    skip=dict.fromkeys(("no_early_saturation", "no_saturation"), "they look at sums only"),
-)  # fmt: skip
-test_spearman_laws = metric_laws(
+    PearsonCorrelation, laws=(*QUICK, "shift_behaviour", "scale_behaviour"), **PEARSON
+)
+test_all_pearson_laws = pytest.mark.slow(
+    metric_laws(PearsonCorrelation, laws="all", skip=SUMS_ONLY, **PEARSON)
+)
+test_spearman_laws, test_more_spearman_laws = in_tiers(
     SpearmanCorrelation, inputs=regression(low=-0.5, high=0.5), reference=spearman,
     bounds=(-1, 1), laws=(*OF_A_FORMULA, "replicas_equal_one_device"), **PINNED,
 )  # fmt: skip

@@ -8,12 +8,13 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from kerastrain import ArgumentError
-from kerastrain import merging
+from kerastrain.distribution import merging
 from kerastrain.metrics import MeanAndVariance
 from kerastrain.metrics.moments import moments_of
-from kerastrain.testing import Column
 from kerastrain.testing import arguments
+from kerastrain.testing import Column
 from kerastrain.testing import metric_laws
+from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 
@@ -34,7 +35,7 @@ def mean_and_variance(ddof, values, sample_weight=None):
     return {"mean": mean, "variance": squares / n if n > 0 else np.nan}
 
 
-test_laws = metric_laws(
+test_laws, test_more_laws = in_tiers(
     MeanAndVariance, inputs=FLAT, reference=functools.partial(mean_and_variance, 0), laws=LAWS,
     **PINNED,
 )  # fmt: skip

@@ -9,11 +9,11 @@ from kerastrain import ArgumentError
 from kerastrain import ShapeError
 from kerastrain.metrics import AbsoluteErrorQuantile
 from kerastrain.metrics import Quantile
-from kerastrain.testing import Column
 from kerastrain.testing import arguments
 from kerastrain.testing import check_metric
-from kerastrain.testing import metric_laws
+from kerastrain.testing import Column
 from kerastrain.testing import regression
+from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 
@@ -37,11 +37,11 @@ def error_quantile(y_true, y_pred, sample_weight=None):
     return np.quantile(error.ravel(), 0.75, weights=sample_weight, method="inverted_cdf")
 
 
-test_laws = metric_laws(
+test_laws, test_more_laws = in_tiers(
     Quantile, inputs=VALUES, reference=quantile(0.5), scale_power=1,
     laws=(*OF_A_FORMULA, "scale_behaviour", "replicas_equal_one_device"), **PINNED,
 )  # fmt: skip
-test_absolute_errors = metric_laws(
+test_absolute_errors, test_more_laws_of_absolute_errors = in_tiers(
     lambda: AbsoluteErrorQuantile(0.75), inputs=regression(2), reference=error_quantile,
     laws=("reference", "weighted_split_invariance", "evaluate_equals_one_pass"), **PINNED,
 )  # fmt: skip

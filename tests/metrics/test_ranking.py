@@ -7,10 +7,10 @@ from sklearn import metrics as sklearn_metrics
 
 from kerastrain import ArgumentError
 from kerastrain import ShapeError
-from kerastrain.metrics import ROCAUC
 from kerastrain.metrics import AveragePrecision
+from kerastrain.metrics import ROCAUC
 from kerastrain.testing import binary_classification
-from kerastrain.testing import metric_laws
+from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 
@@ -30,8 +30,8 @@ def average_precision(y_true, y_pred, sample_weight=None):
     return sklearn_metrics.average_precision_score(y_true, y_pred, sample_weight=sample_weight)
 
 
-test_roc_auc_laws = metric_laws(ROCAUC, reference=roc_auc, laws="all", **LAWS)
-test_average_precision_laws = metric_laws(
+test_roc_auc_laws, test_all_roc_auc_laws = in_tiers(ROCAUC, reference=roc_auc, laws="all", **LAWS)
+test_average_precision_laws, test_more_average_precision_laws = in_tiers(
     AveragePrecision, reference=average_precision,
     laws=(*OF_A_FORMULA, "replicas_equal_one_device"), **LAWS,
 )  # fmt: skip

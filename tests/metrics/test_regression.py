@@ -11,6 +11,7 @@ from kerastrain import ShapeError
 from kerastrain.metrics import R2Score
 from kerastrain.testing import metric_laws
 from kerastrain.testing import regression
+from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 
@@ -26,11 +27,11 @@ def r2(average, y_true, y_pred, sample_weight=None):
     )
 
 
-test_laws = metric_laws(
+test_laws, test_more_laws = in_tiers(
     R2Score, inputs=regression(), reference=functools.partial(r2, "uniform"), laws=LAWS,
     **PINNED,
 )  # fmt: skip
-test_outputs_laws = metric_laws(
+test_outputs_laws, test_more_outputs_laws = in_tiers(
     lambda: R2Score(2), inputs=regression(2), reference=functools.partial(r2, "uniform"),
     laws=("reference", "weighted_split_invariance", "graph_equals_eager"), **PINNED,
 )  # fmt: skip

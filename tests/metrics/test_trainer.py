@@ -6,17 +6,19 @@ import keras
 import numpy as np
 import pytest
 
-from kerastrain import Trainer
 from kerastrain import metrics
-from kerastrain import strategy
-from tests import models
+from kerastrain import Trainer
+from kerastrain.distribution import strategy
+from tests.support import datasets
+from tests.support import models
+from tests.support import tiers
 
 ROWS, BATCH = 11, 4  # batches of 4, 4 and 3: no half of 3
 
 
 def binary():
     """Data, loss, outputs and metrics for one score a row."""
-    x, y, weight = models.regression(ROWS, outputs=1)
+    x, y, weight = datasets.regression(ROWS, outputs=1)
     made = [
         metrics.ROCAUC(), metrics.AveragePrecision(), metrics.MatthewsCorrelation(2, threshold=0.0),
         metrics.FScore(2, average="binary", threshold=0.0), metrics.Precision(2, threshold=0.0),
@@ -29,7 +31,7 @@ def binary():
 
 def regression():
     """Data, loss, outputs and metrics for one value a row."""
-    x, y, weight = models.regression(ROWS, outputs=1)
+    x, y, weight = datasets.regression(ROWS, outputs=1)
     made = [
         metrics.R2Score(), metrics.PearsonCorrelation(), metrics.SpearmanCorrelation(),
         metrics.AbsoluteErrorQuantile(0.5),
@@ -45,7 +47,12 @@ def trained(problem, where):
         x, y, weight, loss, outputs, made = problem()
         model = models.mlp(outputs=outputs)
     trainer = Trainer(
-        model, optimizer=keras.optimizers.SGD(0.1), loss=loss, weighted_metrics=made, strategy=scope
+        model,
+        optimizer=keras.optimizers.SGD(0.1),
+        loss=loss,
+        weighted_metrics=made,
+        strategy=scope,
+        execution="step",
     )
     history = trainer.fit(
         x, y, sample_weight=weight, batch_size=BATCH, epochs=2, shuffle=False, verbose=0,
@@ -54,7 +61,7 @@ def trained(problem, where):
     return history, x, y, weight, trainer
 
 
-@pytest.mark.parametrize("problem", [binary, regression])
+@pytest.mark.parametrize("problem", [tiers.slow(binary), regression])
 def test_replicas_equal_one_device(problem):
     """Every epoch's train and validation results are those of one device."""
     one, *_, made = trained(problem, None)
@@ -67,7 +74,7 @@ def test_replicas_equal_one_device(problem):
 
 def test_rates_and_matrices_of_classes():
     """A result that is a vector or a matrix is logged by training as it is."""
-    x, y = models.classes(ROWS)
+    x, y = datasets.classes(ROWS)
     made = [metrics.Recall(3, average=None), metrics.ConfusionMatrix(3)]
     trainer = Trainer(
         models.mlp(outputs=3), optimizer="sgd", metrics=made,

@@ -271,9 +271,7 @@ def run(base_name, keyword=""):
         settings = pathlib.Path(root, "pytest.ini")
         settings.write_text("[pytest]\n", encoding="utf-8")
         options = f"-q --tb=short --noconftest -p no:cacheprovider -c {settings}"
-        status = pytest.main(
-            [*options.split(), "-k", keyword, str(path)], plugins=[recorder]
-        )
+        status = pytest.main([*options.split(), "-k", keyword, str(path)], plugins=[recorder])
     return {
         "base": base_name,
         "keras": keras.__version__,
@@ -292,8 +290,7 @@ def main():
     arguments = parser.parse_args()
     if keras.backend.backend() != "tensorflow":
         parser.error(
-            f"the Keras backend is {keras.backend.backend()!r}. "
-            "Set KERAS_BACKEND=tensorflow."
+            f"the Keras backend is {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
         )
     report = run(arguments.base, arguments.keyword)
     arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -159,13 +159,14 @@ def test_whole_file(report_of, capsys):
     check_candidate(baseline, candidate)
 
 
+@pytest.mark.process
 def test_a_few_of_the_file(report_of):
     """Tests of each kind of model pass for both, and train with the base's step."""
     baseline, candidate = report_of(MODEL, A_FEW), report_of(TRAINABLE, A_FEW)
     print(counts(baseline), counts(candidate), sep="\n")
     assert len(passed(baseline)) >= A_FEW_AT_LEAST
     check_candidate(baseline, candidate)
-    owners = {"kerastrain.model.TrainableModel"}
+    owners = {"kerastrain.TrainableModel"}
     assert owners == set(candidate["owners"].values())
 
 

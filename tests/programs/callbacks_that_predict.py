@@ -42,7 +42,12 @@ def build():
     rng = np.random.default_rng(25)
     x, y = rng.normal(size=(40, 5)).astype("float32"), rng.integers(0, 3, size=40)
     model = keras.Sequential(
-        [keras.Input((5,)), layers.Dense(12, activation="relu"), layers.Dropout(0.2), layers.Dense(3)]
+        [
+            keras.Input((5,)),
+            layers.Dense(12, activation="relu"),
+            layers.Dropout(0.2),
+            layers.Dense(3),
+        ]
     )
     model.compile(
         keras.optimizers.Adam(),

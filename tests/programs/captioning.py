@@ -84,14 +84,27 @@ def build():
     images = rng.random((20, 8, 8, 3)).astype("float32")
     captions = rng.integers(1, VOCABULARY, size=(20, CAPTIONS, LENGTH))
     captions[:, :, 5:] *= rng.integers(0, 2, size=(20, CAPTIONS, 1))
-    cnn = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(8, 4, strides=4), layers.Reshape((4, 8))])
+    cnn = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(8, 4, strides=4), layers.Reshape((4, 8))]
+    )
     cnn.trainable = False
-    encoder = keras.Sequential([keras.Input((4, 8)), layers.LayerNormalization(), layers.Dense(8, activation="relu")])
+    encoder = keras.Sequential(
+        [keras.Input((4, 8)), layers.LayerNormalization(), layers.Dense(8, activation="relu")]
+    )
     model = ImageCaptioningModel(cnn, encoder, Decoder())
     model.compile(
         optimizer=keras.optimizers.Adam(0.003),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=False, reduction=None),
     )
-    data = tf.data.Dataset.from_tensor_slices((images, captions)).shuffle(20, seed=5, reshuffle_each_iteration=False).batch(5)
+    data = (
+        tf.data.Dataset.from_tensor_slices((images, captions))
+        .shuffle(20, seed=5, reshuffle_each_iteration=False)
+        .batch(5)
+    )
     stop = keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)
-    return model, {"x": data.skip(1), "epochs": 2, "validation_data": data.take(1), "callbacks": [stop]}
+    return model, {
+        "x": data.skip(1),
+        "epochs": 2,
+        "validation_data": data.take(1),
+        "callbacks": [stop],
+    }

@@ -245,7 +245,8 @@ def difference(name: str, expected: Outcome, found: Outcome) -> Result:
 def _words(field, a, b):
     if field == "state" and len(a) == len(b):
         path, value = max(
-            ((path, apart(v, w)) for (path, v), (_, w) in zip(a, b, strict=True)), key=lambda p: p[1]
+            ((path, apart(v, w)) for (path, v), (_, w) in zip(a, b, strict=True)),
+            key=lambda p: p[1],
         )
         return f"variable {path}: {value:.2g} apart"
     if field == "state":

@@ -11,9 +11,13 @@ def build():
     x_train, y_train = frames[:12, :-1], frames[:12, 1:]
     x_val, y_val = frames[12:, :-1], frames[12:, 1:]
     inp = layers.Input(shape=(None, *x_train.shape[2:]))
-    x = layers.ConvLSTM2D(4, kernel_size=5, padding="same", return_sequences=True, activation="relu")(inp)
+    x = layers.ConvLSTM2D(
+        4, kernel_size=5, padding="same", return_sequences=True, activation="relu"
+    )(inp)
     x = layers.BatchNormalization()(x)
-    x = layers.ConvLSTM2D(4, kernel_size=3, padding="same", return_sequences=True, activation="relu")(x)
+    x = layers.ConvLSTM2D(
+        4, kernel_size=3, padding="same", return_sequences=True, activation="relu"
+    )(x)
     x = layers.Conv3D(1, kernel_size=3, activation="sigmoid", padding="same")(x)
     model = keras.Model(inp, x)
     model.compile(loss=keras.losses.binary_crossentropy, optimizer=keras.optimizers.Adam())

@@ -100,7 +100,11 @@ class DiffusionModel(keras.Model):
 def build():
     keras.utils.set_random_seed(5)
     images = np.random.default_rng(4).random((40, SIZE, SIZE, 1)).astype("float32")
-    train = tf.data.Dataset.from_tensor_slices(images[:32]).cache().shuffle(32, seed=1, reshuffle_each_iteration=False)
+    train = (
+        tf.data.Dataset.from_tensor_slices(images[:32])
+        .cache()
+        .shuffle(32, seed=1, reshuffle_each_iteration=False)
+    )
     train = train.repeat(2).batch(8, drop_remainder=True)
     val = tf.data.Dataset.from_tensor_slices(images[32:]).batch(8)
     model = DiffusionModel()

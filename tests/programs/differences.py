@@ -8,7 +8,8 @@ without its reference is to be taken off the list: the comparison says so.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -29,7 +30,6 @@ def sums_of_embeddings() -> Iterator[None]:
         yield
     finally:
         keras.optimizers.Optimizer.apply = apply
-
 
 
 @dataclasses.dataclass(frozen=True)

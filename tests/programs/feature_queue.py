@@ -51,11 +51,15 @@ class NNCLR(keras.Model):
         x = data[0] if isinstance(data, tuple) else data
         with tf.GradientTape() as tape:
             loss = self.contrastive_loss(
-                self.encoder(self.noise(x, training=True)), self.encoder(self.noise(x, training=True))
+                self.encoder(self.noise(x, training=True)),
+                self.encoder(self.noise(x, training=True)),
             )
         weights = self.encoder.trainable_weights
         self.contrastive_optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
-        return {"c_acc": self.contrastive_accuracy.result(), "r_acc": self.correlation_accuracy.result()}
+        return {
+            "c_acc": self.contrastive_accuracy.result(),
+            "r_acc": self.correlation_accuracy.result(),
+        }
 
 
 def build():

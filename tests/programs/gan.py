@@ -79,7 +79,11 @@ def make_generator():
 def build():
     keras.utils.set_random_seed(1)
     images = np.random.default_rng(0).random((48, 8, 8, 1)).astype("float32")
-    dataset = tf.data.Dataset.from_tensor_slices(images).shuffle(48, seed=3, reshuffle_each_iteration=False).batch(16)
+    dataset = (
+        tf.data.Dataset.from_tensor_slices(images)
+        .shuffle(48, seed=3, reshuffle_each_iteration=False)
+        .batch(16)
+    )
     gan = GAN(make_discriminator(), make_generator())
     gan.compile(
         d_optimizer=keras.optimizers.Adam(0.003),

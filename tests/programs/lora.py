@@ -60,6 +60,8 @@ def train(fit, model, arguments):
     fit(model, **arguments)
     assert len(model.trainable_weights) == 2 * 2 + 3  # A and B of each, of the head, its bias
     dense = model.first.original_layer
-    dense._kernel.assign(dense.kernel + model.first.scale * ops.matmul(model.first.A.kernel, model.first.B.kernel))
+    dense._kernel.assign(
+        dense.kernel + model.first.scale * ops.matmul(model.first.A.kernel, model.first.B.kernel)
+    )
     model.first = dense
     model._tracker.lock()

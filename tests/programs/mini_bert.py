@@ -15,7 +15,9 @@ def bert_module(query, key, value, i):
         query, key, value
     )
     attended = layers.Dropout(0.1, name=f"encoder_{i}_att_dropout")(attended)
-    attended = layers.LayerNormalization(epsilon=1e-6, name=f"encoder_{i}_att_norm")(query + attended)
+    attended = layers.LayerNormalization(epsilon=1e-6, name=f"encoder_{i}_att_norm")(
+        query + attended
+    )
     ffn = keras.Sequential(
         [layers.Dense(16, activation="relu"), layers.Dense(WIDTH)], name=f"encoder_{i}_ffn"
     )

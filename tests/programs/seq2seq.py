@@ -33,7 +33,9 @@ def build():
     y = layers.LayerNormalization()(y + layers.MultiHeadAttention(2, WIDTH)(y, x, x))
     outputs = layers.Dense(VOCABULARY, activation="softmax")(layers.Dropout(0.5)(y))
     model = keras.Model([encoder_inputs, decoder_inputs], outputs)
-    model.compile("rmsprop", keras.losses.SparseCategoricalCrossentropy(ignore_class=0), metrics=["accuracy"])
+    model.compile(
+        "rmsprop", keras.losses.SparseCategoricalCrossentropy(ignore_class=0), metrics=["accuracy"]
+    )
 
     rng = np.random.default_rng(34)
     source = rng.integers(1, VOCABULARY, size=(32, LENGTH))

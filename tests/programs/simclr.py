@@ -90,9 +90,7 @@ class ContrastiveModel(keras.Model):
             class_logits = self.linear_probe(self.encoder(preprocessed, training=False))
             probe_loss = self.probe_loss(labels, class_logits)
         gradients = tape.gradient(probe_loss, self.linear_probe.trainable_weights)
-        self.probe_optimizer.apply_gradients(
-            zip(gradients, self.linear_probe.trainable_weights)
-        )
+        self.probe_optimizer.apply_gradients(zip(gradients, self.linear_probe.trainable_weights))
         self.probe_loss_tracker.update_state(probe_loss)
         self.probe_accuracy.update_state(labels, class_logits)
         return {m.name: m.result() for m in self.metrics}

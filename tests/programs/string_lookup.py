@@ -8,7 +8,9 @@ from keras import layers
 
 def tower(vocabulary, dimension, name):
     inputs = layers.Input(name=f"{name}_input", shape=(), dtype=tf.string)
-    index = layers.StringLookup(vocabulary=vocabulary, mask_token=None, name=f"{name}_index")(inputs)
+    index = layers.StringLookup(vocabulary=vocabulary, mask_token=None, name=f"{name}_index")(
+        inputs
+    )
     outputs = layers.Embedding(len(vocabulary) + 1, dimension, name=f"{name}_embedding")(index)
     return keras.Model(inputs, outputs, name=f"{name}_encoder")
 
@@ -21,10 +23,14 @@ def build():
     movie_id = layers.Input(name="movie_id", shape=(), dtype=tf.string)
     year = layers.Input(name="year", shape=(1,), dtype="int64")
     decade = layers.IntegerLookup(vocabulary=[1980, 1990, 2000], output_mode="one_hot")(year)
-    product = layers.Dot(axes=1)([tower(users, 6, "user")(user_id), tower(films, 6, "movie")(movie_id)])
+    product = layers.Dot(axes=1)(
+        [tower(users, 6, "user")(user_id), tower(films, 6, "movie")(movie_id)]
+    )
     out = layers.Dense(1, activation="sigmoid")(layers.Concatenate()([product, decade]))
     model = keras.Model([user_id, movie_id, year], out)
-    model.compile(keras.optimizers.SGD(0.2), loss="mse", metrics=[keras.metrics.MeanAbsoluteError(name="mae")])
+    model.compile(
+        keras.optimizers.SGD(0.2), loss="mse", metrics=[keras.metrics.MeanAbsoluteError(name="mae")]
+    )
     rows = {
         "user_id": rng.choice([*users, "stranger"], size=44),
         "movie_id": rng.choice(films, size=44),

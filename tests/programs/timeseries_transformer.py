@@ -6,7 +6,9 @@ from keras import layers
 
 
 def transformer_encoder(inputs, head_size, num_heads, ff_dim, dropout=0.0):
-    x = layers.MultiHeadAttention(key_dim=head_size, num_heads=num_heads, dropout=dropout)(inputs, inputs)
+    x = layers.MultiHeadAttention(key_dim=head_size, num_heads=num_heads, dropout=dropout)(
+        inputs, inputs
+    )
     x = layers.Dropout(dropout)(x)
     x = layers.LayerNormalization(epsilon=1e-6)(x)
     res = x + inputs

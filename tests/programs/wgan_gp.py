@@ -51,17 +51,13 @@ class WGAN(keras.Model):
                 penalty = self.gradient_penalty(rows, real, fake)
                 d_loss = cost + penalty * self.gp_weight
             gradients = tape.gradient(d_loss, self.critic.trainable_variables)
-            self.critic_optimizer.apply_gradients(
-                zip(gradients, self.critic.trainable_variables)
-            )
+            self.critic_optimizer.apply_gradients(zip(gradients, self.critic.trainable_variables))
         noise = self.noise(rows)
         with tf.GradientTape() as tape:
             fake = self.generator(noise, training=True)
             g_loss = self.generator_loss(self.critic(fake, training=True))
         gradients = tape.gradient(g_loss, self.generator.trainable_variables)
-        self.generator_optimizer.apply_gradients(
-            zip(gradients, self.generator.trainable_variables)
-        )
+        self.generator_optimizer.apply_gradients(zip(gradients, self.generator.trainable_variables))
         return {"d_loss": d_loss, "g_loss": g_loss}
 
 
@@ -69,7 +65,13 @@ def build():
     keras.utils.set_random_seed(2)
     x = np.random.default_rng(1).normal(size=(32, 4)).astype("float32")
     critic = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(12), layers.LeakyReLU(), layers.Dropout(0.3), layers.Dense(1)]
+        [
+            keras.Input((4,)),
+            layers.Dense(12),
+            layers.LeakyReLU(),
+            layers.Dropout(0.3),
+            layers.Dense(1),
+        ]
     )
     generator = keras.Sequential(
         [

@@ -16,15 +16,15 @@ from keras import ops
 from sklearn import metrics as sk
 
 from kerastrain import _keras
-from kerastrain.testing import Column
 from kerastrain.testing import arguments
 from kerastrain.testing import binary_classification
+from kerastrain.testing import Column
 from kerastrain.testing import multiclass_classification
 from kerastrain.testing import regression
 from kerastrain.testing import sequences
+from tests.testing.right_metrics import absolute_error
 from tests.testing.right_metrics import MeanAbsolute
 from tests.testing.right_metrics import PrecisionAndRecall
-from tests.testing.right_metrics import absolute_error
 from tests.testing.right_metrics import rows
 
 
@@ -344,7 +344,7 @@ class SharedVariable(MeanAbsolute):
 
 
 @mutant("instances_share_nothing")
-def one_metric_for_all(kept=[]):  # noqa: B006
+def one_metric_for_all(kept=[]):
     """A factory that keeps its metric."""
     if not kept:
         kept.append(MeanAbsolute())

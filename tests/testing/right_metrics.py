@@ -346,9 +346,5 @@ RIGHT = {
     "written in TensorFlow": (FromTensorFlow, {"inputs": regression(), "scale_power": 2}),
     "function of all rows": (lambda: EpochMetric(median_error), {
         "inputs": regression(),
-        "skip": {
-            name: "the function takes no account of weights"
-            for name in ("integer_weight_is_repetition", "zero_weight_is_absence",
-                         "all_zero_batch", "scalar_weight")
-        }}),
+        "skip": dict.fromkeys(("integer_weight_is_repetition", "zero_weight_is_absence", "all_zero_batch", "scalar_weight"), "the function takes no account of weights")}),
 }  # fmt: skip

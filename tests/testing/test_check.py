@@ -11,26 +11,27 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from kerastrain import merging
+from kerastrain.distribution import merging
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import MetricError
-from kerastrain.testing import LAWS
-from kerastrain.testing import MetricLawError
-from kerastrain.testing import Stream
 from kerastrain.testing import arguments
 from kerastrain.testing import binary_classification
 from kerastrain.testing import check_metric
+from kerastrain.testing import LAWS
 from kerastrain.testing import metric_laws
+from kerastrain.testing import MetricLawError
 from kerastrain.testing import multiclass_classification
 from kerastrain.testing import regression
-from tests.testing.mutants import LONG_ROWS
-from tests.testing.mutants import MUTANTS
+from kerastrain.testing import Stream
+from tests.support import tiers
 from tests.testing.mutants import LastBatch
+from tests.testing.mutants import LONG_ROWS
 from tests.testing.mutants import MeanOfBatchMeans
 from tests.testing.mutants import MeanOfRoots
+from tests.testing.mutants import MUTANTS
 from tests.testing.mutants import SumOfBatchMeans
-from tests.testing.right_metrics import MeanAbsolute
 from tests.testing.right_metrics import absolute_error
+from tests.testing.right_metrics import MeanAbsolute
 
 test_one_line = metric_laws(
     lambda: MeanAbsolute(name="mine"), inputs=regression(), reference=absolute_error,
@@ -91,6 +92,7 @@ class TestDeclarations:
         with pytest.raises(ArgumentError, match=message):
             check_metric(MeanAbsolute, inputs=regression(), seed=0, **given)
 
+    @pytest.mark.slow
     def test_a_test_file_is_told_too(self):
         """`metric_laws` refuses it in each of its tests."""
         test = metric_laws(keras.metrics.Mean, inputs=arguments(x=st.booleans()), scale_power=1)
@@ -276,6 +278,7 @@ class TestRuns:
         for law in ("split_invariance", "weighted_split_invariance"):
             assert f"breaks the law {law}" in str(caught.value)
 
+    @pytest.mark.slow
     def test_inputs_that_are_not_taken(self):
         """A metric that takes no such rows breaks one law, not all of them."""
         with pytest.raises(MetricLawError) as caught:
@@ -284,6 +287,7 @@ class TestRuns:
         assert 1 == str(caught.value).count("breaks the law")
         assert "the metric does not take these inputs" in str(caught.value)
 
+    @pytest.mark.slow
     def test_strict_laws_run_on_request(self):
         """A mean in float32 breaks the strict law of very many rows only."""
         factory, inputs = MeanAbsolute, regression()
@@ -325,6 +329,7 @@ class TestPytest:
         )  # fmt: skip
         return done.stdout
 
+    @pytest.mark.process
     def test_ids(self, tmp_path):
         """Each law is a test of its own, named by the law."""
         listed = self.collected(tmp_path, "--collect-only")
@@ -332,6 +337,7 @@ class TestPytest:
             assert f"test_sound[{name}]" in listed
         assert "no_saturation]" not in listed
 
+    @pytest.mark.process
     def test_selection_and_reasons(self, tmp_path):
         """`-k` and markers choose; skipped laws say why; broken ones fail with the message."""
         out = self.collected(
@@ -384,10 +390,14 @@ class TestNothingPassesUnchecked:
                          laws=["state", "numbers", "no_saturation"], seed=0)  # fmt: skip
 
     @pytest.mark.parametrize("factory, inputs", (
-        (keras.metrics.MeanSquaredError, regression()),
-        (keras.metrics.BinaryAccuracy, binary_classification()),
-        (keras.metrics.CategoricalAccuracy, multiclass_classification(labels="one_hot")),
-        (lambda: keras.metrics.SparseTopKCategoricalAccuracy(2), multiclass_classification(4)),
+        tiers.slow(keras.metrics.MeanSquaredError, regression()),
+        tiers.slow(keras.metrics.BinaryAccuracy, binary_classification()),
+        tiers.slow(
+            keras.metrics.CategoricalAccuracy, multiclass_classification(labels="one_hot")
+        ),
+        tiers.slow(
+            lambda: keras.metrics.SparseTopKCategoricalAccuracy(2), multiclass_classification(4)
+        ),
     ))  # fmt: skip
     def test_metrics_of_keras(self, factory, inputs):
         """Sound metrics of Keras pass all laws but the strict ones (and float32 scores only)."""
@@ -465,7 +475,7 @@ def test_inputs_of_the_users_own():
     assert [] == check_metric(keras.metrics.Mean, inputs=stream, laws=laws, seed=0).broken
 
 
-@pytest.mark.multiprocess
+@pytest.mark.process
 def test_import_starts_no_device():
     """Importing the kit, and naming all that it has, leaves TensorFlow's devices to be chosen."""
     run_python("""
@@ -479,7 +489,7 @@ def test_import_starts_no_device():
     """)
 
 
-@pytest.mark.multiprocess
+@pytest.mark.process
 def test_replicas_in_a_process_of_their_own():
     """Where TensorFlow runs with one device, replicas run in another process, and are judged."""
     out = run_python("""

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import find
 from hypothesis import given
+from hypothesis import Phase
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from kerastrain.errors import ArgumentError
-from kerastrain.testing import Column
 from kerastrain.testing import arguments
 from kerastrain.testing import binary_classification
+from kerastrain.testing import Column
 from kerastrain.testing import multiclass_classification
 from kerastrain.testing import multilabel_classification
 from kerastrain.testing import ranking
@@ -20,9 +21,10 @@ from kerastrain.testing import sequences
 from kerastrain.testing.inputs import masks
 from kerastrain.testing.inputs import partitions
 from kerastrain.testing.inputs import sample_weights
-from kerastrain.testing.streams import Stream
 from kerastrain.testing.streams import as_it_is
 from kerastrain.testing.streams import joined
+from kerastrain.testing.streams import Stream
+from tests.support import tiers
 
 SHAPES = {
     "binary": (binary_classification(), (1,), (1,)),
@@ -92,6 +94,7 @@ def test_logits_and_partial_ranges():
     assert np.all((low >= 3) & (low <= 4))
 
 
+@pytest.mark.slow
 def test_arguments_of_any_nesting():
     """Dicts and lists of strategies give dicts and lists of arrays, passed by keyword."""
     strategy = arguments(
@@ -110,21 +113,23 @@ def test_arguments_of_any_nesting():
 
 @pytest.mark.parametrize("strategy, kind", (
     (st.floats(0, 1), "value"),
-    (st.integers(-32, 32).map(lambda k: k / 8), "value"),
-    (st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2), "value"),
-    (st.just(np.float32(0.5)), "value"),
-    (st.floats(0, 1).map(lambda v: np.array([v, v])), "value"),
+    tiers.slow(st.integers(-32, 32).map(lambda k: k / 8), "value"),
+    tiers.slow(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2), "value"),
+    tiers.slow(st.just(np.float32(0.5)), "value"),
+    tiers.slow(st.floats(0, 1).map(lambda v: np.array([v, v])), "value"),
     (st.integers(0, 3), "other"),
-    (st.booleans(), "other"),
+    tiers.slow(st.booleans(), "other"),
     (Column(st.floats(0, 1), kind="other"), "other"),
     (Column(st.floats(0, 1), kind="score"), "score"),
 ))  # fmt: skip
 def test_floats_are_values(strategy, kind):
     """What is drawn as floats is a value unless a `Column` says otherwise; in a dict too."""
     for rows, name in ((arguments(x=strategy), "x"), (arguments(y={"a": strategy}), "y")):
-        assert kind == find(rows, lambda stream: True).kind(name)
+        one = settings(max_examples=1, phases=[Phase.generate], database=None)
+        assert kind == find(rows, lambda stream: True, settings=one).kind(name)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=3, deadline=None)
 def test_floats_are_values_inside_a_property(data):

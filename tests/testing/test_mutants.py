@@ -2,13 +2,17 @@
 
 import pytest
 
+from kerastrain.testing import check_metric
 from kerastrain.testing import LAWS
 from kerastrain.testing import MetricLawError
-from kerastrain.testing import check_metric
+from tests.support import tiers
 from tests.testing.mutants import MUTANTS
 
+# One for each law, and the rest in the slow tests.
+FIRST = {mutant.law: name for name, mutant in reversed(MUTANTS.items())}
 
-@pytest.mark.parametrize("name", MUTANTS)
+
+@pytest.mark.parametrize("name", tiers.cases(MUTANTS, FIRST.values()))
 def test_is_found(name):
     """The law breaks, and the message shows the smallest rows and how to see it again."""
     mutant = MUTANTS[name]

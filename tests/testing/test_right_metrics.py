@@ -6,25 +6,11 @@
 import pytest
 
 from kerastrain.testing import check_metric
+from tests.support import tiers
 from tests.testing.right_metrics import RIGHT
 
 
-# Half of them: each kind of input, state and result is among these.
-SAMPLE = RIGHT.keys() - {
-    "mean absolute error",
-    "root mean square",
-    "subclass of Mean",
-    "confusion matrix",
-    "intersection over union",
-    "written in TensorFlow",
-    "click rate",
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in SAMPLE else pytest.mark.slow) for name in RIGHT],
-)
+@pytest.mark.parametrize("name", tiers.cases(RIGHT, ["count"]))
 def test_no_complaint(name):
     """All laws hold, and most of them apply."""
     factory, declared = RIGHT[name]

@@ -2,11 +2,14 @@
 
 import inspect
 import json
+from typing import Any
 
 import keras
 
 from kerastrain.testing.case import Case
 from kerastrain.testing.laws.law import law
+from kerastrain.testing.streams import Stream
+from kerastrain.testing.subject import Subject
 
 _REGISTER = (
     "Register what the metric is made of: `@keras.saving.register_keras_serializable()` above its "
@@ -49,7 +52,7 @@ def serialisation_round_trip(case: Case) -> None:
     _behaves(case, usual, copy, stream, name)
 
 
-def _behaves(case, usual, copy, stream, name):
+def _behaves(case: Case, usual: Subject, copy: Subject, stream: Stream, name: str) -> None:
     if copy.metric.name != name:
         case.fail(name, copy.metric.name, ("the name", "of the copy"),
                   "the constructor does not pass on `name`.",
@@ -73,19 +76,21 @@ def arguments_survive(case: Case) -> None:
         config = subject.metric.get_config()
     for name, default in _parameters(kind).items():
         present = config.get(name, default)  # a default may be left out
-        told = [_told(case, subject, name, other, default) for other in _others(present)]
-        told = [pair for pair in told if pair is not None]
-        lost = told and all(found == _plain(present) for _, found in told)
-        if lost or (not told and name not in config):
-            given = told[0][0] if told else present
-            case.fail(f"{name}={given!r}", f"{name}={present!r}" if told else f"no {name!r}",
+        tried = [_changed(case, subject, name, other, default) for other in _others(present)]
+        changed = [pair for pair in tried if pair is not None]
+        lost = changed and all(found == _plain(present) for _, found in changed)
+        if lost or (not changed and name not in config):
+            given = changed[0][0] if changed else present
+            case.fail(f"{name}={given!r}", f"{name}={present!r}" if changed else f"no {name!r}",
                       ("given", "in get_config"),
                       f"`get_config` of {kind.__name__} does not tell the value of {name!r}.",
                       _FIX)  # fmt: skip
 
 
-def _told(case, subject, name, other, default):
-    """``(other value, what get_config tells of it)``; None if the constructor refuses it."""
+def _changed(
+    case: Case, subject: Subject, name: str, other: Any, default: Any
+) -> tuple[Any, Any] | None:
+    """``(other value, what get_config returns for it)``; None if the constructor refuses it."""
     kind = type(subject.metric)
     try:
         changed = kind.from_config({**subject.metric.get_config(), name: other})
@@ -99,11 +104,11 @@ def _told(case, subject, name, other, default):
     return other, _plain(found.get(name, default))
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _parameters(kind):
+def _parameters(kind: Any) -> dict[str, Any]:
     """``{name: default}`` of the constructor's arguments but ``name`` and ``dtype``."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
@@ -111,7 +116,7 @@ def _parameters(kind):
             if p.kind in named and p.name not in ("name", "dtype")}  # fmt: skip
 
 
-def _others(value):
+def _others(value: Any) -> list[Any]:
     """Other values of the same kind, to try."""
     if isinstance(value, bool):
         return [not value]

@@ -1,5 +1,8 @@
 """Laws of execution: eager, compiled, over replicas, resumed, in `evaluate`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,6 +14,8 @@ from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import as_result
+from kerastrain.testing.subject import Result
+from kerastrain.testing.subject import Subject
 from kerastrain.testing.violations import NotApplicable
 
 _TRACE_FIX = (
@@ -19,14 +24,20 @@ _TRACE_FIX = (
 )
 
 
-def _weighted(case, stream, kind="any"):
+def _weighted(case: Case, stream: Stream, kind: str = "any") -> Stream:
     return stream.weighted(case.weights(stream, kind)) if case.trial.weighted else stream
 
 
 class _Open:
     """``update_state`` compiled once, with the number of rows left open."""
 
-    def __init__(self, update, stream: Stream, rows=None, jit_compile=None):
+    def __init__(
+        self,
+        update: Callable[..., Any],
+        stream: Stream,
+        rows: int | None = None,
+        jit_compile: bool | None = None,
+    ) -> None:
         self.traces = 0
         self._stream, self._update = stream, update
         leaves = [np.asarray(leaf) for leaf in _leaves(stream)]
@@ -35,10 +46,10 @@ class _Open:
             self._run, input_signature=specs, jit_compile=jit_compile, autograph=False
         )
 
-    def _run(self, *leaves):
+    def _run(self, *leaves: tf.Tensor) -> None:
         self.traces += 1
-        leaves = iter(leaves)
-        batch = keras.tree.map_structure(lambda _: next(leaves), _parts(self._stream))
+        remaining = iter(leaves)
+        batch = keras.tree.map_structure(lambda _: next(remaining), _parts(self._stream))
         arguments, weight = batch["arguments"], batch.get("weight")
         self._stream.changed(arguments=arguments, sample_weight=weight).call(self._update)
 
@@ -46,16 +57,18 @@ class _Open:
         self._compiled(*[tf.constant(leaf) for leaf in _leaves(batch)])
 
 
-def _parts(stream):
+def _parts(stream: Stream) -> dict[str, Any]:
     weight = {} if stream.sample_weight is None else {"weight": stream.sample_weight}
     return {"arguments": stream.arguments, **weight}
 
 
-def _leaves(stream):
+def _leaves(stream: Stream) -> list[Any]:
     return keras.tree.flatten(_parts(stream))
 
 
-def _updated_by(case, batches, update_of, code):
+def _updated_by(
+    case: Case, batches: list[Stream], update_of: Callable[[Callable[..., Any]], _Open], code: str
+) -> tuple[Subject, _Open]:
     """A new metric that has seen the batches through a compiled ``update_state``."""
     subject = case.metric()
     call = update_of(subject.metric.update_state)
@@ -66,7 +79,7 @@ def _updated_by(case, batches, update_of, code):
     return subject, call
 
 
-def _of_trace(where):
+def _of_trace(where: str) -> Callable[[], tuple[str, str]]:
     return lambda: (f"`update_state` or `result` does something else {where}: a Python value is "
                     "taken when it is traced and kept.", _TRACE_FIX)  # fmt: skip
 
@@ -146,7 +159,7 @@ def replicas_equal_one_device(case: Case) -> None:
 
 @law("execution")
 def resumes_from_variables(case: Case) -> None:
-    """A new metric that is given the variables in mid-stream goes on as the first one."""
+    """A new metric that is given the variables in mid-stream continues as the first one."""
     stream = _weighted(case, case.stream(least=2))
     first, second = stream.cut([case.draw(st.integers(1, stream.rows - 1))])
     whole = case.updated(first)
@@ -187,7 +200,7 @@ def evaluate_equals_one_pass(case: Case) -> None:
             "Add up sums and counts over the rows, in variables."))  # fmt: skip
 
 
-def _evaluated(metric, stream, batch_size):
+def _evaluated(metric: keras.metrics.Metric, stream: Stream, batch_size: int) -> Result:
     y_true, y_pred = stream.arguments.values()
     inputs = keras.Input(y_pred.shape[1:])
     model = keras.Model(inputs, keras.layers.Identity()(inputs))

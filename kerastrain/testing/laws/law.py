@@ -40,7 +40,9 @@ class Law(NamedTuple):
     @property
     def statement(self) -> str:
         """The law in one sentence."""
-        return " ".join(self.check.__doc__.split("\n\n")[0].split())
+        text = self.check.__doc__
+        assert text is not None  # each law states itself
+        return " ".join(text.split("\n\n")[0].split())
 
 
 def law(
@@ -49,7 +51,7 @@ def law(
 ) -> Callable[[Callable], Law]:  # fmt: skip
     """Makes a `Law` of a function of a case."""
 
-    def make(check):
+    def make(check: Callable[[Case], None]) -> Law:
         return Law(check.__name__, group, check, traced, strict, fixed, declaration)
 
     return make

@@ -9,6 +9,7 @@ import numpy as np
 from kerastrain.testing import inputs as inputs_lib
 from kerastrain.testing.case import Case
 from kerastrain.testing.laws.law import law
+from kerastrain.testing.streams import Stream
 
 _FIX = (
     "Multiply the mask of `y_pred` (its attribute `_keras_mask`) into the weights, or pass a "
@@ -16,21 +17,24 @@ _FIX = (
 )
 
 
-def _stream(case, least=1):
+def _stream(case: Case, least: int = 1) -> Stream:
     stream = case.stream(least)
     case.needs(stream.steps, "the inputs have no time steps; use `sequences(...)`")
     return stream
 
 
-def _masked(case, stream):
+def _masked(case: Case, stream: Stream) -> Stream:
+    assert stream.steps is not None  # `_stream` needs them
     return stream.changed(mask=case.draw(inputs_lib.masks((stream.rows, stream.steps))))
 
 
-def _other_values(stream):
+def _other_values(stream: Stream) -> Stream:
     """The same rows, with other values where the mask is False."""
+    mask = stream.mask
+    assert mask is not None  # `_masked` has drawn it
 
-    def change(kind, array):
-        hidden = ~stream.mask.reshape(stream.mask.shape + (1,) * (array.ndim - 2))
+    def change(kind: str, array: np.ndarray) -> np.ndarray:
+        hidden = ~mask.reshape(mask.shape + (1,) * (array.ndim - 2))
         return np.where(hidden, np.flip(array[::-1], axis=1), array).astype(array.dtype)
 
     return stream.mapped(change)
@@ -49,6 +53,7 @@ def mask_leaves_out(case: Case) -> None:
 def masked_row_is_absence(case: Case) -> None:
     """A row whose time steps are all masked is as no row, and a mask of True as no mask."""
     stream = _stream(case, least=2)
+    assert stream.steps is not None  # `_stream` needs them
     full = np.ones((stream.rows, stream.steps), bool)
     plain, all_true = case.updated(stream), case.updated(stream.changed(mask=full))
     case.same(plain.result(), all_true.result(), ("without a mask", "a mask of True"),

@@ -1,6 +1,8 @@
 """Laws of numbers: types, limits, size and offset."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,10 +14,11 @@ from kerastrain.testing.laws.law import law
 from kerastrain.testing.laws.reference import reference_result
 from kerastrain.testing.streams import LABEL
 from kerastrain.testing.streams import SCORE
-from kerastrain.testing.streams import VALUE
 from kerastrain.testing.streams import Stream
+from kerastrain.testing.streams import VALUE
 from kerastrain.testing.subject import differ
 from kerastrain.testing.subject import load
+from kerastrain.testing.subject import Subject
 
 _CAST = "Begin with `y_pred = keras.ops.cast(y_pred, self.dtype)`, and the same for `y_true`."
 # The first whole number that is rounded to another one.
@@ -30,7 +33,7 @@ _OFFSET = 4096.0
 def prediction_dtypes(case: Case) -> None:
     """Predictions in float16, bfloat16 and float64 give the result of float32.
 
-    In 16 bits up to their precision. Where there are so many classes, labels are tried
+    In 16 bits up to their precision. Where there are enough classes, labels are tried
     too whose numbers half precision does not hold: from 257 in bfloat16, from 2049 in float16.
     """
     stream = case.stream()
@@ -52,8 +55,8 @@ def prediction_dtypes(case: Case) -> None:
     )  # fmt: skip
 
 
-def _renumbered(stream, first):
-    """The same rows, with the classes numbered on from ``first``, if there are so many."""
+def _renumbered(stream: Stream, first: int) -> Stream:
+    """The same rows, with the classes numbered on from ``first``, if there are enough."""
     scores = [a for n, a in stream.arguments.items() if stream.kind(n) == SCORE]
     labels = [a for n, a in stream.arguments.items() if stream.kind(n) == LABEL]
     alone = len(scores) == len(labels) == 1
@@ -65,7 +68,7 @@ def _renumbered(stream, first):
     if labels[0].shape == scores[0].shape:  # a column for each class: no number to round
         return stream
 
-    def renumber(kind, array):
+    def renumber(kind: str, array: np.ndarray) -> np.ndarray:
         if kind == LABEL:
             return ((array + first) % classes).astype(array.dtype)
         return np.roll(array, first, axis=-1) if kind == SCORE else array
@@ -88,7 +91,7 @@ def label_dtypes(case: Case) -> None:
     other.program += stream.code("b.update_state", lambda name, text: (
         text + change if stream.kind(name) == LABEL else text))  # fmt: skip
 
-    def convert(kind, array):
+    def convert(kind: str, array: np.ndarray) -> Any:
         if kind != LABEL:
             return array
         return array.astype(form) if form != "list" else _Listed(array.tolist())
@@ -103,11 +106,11 @@ def label_dtypes(case: Case) -> None:
 class _Listed:
     """A list that counts as one leaf of a nested structure."""
 
-    def __init__(self, rows):
+    def __init__(self, rows: list[Any]) -> None:
         self.rows = rows
 
 
-def _listed_or_tensor(value):
+def _listed_or_tensor(value: Any) -> Any:
     return value.rows if isinstance(value, _Listed) else tf.convert_to_tensor(value)
 
 
@@ -140,7 +143,7 @@ def dtype_is_respected(case: Case) -> None:
                   fix="Pass `dtype=self.dtype` to `add_variable`, and cast to it.")  # fmt: skip
 
 
-def _is_narrow(tensor):
+def _is_narrow(tensor: Any) -> bool:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return "float" in dtype and dtype != "float64"
 
@@ -162,7 +165,7 @@ def finite_on_valid_input(case: Case) -> None:
             "logarithm or root is taken.")  # fmt: skip
 
 
-def _finite(case, subject, where, cause):
+def _finite(case: Case, subject: Subject, where: str, cause: str) -> None:
     result = subject.result()
     if not all(np.all(np.isfinite(a)) for a in result.values() if a.dtype.kind == "f"):
         case.fail("finite", result, ("", where), cause,
@@ -173,8 +176,10 @@ def _finite(case, subject, where, cause):
 @law("numbers", declaration="bounds")
 def within_bounds(case: Case) -> None:
     """The result is within the declared bounds."""
-    case.needs(case.trial.bounds is not None, "no `bounds` are declared")
-    low, high = case.trial.bounds
+    bounds = case.trial.bounds
+    case.needs(bounds is not None, "no `bounds` are declared")
+    assert bounds is not None
+    low, high = bounds
     result = case.updated(case.stream()).result()
     slack = case.trial.tolerance
     if any(np.any(a < low - slack) or np.any(a > high + slack) for a in result.values()):
@@ -201,7 +206,7 @@ def no_saturation(case: Case) -> None:
     _saturation(case, 24)
 
 
-def _saturation(case, doublings):
+def _saturation(case: Case, doublings: int) -> None:
     row = case.stream().take(slice(0, 1))
     fresh = case.metric()
     case.needs("sum" in fresh.rules(), "none of its variables is summed")
@@ -232,14 +237,14 @@ def _saturation(case, doublings):
     ]
     if names:
         case.fail("changed by one more row", f"{names} stay", ("", f"after 2^{doublings} rows"),
-                  f"{', '.join(names)} cannot hold so many rows in its type.",
+                  f"{', '.join(names)} cannot hold that number of rows in its type.",
                   'Count in `dtype="int64"`, or sum in `dtype="float64"`.')  # fmt: skip
 
 
 # Offset and size --------------------------------------------------------------
 
 
-def _moved(stream: Stream, change) -> Stream:
+def _moved(stream: Stream, change: Callable[[np.ndarray], np.ndarray]) -> Stream:
     return stream.mapped(lambda kind, array: change(array) if kind == VALUE else array)
 
 
@@ -283,6 +288,7 @@ def scale_behaviour(case: Case) -> None:
     """All values times 2 multiply the result by `2 ** scale_power`, as declared."""
     power = case.trial.scale_power
     case.needs(power is not None, "`scale_power` is not declared")
+    assert power is not None
     stream = case.stream()
     case.needs(stream.has(VALUE), "no argument is a value")
     scaled = _moved(stream, lambda a: a * np.array(2.0, a.dtype))

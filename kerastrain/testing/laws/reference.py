@@ -15,15 +15,17 @@ from hypothesis import reject
 from kerastrain.errors import ArgumentError
 from kerastrain.testing.case import Case
 from kerastrain.testing.laws.law import law
-from kerastrain.testing.streams import Stream
 from kerastrain.testing.streams import as_it_is
-from kerastrain.testing.subject import Result
+from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import as_result
+from kerastrain.testing.subject import Result
 from kerastrain.testing.violations import Violation
 
 
 def reference_result(case: Case, stream: Stream) -> Result:
     """What the reference gives for the rows of a stream."""
+    reference = case.trial.reference
+    assert reference is not None  # the laws that ask for its result need one
     plain = stream.mapped(lambda kind, array: _plain(array))
     if stream.sample_weight is not None:
         plain = plain.weighted(stream.sample_weight.astype("float64"))
@@ -31,7 +33,7 @@ def reference_result(case: Case, stream: Stream) -> Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = as_result(plain.call(case.trial.reference, as_it_is))
+            result = as_result(plain.call(reference, as_it_is))
     except ValueError as error:
         case.tally["refused"] = f"ValueError: {error}"
         reject()
@@ -60,13 +62,13 @@ def check_that_it_answers(tally: dict) -> None:
         )
 
 
-def _plain(array):
+def _plain(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     return array.astype("float64") if array.dtype.kind == "f" else array
 
 
-def _compare(case, stream):
+def _compare(case: Case, stream: Stream) -> None:
     expected = reference_result(case, stream)
     found = case.updated(stream).result()
     forms = [{path: a.shape for path, a in r.items()} for r in (expected, found)]
@@ -91,10 +93,12 @@ def equals_weighted_reference(case: Case) -> None:
 
     Applies where the reference takes ``sample_weight``.
     """
-    case.needs(case.trial.reference, "no `reference` is given")
+    reference = case.trial.reference
+    case.needs(reference, "no `reference` is given")
+    assert reference is not None
     case.needs_weights()
     try:
-        parameters = inspect.signature(case.trial.reference).parameters.values()
+        parameters = inspect.signature(reference).parameters.values()
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"`reference` must be a function of NumPy arrays: {error}.") from None
     takes = any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)

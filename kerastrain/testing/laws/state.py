@@ -1,11 +1,14 @@
 """Laws of the state: it is all in the variables, and each metric has its own."""
 
 import keras
+import numpy as np
 
 from kerastrain.testing.case import Case
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.streams import as_it_is
+from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import as_result
+from kerastrain.testing.subject import Subject
 
 
 @law("state")
@@ -33,7 +36,7 @@ def reset_equals_fresh(case: Case) -> None:
         fix = "Write a `reset_state` that assigns {names} its initial value."
     case.same_state(fresh.state(), used.state(), of, cause, fix)
 
-    def explain():
+    def explain() -> tuple[str, str]:
         return (
             "something outside the variables outlives `reset_state`.",
             "Keep all state in `add_variable`, or reset the rest too.",
@@ -85,7 +88,7 @@ def state_in_variables(case: Case) -> None:
               lambda: (cause, fix))  # fmt: skip
 
 
-def _load(case, subject, state, source):
+def _load(case: Case, subject: Subject, state: list[np.ndarray], source: str) -> None:
     if len(subject.variables()) != len(state):
         case.fail(f"{len(state)} variables", f"{len(subject.variables())} variables",
                   cause="variables are made during `update_state`.",
@@ -158,7 +161,7 @@ def inputs_not_mutated(case: Case) -> None:
                       lambda: ("`update_state` works in place.", "Copy before you assign."))  # fmt: skip
 
 
-def _arrays(stream):
+def _arrays(stream: Stream) -> dict[str, list[np.ndarray]]:
     found = {name: keras.tree.flatten(value) for name, value in stream.arguments.items()}
     if stream.sample_weight is not None:
         found["sample_weight"] = [stream.sample_weight]

@@ -1,27 +1,31 @@
 """Laws of the stream: rows count, not how they are cut, ordered or spread."""
 
 import itertools
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from hypothesis import strategies as st
 
-from kerastrain import merging
+from kerastrain.distribution import merging
 from kerastrain.errors import MetricError
 from kerastrain.testing.case import Case
 from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
-from kerastrain.testing.streams import MANY
 from kerastrain.testing.streams import joined
-from kerastrain.testing.subject import Subject
+from kerastrain.testing.streams import MANY
+from kerastrain.testing.streams import Stream
 from kerastrain.testing.subject import as_result
 from kerastrain.testing.subject import load
-
+from kerastrain.testing.subject import Result
+from kerastrain.testing.subject import Subject
 
 # Numbers in the arguments of a batch of many rows: what metrics make of them takes time and
 # memory, a multiple for each class or threshold.
 _MOST_NUMBERS = 8192
-# So many copies of a row there are at least, however long it is.
+# The fewest copies of a row, however long it is.
 _FEWEST_COPIES = 12
 
 
@@ -41,7 +45,7 @@ def cause_of_split(case: Case, batches: list, found: dict) -> tuple[str, str]:
     fix = "Add up sums and counts over the rows in `update_state`, and divide in `result`."
     # Twice: the second time with batches of which several ways of counting differ.
     longer = [batches[-1], *batches[:-1], joined([batches[-1]] * 2)]
-    trials = []
+    trials: list[tuple[list[Any], Any, np.ndarray]] = []
     for trial, result in ((batches, found), (longer, case.quiet(*longer))):
         of_each = [case.quiet(batch) for batch in trial]
         if any(r is None or list(r) != list(found) for r in (result, *of_each)):
@@ -71,7 +75,9 @@ def cause_of_split(case: Case, batches: list, found: dict) -> tuple[str, str]:
     )
 
 
-def _is(case, result, of, of_each, rows):
+def _is(
+    case: Case, result: Result, of: Callable[..., Any], of_each: list[Result], rows: np.ndarray
+) -> bool:
     """Whether a result is this function of the batches' results."""
     try:
         made = {path: of(np.stack([r[path] for r in of_each]).astype("float64"), rows)
@@ -139,7 +145,7 @@ def order_invariance(case: Case) -> None:
 def merge_equals_one_pass(case: Case) -> None:
     """The states of two parts, merged by the rule of each variable, give the result of all rows.
 
-    Rules are ``sum`` unless ``merge_rules`` says otherwise (`kerastrain.merging`).
+    Rules are ``sum`` unless ``merge_rules`` says otherwise (`kerastrain.distribution.merging`).
     """
     stream = case.stream(least=2)
     cut = case.draw(st.integers(1, stream.rows - 1))
@@ -164,35 +170,37 @@ def merge_equals_one_pass(case: Case) -> None:
     )  # fmt: skip
 
 
-def _state(case, stream):
+def _state(case: Case, stream: Stream) -> list[np.ndarray]:
     subject = Subject(case.trial.make(), "d", [])
     subject.update(stream)
     return subject.state()
 
 
-def _result_of(case, state):
+def _result_of(case: Case, state: list[Any]) -> Result:
     metric = case.trial.make()
     load(metric, state)
     return as_result(metric.result())
 
 
-def _names(subject):
+def _names(subject: Subject) -> list[str]:
     return [v.name for v in subject.variables()]
 
 
-def _merged(rules, states):
+def _merged(rules: Sequence[str], states: Sequence[list[np.ndarray]]) -> list[Any]:
     return [
         merging.merge(rule, list(parts))
         for rule, parts in zip(rules, zip(*states, strict=True), strict=True)
     ]
 
 
-def _better_rules(case, subject, first, second):
+def _better_rules(case: Case, subject: Subject, first: Stream, second: Stream) -> tuple[str, str]:
     """Names rules that would be right for several cuts, if there are any."""
     names = _names(subject)
     rich = case.rich_stream()
     cuts = [(first, second), *(rich.cut([n]) for n in range(1, rich.rows, 2))]
-    trials = [([_state(case, part) for part in cut], case.quiet(joined(cut))) for cut in cuts]
+    trials: list[tuple[list[list[np.ndarray]], Any]] = [
+        ([_state(case, part) for part in cut], case.quiet(joined(cut))) for cut in cuts
+    ]
     options = itertools.product(("sum", "max", "min"), repeat=len(names))
     for rules in itertools.islice(options, 81):
         try:

@@ -3,6 +3,8 @@
 None applies to a metric whose ``update_state`` takes no ``sample_weight``.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from hypothesis import strategies as st
@@ -11,8 +13,9 @@ from kerastrain.testing.case import Case
 from kerastrain.testing.case import rows_of
 from kerastrain.testing.laws.law import law
 from kerastrain.testing.laws.stream import cause_of_split
-from kerastrain.testing.streams import LABEL
 from kerastrain.testing.streams import joined
+from kerastrain.testing.streams import LABEL
+from kerastrain.testing.streams import Stream
 
 _ONE_SHAPE = (
     "Bring all to one shape first: `keras.ops.reshape(y_true, keras.ops.shape(y_pred))`, or "
@@ -25,7 +28,7 @@ _FLAT_WEIGHTS = (
 _BOTH = "Multiply by the weights above and below the fraction: sum(w * value) / sum(w)."
 
 
-def _broadcast(case, stream):
+def _broadcast(case: Case, stream: Stream) -> str:
     """The usual cause of wrong weights, where the shapes allow it."""
     return (
         "values of shape (rows, 1) times weights of shape (rows,) broadcast to (rows, rows), or "
@@ -58,12 +61,12 @@ def integer_weight_is_repetition(case: Case) -> None:
               lambda: _explain(case, stream))  # fmt: skip
 
 
-def _explain(case, stream):
+def _explain(case: Case, stream: Stream) -> tuple[str, str]:
     """Ignored, if three rows of very different weights are as three of the weight 1."""
     longer = joined([stream] * 3)
     weights = np.resize([1.0, 5.0, 0.25], longer.rows).astype("float32")
-    results = [case.quiet(longer), case.quiet(longer.weighted(weights))]
-    if None not in results and not case.differ(*results):
+    plain, weighted = case.quiet(longer), case.quiet(longer.weighted(weights))
+    if plain is not None and weighted is not None and not case.differ(plain, weighted):
         return "`sample_weight` is ignored.", _BOTH
     return _broadcast(case, stream), _BOTH
 
@@ -199,14 +202,14 @@ def flat_rows_agree(case: Case) -> None:
            "a mean over the last axis takes the rows for it, and a batch counts as one sample.")  # fmt: skip
 
 
-def _agree(case, stream, flat, of, cause):
+def _agree(case: Case, stream: Stream, flat: Stream, of: str, cause: str) -> None:
     """Both streams, cut into two batches at the same place, give the same result."""
     cut = case.draw(st.integers(1, stream.rows - 1))
     usual, found = case.updated(*stream.cut([cut])), case.updated(*flat.cut([cut]))
     case.same(usual.result(), found.result(), ("as drawn", of), lambda: (cause, _ONE_SHAPE))
 
 
-def _is_column(value):
+def _is_column(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == 1
 
 

@@ -1,0 +1,233 @@
+"""The parts that train, evaluate and predict with one compiled model, put together.
+
+::
+
+    parts = Assembly(compiled, strategy, seed, guard)
+    parts.train(run, parts.source(x, y), parts.validation(None, 1), range(3), ...)
+
+`kerastrain.trainer` has the signatures, and checks what was passed. Here is how a call goes through
+the folders: a `Source` of the data; everything that is checked before the first step
+(`Preparation`); what the run directory has (`kerastrain.run`); and the loop (`FitLoop`).
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain.data import checks as data_checks
+from kerastrain.data import named_sets
+from kerastrain.data import Source
+from kerastrain.distribution import MetricStates
+from kerastrain.errors import ModelError
+from kerastrain.execution import Runner
+from kerastrain.execution import Times
+from kerastrain.guard import GuardedSteps
+from kerastrain.guard import policy_of
+from kerastrain.loop import callbacks as callbacks_lib
+from kerastrain.loop import Evaluation
+from kerastrain.loop import FitLoop
+from kerastrain.loop import predict
+from kerastrain.loop import predict_by_keras
+from kerastrain.loop import Progress
+from kerastrain.options import Guard
+from kerastrain.preparation import CompiledModel
+from kerastrain.preparation import own_methods
+from kerastrain.preparation import Preparation
+from kerastrain.preparation import target_checks
+from kerastrain.run import compared_options
+from kerastrain.run import NullRun
+from kerastrain.run import Run
+from kerastrain.run import Training
+from kerastrain.state import ModelState
+
+
+class Validation(NamedTuple):
+    """What a training is validated on.
+
+    Attributes:
+        sources: the data sets by name; empty for none.
+        frequency: after which epochs, as for ``fit``.
+        validate: runs an evaluation of the set of a name, which it is given as a function of
+            the source; with it the callbacks.
+    """
+
+    sources: dict[str, Source]
+    frequency: int | list[int]
+    validate: Callable[..., dict[str, float]]
+
+
+class Assembly:
+    """The parts of a `Trainer` that depend on how its model is compiled.
+
+    Args:
+        compiled: the model and its compile state.
+        strategy: that it trains under, or None.
+        seed: of the order of shuffled arrays; None for any.
+        guard: what to do about steps that are not finite; None for what callbacks ask for.
+
+    Attributes:
+        compiled: as passed.
+        preparation: what has been checked and compiled.
+        guarded: its train steps, in transactions.
+        times: where the time of the last training went.
+    """
+
+    def __init__(
+        self,
+        compiled: CompiledModel,
+        strategy: tf.distribute.Strategy | None,
+        seed: int | None,
+        guard: Guard | None,
+    ):
+        self.compiled, self._seed, self._guard = compiled, seed, guard
+        self._strategy, model, execution = strategy, compiled.model, compiled.execution
+        self._state = ModelState(model, execution.run_eagerly)
+        self.preparation = Preparation(compiled, strategy, self._state)
+        self._states = MetricStates(model, compiles=not execution.run_eagerly)
+        self._evaluation = Evaluation(model, self._states)
+        self.guarded = GuardedSteps(model, self._state, self.preparation.cut)
+        self.times = Times()
+
+    def shown(self, name: str, given: dict[str, Any]) -> str:
+        """The call of ``name`` that makes this, with what was given and is not None."""
+        model = self.compiled.model
+        given = given | {"optimizer": self.compiled.optimizer, "strategy": self._strategy}
+        shown = [f"{type(model).__name__} {model.name!r}"]
+        for argument, value in given.items():
+            if value is not None:
+                is_long = argument in ("optimizer", "strategy")
+                shown.append(f"{argument}={type(value).__name__ if is_long else repr(value)}")
+        return f"{name}({', '.join(shown)})"
+
+    # Data ---------------------------------------------------------------------
+
+    def source(self, *data: Any, **options: Any) -> Source:
+        """A source whose batches lie as the execution wants them."""
+        source, execution = Source(*data, **options), self.compiled.execution
+        return source.in_blocks(execution.resident_bytes) if execution.in_blocks else source
+
+    def validation(self, data: Any, frequency: int | list[int], **options: Any) -> Validation:
+        """The data sets to validate on, as passed to ``fit``, and how that is done."""
+        model = self.compiled.model
+        if data is None or not own_methods.is_own(model, "evaluate"):
+            sources = named_sets.validation_sources(data, self.source, seed=self._seed, **options)
+            return Validation(sources, frequency, own_methods.validate_as_it_is)
+        # Of the model's own `evaluate` in place of sources.
+        make: Callable[..., Any] = functools.partial(own_methods.OwnValidation, model, self.source)
+        with self.compiled.activated():
+            sets: dict[str, Any] = named_sets.validation_sources(data, make, **options)
+        sources = {name: one.source for name, one in sets.items()}
+        return Validation(sources, frequency, own_methods.OwnValidations(sets))
+
+    # Train, evaluate, predict -------------------------------------------------
+
+    def refuse_within_fit(self) -> None:
+        """Refuses a training inside a training of the same trainer.
+
+        Raises:
+            ModelError: as said.
+        """
+        if self.guarded.is_training:
+            raise ModelError(
+                "`fit` was called while this Trainer is inside `fit`, by a callback, the model's own "
+                "code or another thread. Train a model within another training with a Trainer of "
+                "its own; `evaluate` and `predict` may be called at any time."
+            )
+
+    def train(
+        self,
+        run: Run | NullRun,
+        source: Source,
+        validation: Validation,
+        epochs: range,
+        *,
+        callbacks: Any,
+        verbose: Any,
+        class_weight: dict[int, float] | None,
+    ) -> keras.callbacks.History:
+        """Trains for these epochs, or for those of them that a resumed run has not had."""
+        sources = {part.name: part for part in (source, *validation.sources.values())}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(run)
+            model = stack.enter_context(self.compiled.activated())
+            for part in sources.values():
+                stack.enter_context(contextlib.closing(run.track(part, part is not source)))
+            stack.callback(self.preparation.end)
+            self.preparation.ready(source, validation.sources.values())
+            progress = stack.enter_context(Progress(verbose, epochs.stop))
+            listed = callbacks_lib.make_list(
+                callbacks, model, verbose, epochs.stop, source.num_batches, add_history=True
+            )
+            model.stop_training = False
+            self._state.callbacks = listed.callbacks
+            guard = policy_of(self._guard, listed.callbacks)
+            guarded = stack.enter_context(self.guarded.training(guard, self.compiled.may_cut))
+            training = Training(
+                state=self._state,
+                sources=sources,
+                callbacks=listed.callbacks,
+                runner=lambda kind: self._runner(kind, listed),
+                guard=guarded,
+                preparation=self.preparation,
+                seed=self._seed,
+                epochs=epochs.stop,
+                options=compared_options(
+                    class_weight,
+                    validation.frequency if validation.sources else None,
+                    self.compiled.options,
+                    guard,
+                ),
+            )
+            run.load_latest(training)
+            loop = FitLoop(
+                *(model, run, training, source, validation.sources, validation.frequency),
+                *(listed, progress, self._states, validation.validate),
+            )
+            self.times = loop.times
+            loop.run(epochs)
+        return _keras.history_of(listed)
+
+    def evaluate(self, source: Source, callbacks: Any, verbose: Any, return_dict: bool) -> Any:
+        """Loss and metrics of a source, which is closed."""
+        with self.compiled.activated() as model, contextlib.closing(source):
+            self.preparation.ready(source, train=False)
+            with Progress(verbose, None, "Evaluate") as progress, self._states.isolated():
+                listed = callbacks_lib.make_list(
+                    callbacks, model, verbose, 1, source.num_batches, add_history=False
+                )
+                progress.begin_epoch(0, source.num_batches)
+                runner = self._runner("test", listed)
+                runner.begin(source.num_batches)
+                logs = self._evaluation.run(runner, source, listed, progress)
+                progress.end_epoch(logs)
+                return logs if return_dict else _keras.flatten_results(model, logs)
+
+    def predict(
+        self, x: Any, batch_size: int | None, verbose: Any, steps: int | None, callbacks: Any
+    ) -> Any:
+        """The model's outputs for ``x``: many batches in one call where that can be."""
+        by_step = not self.compiled.predicts_by_itself
+        in_loops = by_step and not (callbacks or steps or self._strategy)
+        # A stream is Keras's to draw from: looking at it would lose its batches.
+        source = None
+        if not data_checks.is_streamed(x):
+            make_source = self.source if in_loops else Source
+            source = make_source(x, batch_size=batch_size, steps=steps)
+        with self.compiled.activated() as model:
+            if source is not None and source.arrays is not None and by_step:
+                self.preparation.check_rows(source)
+                target_checks.check_call(model, source.peek(), "x")
+                if in_loops:
+                    return predict(self.preparation.predictor(), source, verbose)
+            options = {"batch_size": batch_size, "verbose": verbose, "steps": steps}
+            return predict_by_keras(model, x, callbacks=callbacks, **options)
+
+    def _runner(self, kind: str, callbacks: keras.callbacks.CallbackList) -> Runner:
+        """What runs the steps of a kind; it returns logs only where they are read."""
+        return self.preparation.runner(kind, callbacks_lib.listening(callbacks.callbacks, kind))

@@ -1,0 +1,14 @@
+"""The command line: ``python -m kerastrain``, and the console script ``kerastrain``.
+
+`app` declares the verbs and parses the arguments, which needs no TensorFlow, so that ``--help``
+and mistakes are answered at once. A verb that runs imports the rest, quietly (`quiet_import`):
+the demo is a program in `kerastrain.cli.demo`, the check is `kerastrain.testing`'s.
+"""
+
+from kerastrain.cli.app import app
+from kerastrain.cli.app import main
+
+__all__ = [
+    "app",
+    "main",
+]

@@ -1,0 +1,159 @@
+"""The verbs of the command line, and their arguments.
+
+::
+
+    python -m kerastrain demo
+    python -m kerastrain demo --data fashion.npz --epochs 5
+    python -m kerastrain check my_metrics:F1 --inputs multiclass_classification
+
+Each verb is one function of `app`. Exit status: 0 done, 1 a metric breaks a law,
+2 wrong arguments or data, in one line on standard error; anything else is a
+mistake of the program and shows its traceback.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated
+
+import rich.console
+import typer
+
+from kerastrain._version import __version__
+from kerastrain.cli.quiet import quiet_import
+from kerastrain.errors import ArgumentError
+from kerastrain.errors import KerastrainError
+
+app = typer.Typer(
+    help="A training loop for Keras 3 on TensorFlow.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+# Epochs of the demo where none are given: the digits are few and quick.
+DIGITS_EPOCHS, DATA_EPOCHS = 20, 5
+
+
+def main() -> None:
+    """Runs the command line, as the console script does."""
+    app(prog_name="kerastrain")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns the package's own errors into a line on standard error and status 2."""
+    try:
+        yield
+    except KerastrainError as error:
+        typer.echo(f"kerastrain: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kerastrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="An .npz file with x_train, y_train, x_test and y_test, or a directory with "
+            "the four idx files of MNIST, gzipped or not. Default: the digits that the "
+            "package ships.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Default: {DIGITS_EPOCHS}, with --data {DATA_EPOCHS}."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a training step.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides every number.")] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print the held-out accuracy only.")
+    ] = False,
+) -> None:
+    """Train a small image classifier and show its results."""
+    demo_program = quiet_import("kerastrain.cli.demo")
+    with one_line_errors():
+        outcome = demo_program.run(
+            data,
+            epochs=epochs or (DIGITS_EPOCHS if data is None else DATA_EPOCHS),
+            batch_size=batch_size,
+            seed=seed,
+            verbose=0 if quiet else "auto",
+        )
+    console = rich.console.Console(highlight=False)
+    if not quiet:
+        console.print(demo_program.table(outcome.history))
+    console.print(
+        f"Held-out accuracy: {outcome.results['accuracy']:.4f} on {outcome.held_out} images "
+        f"(balanced {outcome.results['balanced_accuracy']:.4f}), "
+        f"trained in {outcome.seconds:.1f} s",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def check(
+    metric: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:METRIC", help="A metric class, or a function that makes one."
+        ),
+    ],
+    inputs: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What it is fed with: binary_classification, multiclass_classification, "
+            "multilabel_classification, regression, ranking, sequences, segmentation, or "
+            "MODULE:NAME of a strategy of your own.",
+        ),
+    ] = "binary_classification",
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="What it should equal, in NumPy.")
+    ] = None,
+    laws: Annotated[
+        str | None,
+        typer.Option(help="Laws or families, with commas; 'all' for the strict ones too."),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="dev (30 new examples a law), ci (30 fixed) or thorough (200)."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides the examples.")] = None,
+) -> None:
+    """Check a metric by the laws of kerastrain.testing."""
+    with one_line_errors():
+        testing = quiet_import("kerastrain.testing")
+        named = quiet_import("kerastrain.cli.named")
+        try:
+            check_metric, law_error = testing.check_metric, testing.MetricLawError
+        except ImportError as error:  # Hypothesis is an extra, and only this verb needs it
+            raise ArgumentError(str(error)) from None
+        chosen = laws if laws in (None, "all") else [name.strip() for name in laws.split(",")]
+        try:
+            report = check_metric(
+                named.load(metric), inputs=named.inputs_named(inputs), laws=chosen,
+                reference=named.load(reference) if reference else None, profile=profile, seed=seed,
+            )  # fmt: skip
+        except law_error as error:
+            typer.echo(str(error))
+            raise typer.Exit(1) from None
+    typer.echo(str(report))

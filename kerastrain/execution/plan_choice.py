@@ -1,0 +1,342 @@
+"""Which plan runs the steps: measured on steps that train, none repeated, none lost.
+
+A plan is a way to run K steps of one step function. XLA makes a small transformer
+three times as fast and a small convolutional network thirty times as slow on a CPU, so no
+fixed choice is right. `Choice` runs the first plan that compiles, measures it, and tries
+each further one only where the steps that remain can repay its compilation::
+
+    choice = Choice([LOOP, XLA_LOOP], prepare)
+    choice.begin(remaining=10_000)
+    while ...:
+        choice.plan, choice.steps          # what to run next, and how many steps of it
+        choice.record(steps, seconds)      # what they took; decides what is next
+
+A trial is seven rounds of both plans, turn by turn, of a few hundredths of a second each; the
+median of the rounds' ratios decides. A plan whose first steps take twice as long ends its
+trial at once.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Plan(NamedTuple):
+    """A way to run steps.
+
+    Attributes:
+        name: by which it is pinned and reported.
+        loops: whether one call runs many steps, in a compiled loop.
+        xla: whether XLA compiles it.
+    """
+
+    name: str
+    loops: bool
+    xla: bool
+
+
+STEP = Plan("step", loops=False, xla=False)
+LOOP = Plan("loop", loops=True, xla=False)
+XLA_LOOP = Plan("xla_loop", loops=True, xla=True)
+
+# About the seconds that a call takes, so that callbacks, the progress line and Ctrl-C are
+# served several times a second.
+CALL_SECONDS = 0.1
+# About the seconds that a round of a trial takes, and the number of rounds.
+_ROUND_SECONDS, _ROUNDS = 0.03, 7
+# The weight of a call's time in the moving average of the times of the plan in force.
+_EMA_WEIGHT = 0.1
+# A plan is taken if its time is below this share of the other's: noise accounts for less.
+_MIN_GAIN = 0.97
+# XLA takes about this number of seconds, and this multiple of the graph's, to compile: on two
+# cores, 0.6 s for a small perceptron (0.2 s) and 2.8 s for a small transformer (1.0 s).
+_XLA_SECONDS, _XLA_TIMES = 0.7, 3.0
+# The share of the time that XLA is expected to save, before it is tried.
+XLA_GAIN = 0.3
+# The same for a loop in place of a step at a time.
+_LOOP_GAIN = 0.3
+# The same for a step at a time in place of a loop, where a step takes this number of seconds.
+_STEP_GAIN, _SLOW_STEP = 0.05, 0.005
+# The same for XLA where it rarely saves any: convolutions on a CPU.
+XLA_GAIN_OF_CONVOLUTIONS = 0.02
+
+
+class Choice:
+    """Chooses among plans while they run.
+
+    It has many methods, as each question that decides is one of a few lines, and all read the same
+    times.
+
+    Args:
+        candidates: plans, the surest first.
+        prepare: compiles a plan without running a step; raises if it cannot.
+        max_steps_per_call: the most steps of one call; None for any number.
+        xla_gain: the share of the time that XLA is expected to save.
+        compares: whether plans are compared; else the first that compiles runs.
+        clock: gives seconds.
+
+    Attributes:
+        plan, steps: what to run next.
+        seconds: of a step, by the plan's name, as measured; of the plan in force a mean over
+            its last calls.
+        compile_seconds: by the plan's name.
+        dropped: why a plan is not used, by its name.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Plan],
+        prepare: Callable[[Plan], None],
+        max_steps_per_call: int | None = None,
+        xla_gain: float = XLA_GAIN,
+        compares: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._candidates, self._prepare = list(candidates), prepare
+        self._max_steps_per_call = max_steps_per_call or 2**31 - 1
+        self._xla_gain, self._compares, self._clock = xla_gain, compares, clock
+        self.plan: Plan | None = None
+        self.steps = 1
+        self.seconds: dict[str, float] = {}
+        self.compile_seconds: dict[str, float] = {}
+        self.dropped: dict[str, str] = {}
+        self._remaining: int | None = None
+        self._done = 0
+        self._exploring: Generator[tuple[Plan, float], float, None] | None = None
+
+    def begin(self, remaining: int | None) -> None:
+        """Sets how many steps are to come; None where that is not known."""
+        self._remaining, self._done = remaining, 0
+
+    def start(self) -> None:
+        """Decides what runs first, unless something runs already.
+
+        Raises:
+            Exception: of the last plan, where none can be prepared.
+        """
+        if self.plan is None or self._exploring is None:
+            self._exploring = self._explore()
+            self._advance(None)
+
+    def record(self, steps: int, seconds: float) -> None:
+        """Notes what ``steps`` steps by the plan took, and decides what is next."""
+        self._done += steps
+        if self._exploring is not None:
+            self._advance(seconds / steps)
+            return
+        plan = self.plan
+        assert plan is not None  # its steps have run
+        if plan.name in self.seconds:
+            known = self.seconds[plan.name]
+            self.seconds[plan.name] = known + _EMA_WEIGHT * (seconds / steps - known)
+            self.steps = self._steps_in(plan, CALL_SECONDS)
+            if self._remaining is None and any(map(self._is_worth_a_try, self._candidates)):
+                self.start()
+
+    def worth_recompiling(self) -> bool:
+        """Whether it pays to compile the plan once more, for data of other shapes."""
+        plan = self.plan
+        assert plan is not None  # it has run
+        simpler = [p for p in self._candidates if p.loops and not p.xla and p.name in self.seconds]
+        if not plan.xla or not simpler or plan.name not in self.seconds:
+            return True
+        saved = self.seconds[simpler[0].name] - self.seconds[plan.name]
+        return saved * self._left() > self.compile_seconds[plan.name]
+
+    def _left(self) -> int:
+        """The steps to come; where that is not known, as many again as have been."""
+        return self._done if self._remaining is None else self._remaining - self._done
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the choice is made, until more steps are to come than was known."""
+        return self.plan is not None and self._exploring is None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the choice is made, and plans were compared for it."""
+        return self.is_settled and len(self.seconds) + len(self.dropped) > 1
+
+    @property
+    def settled(self) -> str | None:
+        """The name of the plan that was chosen, if the choice is made."""
+        return self.plan.name if self.plan is not None and self.is_settled else None
+
+    def pin(self, name: str) -> None:
+        """Lets the plan of this name run, without a further trial, if there is one."""
+        plans = self._candidates
+        if name in (plan.name for plan in plans):
+            self._candidates = sorted(plans, key=lambda plan: plan.name != name)
+            self._compares = False
+            self.plan = self._exploring = None
+
+    def drop(self, plan: Plan, error: Exception) -> None:
+        """Leaves a plan out for good, because of an error, if it is one of the candidates."""
+        if plan not in self._candidates:
+            return
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        self.dropped[plan.name] = f"{type(error).__name__}: {first_line[:200]}"
+        if plan is self.plan:
+            self.plan, self._exploring = None, None
+
+    def simpler(self, plan: Plan) -> list[Plan]:
+        """The plans that may take the place of one whose first run fails.
+
+        None of those that are less simple: XLA, say, trains on without a word where the graph
+        finds a label out of range.
+        """
+        return [
+            other
+            for other in self._candidates
+            if (other.loops, other.xla) < (plan.loops, plan.xla) and other.name not in self.dropped
+        ]
+
+    def give_way(self, plan: Plan, error: Exception) -> list[str]:
+        """Leaves out a plan whose first run has failed, and all that are not simpler.
+
+        Returns:
+            The names of those left out, for `readmit`.
+        """
+        simpler = self.simpler(plan)
+        failed = [p for p in self._candidates if p not in simpler and p.name not in self.dropped]
+        for other in failed:
+            self.drop(other, error)
+        self.plan = self._exploring = None
+        return [other.name for other in failed]
+
+    def readmit(self, names: Sequence[str]) -> None:
+        """Lets plans run again that were left out: the error was not theirs."""
+        for name in names:
+            del self.dropped[name]
+        self.plan = self._exploring = None
+
+    def __str__(self) -> str:
+        """The plan and its timings on one line.
+
+        Example:
+            >>> choice = Choice([LOOP], prepare=lambda plan: None)
+            >>> choice.start()
+            >>> str(choice)
+            'loop'
+        """
+        if self.plan is None:
+            return "nothing has run"
+        parts = [self.plan.name]
+        if self.plan.name in self.seconds:
+            parts.append(_microseconds(self.seconds[self.plan.name]) + " a step")
+        others = [
+            f"{name} {_microseconds(seconds)}"
+            for name, seconds in self.seconds.items()
+            if name != self.plan.name
+        ]
+        others += [f"{name} dropped: {why}" for name, why in self.dropped.items()]
+        line = ", ".join(parts)
+        return f"{line} ({'; '.join(others)})" if others else line
+
+    # Deciding -----------------------------------------------------------------
+
+    def _advance(self, seconds: float | None) -> None:
+        exploring, wanted = self._exploring, CALL_SECONDS
+        assert exploring is not None  # both callers have seen to that
+        try:
+            plan, wanted = next(exploring) if seconds is None else exploring.send(seconds)
+            self.plan = plan
+        except StopIteration:
+            self._exploring = None
+            assert self.plan is not None  # which is what was explored
+            plan = self.plan
+        self.steps = self._steps_in(plan, wanted)
+
+    def _steps_in(self, plan: Plan, wanted: float) -> int:
+        """The steps of a plan that take ``wanted`` seconds, as far as is known."""
+        if not plan.loops or plan.name not in self.seconds:
+            return 1
+        steps = wanted / max(self.seconds[plan.name], 1e-9)
+        return max(1, min(self._max_steps_per_call, math.ceil(steps)))
+
+    def _explore(self) -> Generator[tuple[Plan, float], float, None]:
+        """Yields ``(plan, seconds to run it)``, and is sent the seconds of a step."""
+        if self.plan is None:
+            self.plan = self._first()
+            if self._compares or self.plan.loops:
+                yield from self._measured(self.plan)
+        for plan in self._candidates:
+            if not self._is_worth_a_try(plan):
+                continue
+            if self._try_to_prepare(plan) is None:
+                current = self.plan
+                self.plan = yield from self._faster(current, plan)
+
+    def _is_worth_a_try(self, plan: Plan) -> bool:
+        known = plan.name in self.seconds or plan.name in self.dropped or plan is self.plan
+        return self._compares and not known and self._repays(plan)
+
+    def _first(self) -> Plan:
+        error: Exception = RuntimeError("every plan was dropped")
+        for plan in self._candidates:
+            if plan.name not in self.dropped:
+                failure = self._try_to_prepare(plan)
+                if failure is None:
+                    return plan
+                error = failure
+        raise error
+
+    def _try_to_prepare(self, plan: Plan) -> Exception | None:
+        begun = self._clock()
+        try:
+            self._prepare(plan)
+        except Exception as error:  # whatever a compiler may raise
+            self.drop(plan, error)
+            return error
+        finally:
+            self.compile_seconds[plan.name] = self._clock() - begun
+        return None
+
+    def _measured(self, plan: Plan) -> Generator[tuple[Plan, float], float, None]:
+        """Some steps of a plan that has just been compiled; the first one is not counted."""
+        first = yield plan, 0
+        if not plan.loops:  # it is traced when it first runs
+            self.compile_seconds[plan.name] = first
+        times = []
+        for seconds in (0, _ROUND_SECONDS / 4, _ROUND_SECONDS):
+            times.append((yield plan, seconds))
+            self.seconds[plan.name] = min(times)
+        self.seconds[plan.name] = times[-1]
+
+    def _faster(self, current: Plan, other: Plan) -> Generator[tuple[Plan, float], float, Plan]:
+        """A trial of ``other`` against ``current``."""
+        yield other, 0
+        first = yield other, 0
+        self.seconds[other.name] = first
+        if first > 2 * self.seconds[current.name] and first > 0.01:
+            return current
+        times: dict[Plan, list[float]] = {current: [], other: []}
+        for _ in range(_ROUNDS):
+            for plan in (current, other):
+                times[plan].append((yield plan, _ROUND_SECONDS))
+                self.seconds[plan.name] = statistics.median(times[plan])
+        # In turns: where the machine's speed changes in between, it changes for both of a pair.
+        pairs = zip(times[other], times[current], strict=True)
+        return other if statistics.median(a / b for a, b in pairs) < _MIN_GAIN else current
+
+    def _repays(self, plan: Plan) -> bool:
+        """Whether the steps that remain are expected to save what compiling costs."""
+        current = self.plan
+        assert current is not None  # the one that runs, with which others are compared
+        left = self._left() * self.seconds.get(current.name, 0.0)
+        known = self.compile_seconds.get(current.name, 0.0)
+        if plan is STEP and current.loops:
+            # Only where dispatch is next to nothing may a loop be the slower one.
+            slow = self.seconds[current.name] > _SLOW_STEP and not current.xla
+            return slow and _STEP_GAIN * left > known
+        if plan.xla:
+            return self._xla_gain * left > _XLA_SECONDS + _XLA_TIMES * known
+        return _LOOP_GAIN * left > known
+
+
+def _microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:,.0f} µs"

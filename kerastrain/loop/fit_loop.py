@@ -1,0 +1,166 @@
+"""The loop of `Trainer.fit`: when things happen, in the order of the table in `kerastrain.trainer`.
+
+::
+
+    loop = FitLoop(model, run, training, source, validation, 1, callbacks, progress, states, validate)
+    loop.run(range(10))
+    loop.times
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+
+from kerastrain import _keras
+from kerastrain.data import Source
+from kerastrain.distribution import MetricStates
+from kerastrain.execution import run_and_notify
+from kerastrain.execution import Times
+from kerastrain.loop import callbacks as callbacks_lib
+from kerastrain.loop.evaluation import Evaluation
+from kerastrain.loop.progress import Progress
+from kerastrain.loop.schedule import is_due
+from kerastrain.loop.schedule import left_of
+from kerastrain.run import NullRun
+from kerastrain.run import Position
+from kerastrain.run import Run
+from kerastrain.run import Training
+
+Evaluate = Callable[[Source], dict[str, float]]
+
+
+@dataclasses.dataclass
+class FitLoop:
+    """One training: its parts, and the order of its events.
+
+    Attributes:
+        model: the model that trains, built, compiled and checked.
+        saved: where it is saved, and resumed from.
+        training: what is saved of it; its guard runs the train steps in transactions.
+        source: the data to train on.
+        validation: those to validate on by name; empty for none.
+        validation_freq: after which epochs, as for ``fit``.
+        callbacks: that are called.
+        progress: where it is shown.
+        states: of its metrics.
+        validate: runs an evaluation of the set of a name, which it is given as a function of
+            the source; with it the callbacks.
+        times: where the time of the epochs went.
+    """
+
+    model: keras.Model
+    saved: Run | NullRun
+    training: Training
+    source: Source
+    validation: dict[str, Source]
+    validation_freq: int | list[int]
+    callbacks: keras.callbacks.CallbackList
+    progress: Progress
+    states: MetricStates
+    validate: Callable[[str, Evaluate, Source, keras.callbacks.CallbackList], dict[str, float]]
+    times: Times = dataclasses.field(default_factory=Times)
+
+    def __post_init__(self) -> None:
+        self._evaluation = Evaluation(self.model, self.states)
+
+    def run(self, epochs: range) -> None:
+        """Trains for the epochs, or for those of them that a resumed run has not had."""
+        model, callbacks, runner = self.model, self.callbacks, self.training.runner("train")
+        callbacks.on_train_begin()
+        position = self.saved.restore(_keras.take_initial_epoch(model) or epochs.start, self.states)
+        self.progress.say(self.saved.resume_message)
+        numbers = range(
+            position.epoch,
+            position.epoch if position.stopped and not position.step else epochs.stop,
+        )
+        runner.begin(left_of(self.source, len(numbers), position.step))
+        if self.validation:
+            count = sum(is_due(epoch, self.validation_freq) for epoch in numbers)
+            self.training.runner("test").begin(left_of(self.validation.values(), count))
+        times = self.times
+        times.begin()
+        for epoch in numbers:
+            if position.step == 0:  # else the epoch is resumed where it was interrupted
+                self.states.reset()
+                times.lap("metrics")
+                callbacks.on_epoch_begin(epoch)
+                times.lap("callbacks")
+            self.training.preparation.begin()
+            self.progress.begin_epoch(epoch, self.source.num_batches)
+            self._run_steps(epoch, position)
+            if position.step == 0:
+                break  # the data have ended; `source` has warned of it
+            self._end_steps(epoch, position)
+            assert position.epoch_logs is not None  # of the steps that have just ended
+            choice = runner.choice
+            self.progress.end_epoch(
+                position.epoch_logs, str(choice) if choice.is_measured else None
+            )
+            times.lap("progress")
+            callbacks.on_epoch_end(epoch, position.epoch_logs)
+            times.lap("callbacks")
+            position = position.after_epoch(model.stop_training)
+            self.saved.after_epoch(position)
+            times.lap("saving")
+            if position.stopped:
+                break
+        times.move(self.training.guard.seconds, "step", "checks")
+        self.saved.after_training(position)
+        model.optimizer.finalize_variable_values(model.trainable_weights)
+        callbacks.on_train_end(position.epoch_logs)
+
+    def _run_steps(self, epoch: int, position: Position) -> None:
+        """The steps of an epoch that have not run, with the position moved on after each call."""
+        times, guard, runner = self.times, self.training.guard, self.training.runner("train")
+        saves = callbacks_lib.save_between_steps(self.callbacks.callbacks)
+        guard.begin(epoch, position.step, position.steps, runner.callbacks_may_act, saves)
+        times.lap("step")
+        is_over = position.is_trained or position.stopped
+
+        def max_steps() -> int:
+            if self.model.stop_training:  # since before the epoch: as in Keras, one step runs
+                return 1
+            return min(self.saved.steps_until_save(position.steps), guard.max_steps())
+
+        works = runner.epoch(self.source, epoch, max_steps, guard.run)
+        for work in () if is_over else self.saved.works(works, position):
+            times.lap("data")
+            position.logs = run_and_notify(work, self.callbacks, "train", times)
+            position.step, position.steps = position.step + work.steps, position.steps + work.steps
+            self.progress.update(position.step, self._evaluation.results)
+            times.lap("progress")
+            position.stopped = self.model.stop_training
+            self.saved.after_steps(position)
+            times.lap("saving")
+            if position.stopped:
+                break
+        times.lap("data")
+
+    def _end_steps(self, epoch: int, position: Position) -> None:
+        """The results of an epoch whose steps have run: of them, and of a validation if it is due."""
+        times = self.times
+        position.is_trained = True
+        position.logs = (self.training.guard.end() or [position.logs])[-1]
+        times.lap("step")
+        position.epoch_logs = self._evaluation.epoch_logs(position.logs, "train")
+        times.lap("metrics")
+        if self.validation and is_due(epoch, self.validation_freq):
+            position.epoch_logs.update(self._validate(position))
+            times.lap("validation")
+
+    def _validate(self, position: Position) -> dict[str, float]:
+        """Validates on each data set, in metric states of its own."""
+        logs = {}
+        with self.saved.validation(position):
+            for name, source in self.validation.items():
+                source.restart()
+                with self.states.isolated():
+                    results = self.validate(name, self._evaluate, source, self.callbacks)
+                prefix = f"val_{name}_" if name else "val_"
+                logs.update({prefix + key: value for key, value in results.items()})
+        return logs
+
+    def _evaluate(self, source: Source) -> dict[str, float]:
+        runner, between = self.training.runner("test"), self.saved.in_validation
+        return self._evaluation.run(runner, source, self.callbacks, None, between)

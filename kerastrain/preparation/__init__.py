@@ -1,0 +1,23 @@
+"""Before the first step: what cannot work is refused, and what can go wrong is named.
+
+`Preparation` does all of it, in order: the model is compiled besides the user's own compile state
+(`CompiledModel`), built, checked on shapes alone (`target_checks`), and tried on a few rows without
+a change (`lint`, which asks `logits`, `mixing` and others). `checks` has the plain checks of
+arguments. Only then is a weight changed.
+"""
+
+from kerastrain.preparation import checks
+from kerastrain.preparation import lint
+from kerastrain.preparation import own_methods
+from kerastrain.preparation import target_checks
+from kerastrain.preparation.compiled_model import CompiledModel
+from kerastrain.preparation.prepare import Preparation
+
+__all__ = [
+    "CompiledModel",
+    "Preparation",
+    "checks",
+    "lint",
+    "own_methods",
+    "target_checks",
+]

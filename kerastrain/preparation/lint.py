@@ -1,0 +1,210 @@
+"""What goes wrong silently, most of it where batches are cut, found before the first step.
+
+::
+
+    check(model, batch, StepOptions())     # warns, naming the line to change
+
+Seven rules, each of which looks only where its mistake can happen:
+
+===================== =============================================================
+rule                  what it finds
+===================== =============================================================
+``unscaled loss``     a ``train_step`` of the user's own whose loss is a mean over
+                      the rows of a replica: the replicas' gradients are summed, so
+                      with 2 of them the learning rate doubles
+``outside the scope`` variables that training writes, made outside the strategy's
+                      scope: one copy, which all replicas write
+``batch statistics``  ``BatchNormalization`` that sees a part of the batch only
+``rows compared``     a layer, a loss, ``compute_loss`` or ``add_loss`` that computes
+                      something of a row from other rows, or of their number
+``assignment``        variables that a training call assigns: once for each
+                      micro-batch, or from the rows of one replica
+``metric state``      a metric whose result over two parts of a batch, merged by the
+                      rules of `kerastrain.distribution.merging`, is not that of the whole batch
+``from_logits``       a crossentropy that takes logits for probabilities, or
+                      probabilities for logits; on one device with whole batches too
+===================== =============================================================
+
+Layers, losses and metrics are judged by what they do on a few rows
+(`kerastrain.preparation.dry_steps`, `mixing`, `logits`), not by their names; nothing of the model
+changes. What cannot be judged is not reported: a model that is not built, a step that fails on the
+few rows, one that calls no optimizer, gradients that are zero or not finite, and losses and metrics
+where several workers train. Metrics that only a ``train_step`` of the user's own updates are not
+seen either.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastrain import _keras
+from kerastrain import notices
+from kerastrain.errors import MetricError
+from kerastrain.errors import ModelError
+from kerastrain.options import StepOptions
+from kerastrain.preparation import dry_steps
+from kerastrain.preparation import logits
+from kerastrain.preparation import user_code
+from kerastrain.preparation.findings import Finding
+from kerastrain.preparation.findings import listed
+from kerastrain.preparation.findings import METRIC
+from kerastrain.preparation.findings import place_of
+from kerastrain.preparation.replica_rules import batch_statistics
+from kerastrain.preparation.replica_rules import outside_the_scope
+from kerastrain.preparation.replica_rules import training_call_of
+from kerastrain.preparation.replica_rules import unscaled_loss
+from kerastrain.preparation.row_rules import misread
+from kerastrain.preparation.row_rules import rows_compared
+
+# The relative difference of two results that counts; rounding is far below.
+_TOLERANCE = 1e-4
+# How many rows are kept for a later look.
+_KEPT = 8
+
+
+# Rows of models whose batches may be cut later, when there is too little memory.
+_FEW_ROWS: "weakref.WeakKeyDictionary[keras.Model, Any]" = weakref.WeakKeyDictionary()
+
+
+def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
+    """Warns of every finding, or refuses them, as ``options.lint`` says.
+
+    Args:
+        model, batch, options: as for `findings`.
+
+    Raises:
+        MetricError: ``lint="error"``, and all findings are about the state of metrics.
+        ModelError: ``lint="error"``, and there are others.
+    """
+    if batch is None:
+        batch = _FEW_ROWS.get(model)
+    elif options.micro_batches == "auto" and dry_steps.has_rows(batch):
+        _FEW_ROWS[model] = dry_steps.picked(
+            batch, list(range(min(dry_steps.rows_of(batch), _KEPT)))
+        )
+    found = [] if options.lint == "off" else findings(model, batch, options)
+    if options.lint == "error" and found:
+        error = MetricError if all(f.rule == METRIC for f in found) else ModelError
+        raise error("\n".join(finding.message for finding in found))
+    for finding in found:
+        notices.warn(finding.message)
+
+
+def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Finding]:
+    """The mistakes in a model that is about to train, in the order of the rules.
+
+    With one replica and one micro-batch only crossentropies are looked at.
+
+    Args:
+        model: built and compiled; its optimizer need not be built. To build it may
+            fail where `SCOPE` would say why.
+        batch: a global batch, ``x``, ``(x, y)`` or ``(x, y, sample_weight)`` of
+            tensors, or None: then only what needs no numbers is judged.
+        options: the step's options.
+    """
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        strategy = model.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
+    is_cut = replicas > 1 or options.parts > 1
+    reads = logits.may_be_misread(model)
+    if not is_cut and not reads:
+        return []
+    with strategy.scope() if replicas > 1 else contextlib.nullcontext(), dry_steps.nothing_kept():
+        can_run = dry_steps.can_run(model, batch, strategy)
+        found = list(misread(model, batch)) if reads and can_run else []
+        if not is_cut:
+            return found
+        call = training_call_of(model, batch, strategy)
+        of_rows = list(rows_compared(model, batch, options, replicas)) if can_run else []
+        statistics = batch_statistics(model, options, call)
+        if replicas == 1:
+            return [*statistics, *of_rows, *found]
+        return [
+            *(unscaled_loss(model, batch, strategy) if can_run else ()),
+            *outside_the_scope(model, strategy, call),
+            *statistics,
+            *of_rows,
+            *(_metric_states(model, batch) if can_run else ()),
+            *found,
+        ]
+
+
+# Unscaled loss ----------------------------------------------------------------
+
+
+# Outside the scope ------------------------------------------------------------
+
+
+# Batch statistics -------------------------------------------------------------
+
+
+# Rows -------------------------------------------------------------------------
+
+
+# From logits ------------------------------------------------------------------
+
+
+# Metric state -----------------------------------------------------------------
+
+
+def _metric_states(model: keras.Model, batch: Any) -> Iterator[Finding]:
+    """Finds metrics whose result depends on how a batch is cut."""
+    trackers = [_keras.loss_tracker(model), *_keras.output_loss_trackers(model)]
+    ours = {id(tracker) for tracker in trackers}
+    metrics = [m for m in _keras.leaf_metrics(model) if m.variables and id(m) not in ours]
+    results = dry_steps.whole_and_merged(model, batch, metrics) if metrics else None
+    if not results or not any(_distance(*pair) for pair in results):
+        return
+    controls = dry_steps.whole_and_merged(model, batch, metrics, reverse=True)
+    for metric, pair, control in zip(metrics, results, controls or [], strict=False):
+        # A result that is mostly rounding, or depends on the order of rows, says nothing.
+        if _distance(*pair) > 10 * _distance(pair[0], control[0]):
+            yield Finding(METRIC, _metric_message(metric, *pair))
+
+
+def _distance(one: list[Any], other: list[Any]) -> float:
+    """The largest relative difference of two results, 0 within the tolerance."""
+    if [np.shape(a) for a in one] != [np.shape(b) for b in other]:
+        return 0.0
+    a, b = (
+        np.concatenate([np.ravel(part) for part in parts] or [np.zeros(0)])
+        for parts in (one, other)
+    )
+    differs = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    a, b = a[differs], b[differs]
+    with np.errstate(invalid="ignore"):
+        relative = np.abs(a - b) / np.maximum(np.abs(a), np.abs(b))
+    largest = np.where(np.isfinite(relative), relative, 1.0).max(initial=0.0)
+    return float(largest) if largest > _TOLERANCE else 0.0
+
+
+def _metric_message(
+    metric: keras.metrics.Metric, whole: list[np.ndarray], merged: list[np.ndarray]
+) -> str:
+    values = [
+        f"{float(a):.6g} for some rows at once and {float(b):.6g} for the same rows in two parts"
+        for one, other in zip(whole, merged, strict=True)
+        for a, b in zip(np.ravel(one), np.ravel(other), strict=True)
+        if _distance([a], [b])
+    ]
+    function = _keras.metric_function(metric)
+    if function is not None and not user_code.is_users(type(metric)):
+        place = place_of(function)
+        fix = "Return one value for each row from its function, in place of their mean."
+    else:
+        place, names = place_of(type(metric)), [variable.name for variable in metric.variables]
+        fix = (
+            f"If {listed(names)} cannot be summed, declare how they merge, for example "
+            f'merge_rules = {{"{names[0]}": "max"}}. If the metric averages batches, weigh each '
+            "by its rows: update_state(value, sample_weight=rows)."
+        )
+    return (
+        f"The metric {metric.name!r}, {type(metric).__name__}{place}, is {values[0]}, merged as "
+        f"the states of replicas are. {fix}"
+    )
