@@ -7,7 +7,7 @@ Works are those of the speed benchmark, at the plan that is fastest for each on 
 Rounds are interleaved, turn by turn, after one that compiles; the table has the median of the
 rounds' ratios, their quartiles, and how much of the time checks and copies took by the trainer's
 own clock, which is less noisy and does not see what they do to the steps' caches. "A listener"
-has a callback that is told of each batch and may act, so that steps run one at a time.
+has a callback that hears of each batch and may act, so that steps run one at a time.
 """
 
 import argparse

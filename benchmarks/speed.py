@@ -14,7 +14,7 @@ Groups:
   PyTorch, where they are installed.
 - tf.data: the perceptron from a pipeline that shuffles all rows.
 - dropout: what Dropout(0.5) costs the perceptron, by kerastrain.
-- callback: the perceptron with a callback that is told of each batch, from arrays and from a
+- callback: the perceptron with a callback that hears of each batch, from arrays and from a
   pipeline.
 - evaluate: `evaluate` and `predict` of 100,000 rows, in batches of 32.
 - overhead: plan ``step`` against the loop by hand, both over a pipeline of cached batches.
@@ -25,7 +25,7 @@ Groups:
 - replicas: 1, 2 and 4 logical devices of the same processor, global batch 256.
 
 Rounds are of the steady state: all is compiled, and kerastrain has chosen its plan, as in a long
-job; it was told of a thousand epochs, so that each plan was worth a try. What compiling and
+job; it was to run a thousand epochs, so that each plan was worth a try. What compiling and
 choosing cost is in the jobs. How contenders are kept equal and apart: `speed_process`. Ratios
 are medians over rounds. Not compared: final accuracy, GPUs, several machines.
 """

@@ -11,7 +11,7 @@ A ``check`` starts from the initial weights and does not shuffle; a ``round`` st
 too, shuffles, and is timed. A ``job`` is for a fresh process: its clock starts when packages
 are imported and the data are made, so model, compilation and training are in it; ``peak`` is
 the highest resident memory of the process, in MB, and ``own`` the highest of its own pages,
-without those of files that are mapped. An error is told as ``{"error": ...}``.
+without those of files that are mapped. An error is given as ``{"error": ...}``.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Task:
         resident_bytes: of kerastrain's execution.
         replicas: logical devices to train on; 0 for no strategy.
         learning_rate: of Adam.
-        listens: whether a callback is told of each batch, and may act between two.
+        listens: whether a callback hears of each batch, and may act between two.
         file: of memory-mapped data, in place of the work's: features in ``file + ".x.npy"``,
             labels in ``file + ".y.npy"``.
     """
@@ -147,7 +147,7 @@ def running(task: Task, owner: Any, x: np.ndarray, y: np.ndarray) -> Callable[..
 
 
 def make_listener() -> Any:
-    """A callback that is told of each batch, and does nothing."""
+    """A callback that hears of each batch, and does nothing."""
     import keras
 
     class Listener(keras.callbacks.Callback):

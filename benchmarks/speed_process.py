@@ -15,7 +15,7 @@ The contract:
   the tolerance: where a word occurs twice in a batch, Keras's Adam squares both parts of its
   gradient, and kerastrain's their sum.
 - Interleaved. A round runs A B C once each: A B C A B C. A ratio is of times of one round.
-- Whoever cannot run is told of and left out; unequal results raise `UnequalResults`.
+- Whoever cannot run is named and left out; unequal results raise `UnequalResults`.
 """
 
 from __future__ import annotations

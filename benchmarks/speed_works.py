@@ -69,7 +69,7 @@ class Work:
 
 @functools.cache
 def make_data(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    """Rows around the centre of their class and the classes; or words, the first of them told."""
+    """Rows around the centre of their class and the classes; or words, the first of which names it."""
     random = np.random.default_rng(0)
     y = random.integers(0, 2 if work.binary else CLASSES, work.rows).astype("int32")
     if work.words:

@@ -32,7 +32,7 @@ A folder imports only those below it: `cli`, `testing`, `trainer`, `model`, `pre
 import importlib as _importlib
 import os as _os
 import sys as _sys
-from typing import Any as _Any
+import typing as _typing
 
 from kerastrain._version import __version__
 
@@ -97,20 +97,26 @@ if not _is_command_line():
             globals()[_name].__module__ = __name__  # where users import it from
 
 
-def __getattr__(name: str) -> _Any:
-    """The lazy modules; modules that have been imported by their full names."""
-    if name in _LAZY:
-        module = _importlib.import_module(f"{__name__}.{name}")
-        globals().pop(name, None)
-        return module
-    if name in __all__:  # on the command line
-        for home in ("_backend", "errors", "options", "model", "trainer"):
-            module = _importlib.import_module(f"{__name__}.{home}")
-            if hasattr(module, name):
-                return getattr(module, name)
-    if f"{__name__}.{name}" in _sys.modules:
-        return _sys.modules[f"{__name__}.{name}"]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if _typing.TYPE_CHECKING:
+    from kerastrain import datasets as datasets
+    from kerastrain import metrics as metrics
+    from kerastrain import testing as testing
+else:  # a type checker would take every name for one that is here
+
+    def __getattr__(name: str) -> _typing.Any:
+        """The lazy modules; modules that have been imported by their full names."""
+        if name in _LAZY:
+            module = _importlib.import_module(f"{__name__}.{name}")
+            globals().pop(name, None)
+            return module
+        if name in __all__:  # on the command line
+            for home in ("_backend", "errors", "options", "model", "trainer"):
+                module = _importlib.import_module(f"{__name__}.{home}")
+                if hasattr(module, name):
+                    return getattr(module, name)
+        if f"{__name__}.{name}" in _sys.modules:
+            return _sys.modules[f"{__name__}.{name}"]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -350,7 +350,7 @@ class Base(keras.Model):
 
 
 class OwnStep(Base):
-    """A step as Keras's guide writes it; returns a plain tensor if told to."""
+    """A step as Keras's guide writes it; returns a plain tensor if asked to."""
 
     def __init__(self, plain=False):
         super().__init__()

@@ -18,6 +18,7 @@ import datetime
 import keras
 import numpy as np
 
+import kerastrain
 from kerastrain import Execution, Guard, RunDir, StepOptions, TrainableModel, Trainer
 
 x, y, flag = np.ones((8, 3)), np.ones((8, 1)), bool(np.ones(()))
@@ -42,8 +43,11 @@ trainer.evaluate(x, y, verbose="auto", return_dict=flag)
 outputs = trainer.predict(x, batch_size=2)
 parts: int = StepOptions(micro_batches=2).parts
 seconds: dict[str, float] = trainer.times.seconds
+kerastrain.testing.check_metric(keras.metrics.Mean)
 """
 WRONG = (
+    "kerastrain.Trainerr(model)",
+    "kerastrain.testing.check_metrics(keras.metrics.Mean)",
     'Guard("skp")',
     'Trainer(model, guard="skp")',
     'Trainer(model, execution="lop")',

@@ -212,11 +212,16 @@ class CallbackStates:
         if changed:
             self._warn_once(
                 index,
-                f"{class_name(callback)} changes `{changed[0]}`, which is not saved: after a resume it "
-                "begins anew. Let a callback have it as an attribute, with get_state() and "
+                f"{class_name(callback)} changes {_listed(changed)}, not saved: after a resume "
+                "it begins anew. Let a callback have it as an attribute, with get_state() and "
                 "set_state(state), or, if nothing depends on it, with a get_state that returns "
                 "None and a set_state that does nothing.",
             )
+
+
+def _listed(names: list[str]) -> str:
+    listed = ", ".join(f"`{name}`" for name in names[:5])
+    return listed + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _has_state(callback: keras.callbacks.Callback) -> bool:

@@ -97,12 +97,12 @@ def test_results_that_differ_are_found(results):
 def test_who_cannot_run_is_left_out(monkeypatch):
     """A package that is missing, and a process that fails: a line each, and no result."""
     monkeypatch.setitem(speed_process.NEEDS, "PyTorch", ("no_such_package",))
-    told = []
+    messages = []
     runners = [Runner("PyTorch", TINY), Runner("by magic", TINY)]
     race = speed_process.race
-    assert [] == race(runners, group="works", work="columns", rounds=1, tell=told.append)
-    assert "left out of columns: PyTorch: not installed: no_such_package" == told[0]
-    assert "by magic: KeyError: 'by magic'" in told[1]
+    assert [] == race(runners, group="works", work="columns", rounds=1, tell=messages.append)
+    assert "left out of columns: PyTorch: not installed: no_such_package" == messages[0]
+    assert "by magic: KeyError: 'by magic'" in messages[1]
 
 
 def test_ratios_pair_values_of_one_round():

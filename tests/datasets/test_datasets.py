@@ -331,7 +331,7 @@ class TestPaths:
         assert_refused(path / "deeper", str(path / "deeper"))
 
     def test_empty_directory(self, tmp_path):
-        """An empty directory is told what it should hold."""
+        """The error of an empty directory says what it should hold."""
         assert_refused(tmp_path, str(tmp_path), *FILES.values())
 
     def test_directory_in_the_place_of_a_file(self, tmp_path):

@@ -22,7 +22,7 @@ from tests.support import tiers
 
 X, Y, WEIGHT = datasets.regression(rows=11)  # batches of 4, 4 and 3: no half of 3
 CUTS = [(None, 3), ("mirrored:2", 1), ("mirrored:4", 2)]
-CUTS_AND_DOORS = tiers.cases(
+CUTS_AND_ENTRY_POINTS = tiers.cases(
     itertools.product(CUTS, ["trainer", "fit"]),
     [(CUTS[0], "fit"), (CUTS[1], "trainer")],
 )
@@ -78,7 +78,7 @@ def moments(rows):
     return np.concatenate([[len(rows)], mean, ((rows - mean).T @ (rows - mean)).ravel()])
 
 
-def trained(cut, metric, door="trainer", outputs=2, weighted=False, callbacks=None):
+def trained(cut, metric, entry_point="trainer", outputs=2, weighted=False, callbacks=None):
     """Trains two epochs with the cut, ``metric()`` made by the strategy; the history."""
     where, micro_batches = cut
     keras.utils.set_random_seed(3)
@@ -91,10 +91,10 @@ def trained(cut, metric, door="trainer", outputs=2, weighted=False, callbacks=No
     scope = strategy.resolve(where)
     with scope.scope() if scope else contextlib.nullcontext():
         arguments = {k: v if k == "loss" else [m() for m in v] for k, v in arguments.items()}
-        model = models.mlp(TrainableModel if door == "fit" else keras.Model, outputs=outputs)
-        if door == "fit":
+        model = models.mlp(TrainableModel if entry_point == "fit" else keras.Model, outputs=outputs)
+        if entry_point == "fit":
             model.compile(keras.optimizers.SGD(0.1), **arguments, micro_batches=micro_batches)
-    if door == "trainer":
+    if entry_point == "trainer":
         model = Trainer(
             model,
             optimizer=keras.optimizers.SGD(0.1),
@@ -105,11 +105,11 @@ def trained(cut, metric, door="trainer", outputs=2, weighted=False, callbacks=No
     return model.fit(**fit).history
 
 
-@pytest.mark.parametrize("cut, door", CUTS_AND_DOORS, ids=str)
-def test_declared_rules(cut, door):
+@pytest.mark.parametrize("cut, entry_point", CUTS_AND_ENTRY_POINTS, ids=str)
+def test_declared_rules(cut, entry_point):
     """A maximum, a minimum and a count are those of all rows, in each epoch and validation."""
     whole = trained((None, 1), Extremes)
-    assertions.assert_close_histories(whole, trained(cut, Extremes, door))
+    assertions.assert_close_histories(whole, trained(cut, Extremes, entry_point))
     assert 22.0 == whole["count"][0] and whole["highest"][0] > whole["lowest"][0]
 
 
@@ -119,12 +119,14 @@ def test_undeclared_rules_are_sums():
     assert abs(whole["highest"][0] - cut["highest"][0]) > 0.1
 
 
-@pytest.mark.parametrize("cut, door", CUTS_AND_DOORS, ids=str)
-def test_all_rows_at_once(cut, door):
+@pytest.mark.parametrize("cut, entry_point", CUTS_AND_ENTRY_POINTS, ids=str)
+def test_all_rows_at_once(cut, entry_point):
     """A metric of all rows, with zero weights, is that of one device."""
     make = lambda: EpochMetric(exact_auc)
     whole = trained((None, 1), make, outputs=1, weighted=True)
-    assertions.assert_close_histories(whole, trained(cut, make, door, outputs=1, weighted=True))
+    assertions.assert_close_histories(
+        whole, trained(cut, make, entry_point, outputs=1, weighted=True)
+    )
 
 
 def test_epoch_metric_is_exact():
@@ -143,8 +145,8 @@ def test_epoch_metric_is_exact():
     assert [0, 0, 0] == [len(v.numpy()) for v in metric.variables]
 
 
-@pytest.mark.parametrize("door", ["trainer", tiers.slow("fit")])
-def test_running_results_of_batches(door):
+@pytest.mark.parametrize("entry_point", ["trainer", tiers.slow("fit")])
+def test_running_results_of_batches(entry_point):
     """What callbacks see after each batch is the result over all replicas, not a mean of them."""
 
     class Noted(keras.callbacks.Callback):
@@ -158,7 +160,7 @@ def test_running_results_of_batches(door):
     def running(cut):
         noted = Noted()
         auc = lambda: keras.metrics.AUC(20, from_logits=True, name="auc")
-        trained(cut, auc, door, outputs=1, callbacks=[noted])
+        trained(cut, auc, entry_point, outputs=1, callbacks=[noted])
         return noted.logs
 
     keras.utils.set_random_seed(3)

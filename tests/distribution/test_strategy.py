@@ -1,4 +1,4 @@
-"""Every strategy of one machine gives the numbers of one device, through both doors."""
+"""Every strategy of one machine gives the numbers of one device, through both entry points."""
 
 import contextlib
 import itertools
@@ -25,7 +25,7 @@ TOLERANCE = 1e-6
 X, _, WEIGHT = datasets.regression(rows=11)  # batches of 5, 5 and 1: fewer rows than replicas
 Y = (X[:, :1] > 0).astype("float32")
 STRATEGIES = ("one_device", "central_storage:1", "central_storage:2", "mirrored:1", "mirrored:4")
-DOORS = ("trainer", "fit")
+ENTRY_POINTS = ("trainer", "fit")
 EAGER = Execution(run_eagerly=True)
 OPTIMIZERS = {
     "accumulation": lambda o: o.Adam(0.05, gradient_accumulation_steps=2),
@@ -50,19 +50,19 @@ def net(make, normalized=False):
     return make(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
 
 
-def trained(where, door, build=net, optimizer=None, micro_batches=1, metrics=None, **fit):
+def trained(where, entry_point, build=net, optimizer=None, micro_batches=1, metrics=None, **fit):
     """Trains two epochs; returns ``(model, history)``. A Trainer's model is built outside."""
     keras.utils.set_random_seed(1)
     optimizer = optimizer or (lambda o: o.Adam(0.05))
     scope = strategy.resolve(where)
-    with scope.scope() if scope and door == "fit" else contextlib.nullcontext():
+    with scope.scope() if scope and entry_point == "fit" else contextlib.nullcontext():
         metrics = metrics or ["accuracy", keras.metrics.AUC(20, name="auc")]
     compiled = {"loss": "binary_crossentropy", "metrics": metrics}
     fit = {
         "x": X, "y": Y, "sample_weight": WEIGHT, "batch_size": 5, "epochs": 2, "shuffle": False,
         "validation_data": (X[:7], Y[:7]), "verbose": 0, **fit,
     }  # fmt: skip
-    if door == "trainer":
+    if entry_point == "trainer":
         model = build(keras.Model)
         options = StepOptions(micro_batches=micro_batches)
         trainer = Trainer(
@@ -88,10 +88,12 @@ def whole():
 QUICK = [("central_storage:2", "trainer"), ("mirrored:4", "trainer")]
 
 
-@pytest.mark.parametrize("where, door", tiers.cases(itertools.product(STRATEGIES, DOORS), QUICK))
-def test_each_strategy(whole, where, door):
+@pytest.mark.parametrize(
+    "where, entry_point", tiers.cases(itertools.product(STRATEGIES, ENTRY_POINTS), QUICK)
+)
+def test_each_strategy(whole, where, entry_point):
     """Weights, loss and metrics of a ragged epoch, with validation, are those of one device."""
-    assertions.assert_close_runs(whole, trained(where, door))
+    assertions.assert_close_runs(whole, trained(where, entry_point))
 
 
 def stepped(where, build=net, optimizer=None, micro_batches=1):
@@ -117,10 +119,10 @@ def test_each_optimizer(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("number, name", list(enumerate(OPTIMIZERS)))
 def test_each_optimizer_in_compiled_steps(number, name):
-    """The same compiled, through one door or the other."""
-    where, door = (("central_storage:2", "trainer"), ("mirrored:2", "fit"))[number % 2]
+    """The same compiled, through one entry point or the other."""
+    where, entry_point = (("central_storage:2", "trainer"), ("mirrored:2", "fit"))[number % 2]
     one = trained(None, "trainer", optimizer=OPTIMIZERS[name])
-    other = trained(where, door, optimizer=OPTIMIZERS[name], micro_batches=2)
+    other = trained(where, entry_point, optimizer=OPTIMIZERS[name], micro_batches=2)
     assertions.assert_close_runs(one, other)
 
 
@@ -147,7 +149,7 @@ def test_synchronised_batch_statistics(build, where):
 
 
 @pytest.mark.parametrize(
-    "build, where, door",
+    "build, where, entry_point",
     [
         tiers.slow(synchronized, "central_storage:2", "trainer"),
         tiers.slow(synchronized, "mirrored:2", "fit"),
@@ -155,11 +157,11 @@ def test_synchronised_batch_statistics(build, where):
         tiers.slow(synchronized_with_losses, "mirrored:2", "fit"),
     ],
 )
-def test_synchronised_batch_statistics_of_compiled_steps(build, where, door):
+def test_synchronised_batch_statistics_of_compiled_steps(build, where, entry_point):
     """The same compiled, and in validation."""
     sgd = lambda o: o.SGD(0.1)
     one = trained(None, "trainer", build, sgd)
-    assertions.assert_close_runs(one, trained(where, door, build, sgd))
+    assertions.assert_close_runs(one, trained(where, entry_point, build, sgd))
 
 
 @pytest.mark.parametrize("where", (None, "mirrored:2"))
@@ -511,14 +513,14 @@ class TestOwnCode:
         trainer.fit(X, Y, epochs=2, verbose=0)
         assert begun + 2 == float(model.epochs.numpy())
 
-    @pytest.mark.parametrize("door", ["trainer", tiers.slow("fit")])
-    def test_metric_of_no_rows(self, door):
+    @pytest.mark.parametrize("entry_point", ["trainer", tiers.slow("fit")])
+    def test_metric_of_no_rows(self, entry_point):
         """A metric function that is a mean of its rows stays a number where a share is empty."""
 
         def error(y, y_pred):
             return keras.ops.mean(keras.ops.abs(y - y_pred))
 
-        _, history = trained("mirrored:2", door, metrics=[error])
+        _, history = trained("mirrored:2", entry_point, metrics=[error])
         assert np.isfinite(history["error"] + history["val_error"]).all()
 
     def test_rate_set_before_the_first_fit(self):
@@ -559,8 +561,8 @@ class TestOwnCode:
         trainer.evaluate(X, Y, verbose=0)
         np.testing.assert_allclose(first, trainer.predict(X, verbose=0), atol=1e-6)
 
-    @pytest.mark.parametrize("door", [tiers.slow("trainer"), "fit"])
-    def test_a_row_that_stands_in_has_no_gradient(self, door):
+    @pytest.mark.parametrize("entry_point", [tiers.slow("trainer"), "fit"])
+    def test_a_row_that_stands_in_has_no_gradient(self, entry_point):
         """A model whose derivative at zero is NaN stays finite where a share is empty."""
 
         @keras.saving.register_keras_serializable("tests")
@@ -577,7 +579,7 @@ class TestOwnCode:
         fit = {"metrics": ["accuracy"], "validation_data": None}
         one = trained(None, "trainer", build, sgd, **fit)
         assert np.isfinite(one[0].get_weights()[0]).all()
-        assertions.assert_close_runs(one, trained("mirrored:2", door, build, sgd, **fit))
+        assertions.assert_close_runs(one, trained("mirrored:2", entry_point, build, sgd, **fit))
 
 
 class TestAsTensorFlowMakesThem:
@@ -588,16 +590,16 @@ class TestAsTensorFlowMakesThem:
         return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(number)], **options)
 
     @staticmethod
-    def run(scope, door="trainer", build=net):
+    def run(scope, entry_point="trainer", build=net):
         """``(model, history)`` of a fit with a callback that listens, evaluate and predict."""
         seen = []
         listener = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: seen.append(float(logs["loss"])),
             on_test_batch_end=lambda batch, logs: seen.append(float(logs["loss"])),
         )
-        model, history = trained(scope, door, build, callbacks=[listener])
+        model, history = trained(scope, entry_point, build, callbacks=[listener])
         options = {"optimizer": "sgd", "loss": "binary_crossentropy", "metrics": []}
-        trainer = Trainer(model, strategy=scope if door == "trainer" else None, **options)
+        trainer = Trainer(model, strategy=scope if entry_point == "trainer" else None, **options)
         loss = trainer.evaluate(X, Y, verbose=0)
         np.testing.assert_allclose(trainer.predict(X, verbose=0), model(X), atol=TOLERANCE)
         return model, {**history, "evaluated": [loss], "seen": seen}

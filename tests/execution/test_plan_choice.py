@@ -323,7 +323,7 @@ def test_a_plan_is_dropped_while_it_runs():
         machine.choice.start()
 
 
-# What is told -----------------------------------------------------------------
+# What is reported -------------------------------------------------------------
 
 
 def test_as_text():

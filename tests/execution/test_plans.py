@@ -412,7 +412,7 @@ def test_equals_keras_on_two_replicas(name, plan, monkeypatch):
 
 
 class Listener(keras.callbacks.Callback):
-    """Is told of each batch, and may act."""
+    """Hears of each batch, and may act."""
 
     def on_train_batch_end(self, batch, logs=None):
         assert logs and np.isfinite([*map(float, logs.values())]).all()

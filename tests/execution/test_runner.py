@@ -149,8 +149,8 @@ def test_what_xla_cannot_compile(name, plan):
     assert re.search(r"xla_loop dropped: \w+: .", line), line
     assert 1 == len(line.splitlines())
     assert not line.startswith("xla")
-    told = [w for w in warned if "cannot be compiled" in str(w.message)]
-    assert (1 if plan == "xla_loop" else 0) == len(told)
+    messages = [w for w in warned if "cannot be compiled" in str(w.message)]
+    assert (1 if plan == "xla_loop" else 0) == len(messages)
 
 
 class Ids(keras.Model):
@@ -420,7 +420,7 @@ class Reader(Listener):
 
 @pytest.mark.parametrize("plan", MANY_AT_A_TIME)
 def test_a_listener_gets_each_batch_before_the_next(plan):
-    """Each batch is told of when it has run, with its own logs, before the next one runs."""
+    """Each batch is reported when it has run, with its own logs, before the next one runs."""
     expected, actual = Listener(), Listener()
     assert_same(trained("step", callbacks=[expected]), trained(plan, callbacks=[actual]))
     assert [*range(STEPS)] * 2 == actual.begun
@@ -445,7 +445,7 @@ def test_who_only_reads_logs_is_told_later(plan):
 
 
 def test_one_who_acts_makes_all_wait():
-    """Beside one who may act, one who only reads is told of each batch at once as well."""
+    """Beside one who may act, one who only reads hears of each batch at once as well."""
     reader, listener = Reader(), Listener()
     trained("loop", callbacks=[reader, listener])
     assert [(i % STEPS, i + 1) for i in range(2 * STEPS)] == reader.seen == listener.seen

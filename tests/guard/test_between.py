@@ -149,7 +149,7 @@ def test_weights_that_a_callback_changes_after_the_last_step():
 
 
 def test_a_callback_that_leaves_what_is_not_finite():
-    """It is told of as what it is, before the next step hides it."""
+    """It is reported as what it is, before the next step hides it."""
 
     def breaks(model, batch):
         model.trainable_weights[0].assign(np.nan * model.trainable_weights[0])

@@ -169,10 +169,10 @@ class TestRaise:
     def test_last_step_of_all(self, seldom):
         """The end of an epoch is checked, so no results are of a model that is not finite."""
         seen = []
-        told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+        noted = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
         made = trainer(loss=strange_loss)
         with pytest.raises(NonFiniteError, match="Step 12 of epoch 1"):
-            fit(made, strange_rows(11), callbacks=[told], epochs=2)
+            fit(made, strange_rows(11), callbacks=[noted], epochs=2)
         assert not seen
 
     def test_later_epoch(self, checked):
@@ -220,11 +220,11 @@ class TestRaise:
     def test_callbacks_are_told_of_good_steps_only(self, checked):
         """A loss that is not finite is found before a callback reads it."""
         seen = []
-        told = keras.callbacks.LambdaCallback(
+        noted = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: seen.append((batch, float(logs["loss"])))
         )
         with pytest.raises(NonFiniteError):
-            fit(trainer(), bad_targets(), callbacks=[told])
+            fit(trainer(), bad_targets(), callbacks=[noted])
         assert [batch for batch, _ in seen] == list(range(BAD))
         assert np.isfinite([loss for _, loss in seen]).all()
 
@@ -276,7 +276,7 @@ class TestRaise:
         with pytest.raises(NonFiniteError, match="Step 6 "):
             fit(made, strange_rows(), callbacks=[Warmup()])
         fit(other, rows(), steps_per_epoch=BAD, callbacks=[Warmup()])
-        other.optimizer.learning_rate = 0.001 * (BAD + 1)  # the begin of the batch was told
+        other.optimizer.learning_rate = 0.001 * (BAD + 1)  # its begin was reported
         assert_same(made, other)
 
     def test_second_fit_after_an_error(self):
@@ -298,7 +298,7 @@ class TestRaise:
         fit(made, rows())
 
     def test_error_that_follows(self, seldom):
-        """Where code of the user's own finds it later, it is told of where it began."""
+        """Where code of the user's own finds it later, it is reported where it began."""
 
         class Checked(keras.Layer):
             def call(self, inputs):
@@ -501,7 +501,7 @@ class TestSkip:
         assert float(made.optimizer.learning_rate) == pytest.approx(0.001)
 
     def test_is_bounded(self):
-        """Data that are bad throughout are told of, not trained on in silence."""
+        """Data that are bad throughout are reported, not trained on in silence."""
         x, y = rows()
         x[3::BATCH] = np.nan
         with (
@@ -613,16 +613,16 @@ class TestRollback:
             np.testing.assert_array_equal(one.numpy(), two.numpy())
 
     def test_results_of_a_step_that_was_taken_back(self, seldom):
-        """They are told to nobody, where the next state is to be kept after it."""
+        """Nobody hears of them, where the next state is to be kept after it."""
         seen = []
-        told = keras.callbacks.LambdaCallback(
+        noted = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: seen.append(float(logs["loss"]))
         )
         made = trainer(
             Guard("rollback", snapshot_every=BAD + 1), loss=strange_loss, execution="step"
         )
         with pytest.warns(UserWarning, match="again those after 0"):
-            fit(made, strange_rows(), callbacks=[told], steps_per_epoch=BAD + 1)
+            fit(made, strange_rows(), callbacks=[noted], steps_per_epoch=BAD + 1)
         assert seen[BAD] == pytest.approx(seen[BAD - 1])
 
 
@@ -758,7 +758,7 @@ class TestDiagnosis:
         assert diagnose(model, (np.ones((2, 5)), 0)) is None
 
     def test_losses_of_more_entries_than_rows(self):
-        """They are told of as a whole."""
+        """They are reported as a whole."""
 
         def flat(y_true, y_pred):
             losses = tf.square(y_true - y_pred) * tf.ones((1, 4)) + tf.math.log(500.0 - y_true)
@@ -783,8 +783,8 @@ class TestOutOfMemory:
         made = trainer("skip", model=small_network(1, 8), loss=strange_loss, micro_batches="auto")
         with pytest.warns(UserWarning) as caught:
             fit(made, strange_rows(3))
-        told = [str(w.message) for w in caught]
-        assert any("micro-batches" in t for t in told), told
+        messages = [str(w.message) for w in caught]
+        assert any("micro-batches" in t for t in messages), messages
         assert made.skipped == [(0, 3)]
         assert all(np.isfinite(value).all() for value in everything(made))
         assert int(made.optimizer.iterations) == 11
@@ -797,8 +797,8 @@ class TestOutOfMemory:
         other = trainer(model=small_network(BATCH), execution="loop")
         with pytest.warns(UserWarning, match="cut into 4 micro-batches") as caught:
             history = fit(made, rows(), epochs=2)
-        told = [str(w.message) for w in caught if "micro-batches" in str(w.message)]
-        assert ["no room" in t for t in told] == [True, True], told
+        messages = [str(w.message) for w in caught if "micro-batches" in str(w.message)]
+        assert ["no room" in t for t in messages] == [True, True], messages
         expected = fit(other, rows(), epochs=2)
         for name, values in expected.items():
             np.testing.assert_allclose(history[name], values, rtol=1e-5)

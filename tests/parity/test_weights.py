@@ -19,7 +19,7 @@ from tests.support import models
 from tests.support import tiers
 
 TOLERANCE = 1e-6
-DOORS = ("TrainableModel.fit", "Trainer.fit")
+ENTRY_POINTS = ("TrainableModel.fit", "Trainer.fit")
 
 
 class Case:
@@ -190,34 +190,36 @@ for _moment in ("begin", "end"):
         setattr(Events, f"on_{_what}_{_moment}", _noting(f"on_{_what}_{_moment}"))
 
 
-def run(case, door, eager=True):
+def run(case, entry_point, eager=True):
     """Trains and returns ``(model, history, events)``; by Keras eagerly, which is quick."""
     keras.utils.set_random_seed(5)
-    model = case.build(TrainableModel if door == "TrainableModel.fit" else keras.Model)
+    model = case.build(TrainableModel if entry_point == "TrainableModel.fit" else keras.Model)
     keras.utils.set_random_seed(6)
     events = Events()
     arguments = {"batch_size": 4, "epochs": 3, "shuffle": False, **case.fit}
     arguments.update(verbose=0, callbacks=[events])
-    if door == "Trainer.fit":
+    if entry_point == "Trainer.fit":
         history = Trainer(model, **case.compile()).fit(**arguments)
     else:
-        model.compile(**case.compile(), run_eagerly=eager and door == "keras.Model.fit")
+        model.compile(**case.compile(), run_eagerly=eager and entry_point == "keras.Model.fit")
         history = model.fit(**arguments)
     return model, history.history, events.seen
 
 
-# Each case through one door, and those of the loop, which only Trainer has, through that.
+# Each case through one entry point, and those of the loop, which only Trainer has, through that.
 QUICK = [
-    (name, "Trainer.fit" if number % 2 or "valid" in name or "epoch" in name else DOORS[0])
+    (name, "Trainer.fit" if number % 2 or "valid" in name or "epoch" in name else ENTRY_POINTS[0])
     for number, name in enumerate(CASES)
 ]
 
 
-@pytest.mark.parametrize("name, door", tiers.cases(itertools.product(CASES, DOORS), QUICK))
-def test_equals_keras(name, door):
+@pytest.mark.parametrize(
+    "name, entry_point", tiers.cases(itertools.product(CASES, ENTRY_POINTS), QUICK)
+)
+def test_equals_keras(name, entry_point):
     """Weights within 1e-6, the same history and the same events as Keras's fit."""
     expected_model, expected, expected_events = run(CASES[name], "keras.Model.fit")
-    model, history, events = run(CASES[name], door)
+    model, history, events = run(CASES[name], entry_point)
     assert assertions.largest_difference(expected_model, model) <= TOLERANCE
     assert list(expected) == list(history)
     for key in expected:
@@ -225,8 +227,8 @@ def test_equals_keras(name, door):
     assert expected_events == events
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_two_outputs(door):
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_two_outputs(entry_point):
     """Dict models agree too; the losses of the outputs are logged over rows.
 
     Keras 3.15.1 logs ``p_loss`` as a mean of batch means, which is another
@@ -244,7 +246,7 @@ def test_two_outputs(door):
         {**fit, "epochs": 1},
     )
     expected_model, expected, expected_events = run(case, "keras.Model.fit", eager=False)
-    model, history, events = run(case, door)
+    model, history, events = run(case, entry_point)
     assert list(expected) == list(history)
     assert expected_events == events
     right = float(np.mean(np.square(expected_model.predict(fit["x"], verbose=0)["p"] - Y)))
@@ -259,12 +261,12 @@ def test_two_outputs(door):
     )
     case.fit = {**fit, "epochs": 3}
     expected_model, _, _ = run(case, "keras.Model.fit", eager=False)
-    model, _, _ = run(case, door)
+    model, _, _ = run(case, entry_point)
     assert assertions.largest_difference(expected_model, model) <= TOLERANCE
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_adam_of_an_embedding(door):
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_adam_of_an_embedding(entry_point):
     """A token that occurs twice in a batch has one gradient, the sum.
 
     An embedding is a dense layer on one-hot rows, and trains as such. Under
@@ -285,7 +287,7 @@ def test_adam_of_an_embedding(door):
     rows = np.eye(7, dtype="float32")[TOKENS]
     right, _, _ = run(Case(one_hot, compile, {"x": rows, "y": TAGS}), "keras.Model.fit")
     case = Case(embedded, compile, {"x": TOKENS, "y": TAGS})
-    assert assertions.largest_difference(right, run(case, door)[0]) <= TOLERANCE
+    assert assertions.largest_difference(right, run(case, entry_point)[0]) <= TOLERANCE
     assert assertions.largest_difference(right, run(case, "keras.Model.fit")[0]) > 1e-3
 
 

@@ -1155,7 +1155,7 @@ def test_check_of_a_right_model():
             lint.check(model, batch, StepOptions(lint="error" if strict else "warn"))
 
 
-# Both doors -------------------------------------------------------------------
+# Both entry points -------------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -1165,7 +1165,7 @@ class Unscaled(TrainableModel):
     def train_step(self, data):
         x, y = data
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(y - self(x, training=True)))  # line: doors
+            loss = tf.reduce_mean(tf.square(y - self(x, training=True)))  # line: entry points
         gradients = tape.gradient(loss, self.trainable_weights)
         self.optimizer.apply(gradients, self.trainable_weights)
         return self.compute_metrics(x, y, self(x))
@@ -1177,10 +1177,10 @@ def with_faults(make):
     return make(inputs, keras.layers.Dense(3)(keras.layers.BatchNormalization()(inputs)))
 
 
-def fitted(door, make, strict, micro_batches=1, where="mirrored:2"):
-    """Fits a faulty model through a door."""
+def fitted(entry_point, make, strict, micro_batches=1, where="mirrored:2"):
+    """Fits a faulty model through an entry point."""
     fit = {"x": X, "y": Y, "batch_size": 8, "verbose": 0}
-    if door == "trainer":
+    if entry_point == "trainer":
         model = with_faults(make)
         arguments = {
             "optimizer": "sgd",
@@ -1204,28 +1204,28 @@ def fitted(door, make, strict, micro_batches=1, where="mirrored:2"):
     return model
 
 
-@pytest.mark.parametrize("door", ("trainer", "fit"))
-def test_warns_at_the_start_of_fit(door):
+@pytest.mark.parametrize("entry_point", ("trainer", "fit"))
+def test_warns_at_the_start_of_fit(entry_point):
     """`Trainer.fit` and plain ``fit`` of a `TrainableModel` name layer, loss and line."""
     with pytest.warns(UserWarning) as warned:
-        fitted(door, Unscaled, strict=False)
+        fitted(entry_point, Unscaled, strict=False)
     text = "\n".join(str(w.message) for w in warned)
     assert "synchronized=True" in text
-    assert marked("doors") in text
-    assert ("'largest'" in text) == (door == "fit")  # only there was that metric passed
+    assert marked("entry points") in text
+    assert ("'largest'" in text) == (entry_point == "fit")  # only there was that metric passed
 
 
 @pytest.mark.parametrize(
-    "micro_batches, where, door",
+    "micro_batches, where, entry_point",
     [
         (1, "mirrored:2", "fit"), (2, None, "trainer"), tiers.slow(1, "mirrored:2", "trainer"),
         tiers.slow(2, None, "fit"),
     ],
 )  # fmt: skip
-def test_strict_stops_fit(door, micro_batches, where):
+def test_strict_stops_fit(entry_point, micro_batches, where):
     """With ``lint="error"`` nothing is trained: the error comes before the first step."""
     with pytest.raises(ModelError, match="batch_normalization"):
-        fitted(door, TrainableModel, True, micro_batches, where)
+        fitted(entry_point, TrainableModel, True, micro_batches, where)
 
 
 def test_strict_stops_every_fit():
@@ -1239,12 +1239,12 @@ def test_strict_stops_every_fit():
     np.testing.assert_equal(before, model.get_weights())
 
 
-@pytest.mark.parametrize("door", ("trainer", "fit"))
-def test_says_nothing_without_cuts(door):
+@pytest.mark.parametrize("entry_point", ("trainer", "fit"))
+def test_says_nothing_without_cuts(entry_point):
     """On one device with whole batches none of it is a mistake."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        fitted(door, TrainableModel, True, where=None)
+        fitted(entry_point, TrainableModel, True, where=None)
 
 
 def test_warns_once():

@@ -1,4 +1,4 @@
-"""`kerastrain.preparation.logits`: a crossentropy is told what the outputs are, however they come about."""
+"""`kerastrain.preparation.logits`: a crossentropy knows what the outputs are, however they come about."""
 
 import pathlib
 import warnings
@@ -245,14 +245,14 @@ def test_what_changes_outputs_first_is_judged_by_the_change():
     assert [] == misread(Own([keras.Input((5,)), layers.Dense(3)]), SPARSE, LABELS)
 
 
-@pytest.mark.parametrize("door", ("trainer", "fit"))
+@pytest.mark.parametrize("entry_point", ("trainer", "fit"))
 @pytest.mark.parametrize("strict", (False, True))
-def test_warns_before_the_first_step(door, strict):
+def test_warns_before_the_first_step(entry_point, strict):
     """Through both entry points; strict, it is an error and no weight has changed."""
     model = TrainableModel(inputs := keras.Input((5,)), layers.Dense(3)(inputs))
     before = model.get_weights()
     arguments = {"optimizer": "sgd", "loss": SPARSE, "strict": strict}
-    if door == "trainer":
+    if entry_point == "trainer":
         fit = Trainer(model, **arguments).fit
     else:
         model.compile(**arguments)

@@ -465,14 +465,14 @@ def test_assignments_on_replicas():
 # Both entry points ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("door", ("trainer", "fit"))
-def test_warns_before_the_first_step(door):
+@pytest.mark.parametrize("entry_point", ("trainer", "fit"))
+def test_warns_before_the_first_step(entry_point):
     """Both name the layer; strict, nothing is trained."""
     for strict in (False, True):
         inputs = keras.Input((5,))
         model = TrainableModel(inputs, layers.Dense(1)(Centered()(inputs)))
         before = model.get_weights()
-        if door == "trainer":
+        if entry_point == "trainer":
             step = StepOptions(micro_batches=2, lint="error" if strict else "warn")
             fit = Trainer(model, optimizer="sgd", loss="mse", **step.changed()).fit
         else:

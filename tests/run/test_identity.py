@@ -252,7 +252,7 @@ def test_what_a_constructor_makes_of_its_arguments():
 
 
 def test_which_layer_is_used_where():
-    """Layers in attributes are told by their places."""
+    """Layers in attributes are identified by their places."""
 
     class Two(keras.Model):
         def __init__(self, first, second):

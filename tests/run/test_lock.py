@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning:(kerastrain|tests)")
 
 
 def test_one_process_at_a_time(tmp_path):
-    """The second is told which process has the directory."""
+    """The second hears which process has the directory."""
     program = "import sys, time; from kerastrain.run.lock import Lock\n"
     program += "with Lock(sys.argv[1]): print('taken', flush=True); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE)

@@ -555,7 +555,7 @@ class SlotsOfAStep(keras.Model):
 
 
 def test_what_a_rollback_goes_back_to_after_a_resume(tmp_path):
-    """Each variable gets what was kept of it, in whichever order steps told of them."""
+    """Each variable gets what was kept of it, in whichever order steps reported them."""
 
     def make():
         keras.utils.set_random_seed(5)

@@ -132,7 +132,7 @@ def test_a_callback_that_cannot_be_saved(tmp_path):
     class Keeps(keras.callbacks.Callback):
         label = "b"
 
-    with pytest.warns(UserWarning, match="Counts changes `count`, which is not saved") as caught:
+    with pytest.warns(UserWarning, match="Counts changes `count`, not saved") as caught:
         fit(tmp_path, callbacks=[Counts(), Keeps()])
     assert 1 == len([w for w in caught if "not saved" in str(w.message)])
 

@@ -380,7 +380,7 @@ def test_the_handler_of_the_user_is_called_after_an_error(tmp_path):
     ("number", "expected"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
 )
 def test_a_signal_before_an_error(tmp_path, number, expected):
-    """It is not lost: the process was to end. The error is told of."""
+    """It is not lost: the process was to end. The error is reported."""
 
     class Fails(Sends):
         def send(self, *_, **__):

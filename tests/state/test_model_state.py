@@ -519,7 +519,7 @@ def test_names_that_differ_in_a_sign():
 
 
 def test_generators_of_closures_are_no_numbers_of_a_step():
-    """A ``tf.random.Generator`` is told from a counter of its type by what a step does with it."""
+    """A ``tf.random.Generator`` is distinguished from a counter of its type by what a step does with it."""
     generator, counter = tf.random.Generator.from_seed(1), tf.Variable([1, 2, 3], dtype=tf.int64)
 
     @tf.function

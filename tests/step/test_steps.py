@@ -42,14 +42,14 @@ def trained(cut, build=models.mlp, optimizer=None, loss="mse", options=(), metri
     return trainings.by_steps(build, arguments, batches, where, step_options)
 
 
-def fitted(cut, door, loss="mse", metrics=("mae",), **fit):
+def fitted(cut, entry_point, loss="mse", metrics=("mae",), **fit):
     """The same by the compiled steps of `Trainer`, or of a `TrainableModel` under Keras's fit."""
     where, micro_batches = cut
     keras.utils.set_random_seed(3)
     scope = strategy.resolve(where)
     fit = {"x": X, "y": Y, "batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0} | fit
     metrics = metrics and list(metrics)
-    if door == "trainer":
+    if entry_point == "trainer":
         options = {"optimizer": keras.optimizers.Adam(0.05), "loss": loss, "metrics": metrics}
         options["micro_batches"] = micro_batches
         model = models.mlp()
@@ -188,17 +188,17 @@ def test_clipping_sees_the_global_gradient(cut, clip):
 
 
 @pytest.mark.parametrize(
-    "door, cut",
+    "entry_point, cut",
     [
         ("fit", (None, 3)), ("fit", ("mirrored:2", 1)), ("trainer", ("mirrored:2", 2)),
         tiers.slow("fit", ("mirrored:2", 3)), tiers.slow("trainer", (None, 3)),
     ],
     ids=str,
 )  # fmt: skip
-def test_compiled_steps(door, cut):
+def test_compiled_steps(entry_point, cut):
     """Compiled, by `Trainer` and under Keras's own fit, the arithmetic is the same."""
     whole = trained((None, 1), sample_weight=WEIGHT)
-    assertions.assert_close_runs(whole, fitted(cut, door, sample_weight=WEIGHT))
+    assertions.assert_close_runs(whole, fitted(cut, entry_point, sample_weight=WEIGHT))
 
 
 def test_micro_batches_of_an_unbuilt_model():
@@ -281,11 +281,11 @@ def test_reduction_none_beside_others_is_refused():
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("door", ["fit", "trainer"])
-def test_several_losses_of_one_output_are_refused(door, micro_batches):
+@pytest.mark.parametrize("entry_point", ["fit", "trainer"])
+def test_several_losses_of_one_output_are_refused(entry_point, micro_batches):
     """Keras would train on the first alone, and log zeros; a sum of parts would be all of them."""
     with pytest.raises(ModelError, match="2 losses for one output.*ignores 'mae'"):
-        fitted((None, micro_batches), door, loss=["mse", "mae"], metrics=None)
+        fitted((None, micro_batches), entry_point, loss=["mse", "mae"], metrics=None)
 
 
 class TestOptions:

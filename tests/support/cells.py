@@ -158,20 +158,20 @@ class Cell(NamedTuple):
             "adamw": lambda: keras.optimizers.AdamW(weight_decay=0.01),
         }[self.optimizer]()
 
-    def train(self, door: str = "trainer") -> tuple[list, dict]:
+    def train(self, entry_point: str = "trainer") -> tuple[list, dict]:
         """Trains, and returns ``(weights, history)``.
 
         Args:
-            door: ``"trainer"`` or ``"fit"`` of a `TrainableModel`, which compile their steps,
+            entry_point: ``"trainer"`` or ``"fit"`` of a `TrainableModel`, which compile their steps,
                 or ``"step"``: the same step by itself, run eagerly, which is several times as
                 quick.
         """
-        if door == "step":
+        if entry_point == "step":
             return self._train_by_steps()
         keras.utils.set_random_seed(1)
         options = StepOptions(micro_batches=self.micro_batches, **self.clipping())
         where = strategy.resolve(f"mirrored:{self.replicas}") if self.replicas > 1 else None
-        if door == "trainer":
+        if entry_point == "trainer":
             model = build(self.model, keras.Model)
             trainer = Trainer(
                 model, optimizer=self.make_optimizer(), strategy=where, **options.changed(),
@@ -208,11 +208,11 @@ class Cell(NamedTuple):
         """The same work on one device, one batch at a time."""
         return self._replace(replicas=1, micro_batches=1)
 
-    def difference(self, door: str = "trainer") -> dict[str, float]:
+    def difference(self, entry_point: str = "trainer") -> dict[str, float]:
         """The largest absolute difference of weights, loss and metrics from `whole`."""
-        reference = "step" if door == "step" else "trainer"
+        reference = "step" if entry_point == "step" else "trainer"
         weights, history = _whole_run(self.whole(), keras.config.floatx(), reference)
-        own_weights, own_history = self.train(door)
+        own_weights, own_history = self.train(entry_point)
         assert list(history) == list(own_history)
         found = {
             "weights": max(
@@ -226,9 +226,9 @@ class Cell(NamedTuple):
 
 
 @functools.cache
-def _whole_run(cell, floatx, door):
+def _whole_run(cell, floatx, entry_point):
     del floatx  # the same cell in another precision is another run
-    return cell.train(door)
+    return cell.train(entry_point)
 
 
 @contextlib.contextmanager

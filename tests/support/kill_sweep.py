@@ -87,11 +87,11 @@ def main(arguments=None):
                 total, killed = sweep(
                     fresh, case, pathlib.Path(directory), options.steps, options.moments, rng
                 )
-                told = f"killed after each of {total} steps and at {killed} moments: same bits"
+                outcome = f"killed after each of {total} steps and at {killed} moments: same bits"
             except (AssertionError, RuntimeError) as error:
                 failed += 1
-                told = f"FAILED: {error}"
-        print(f"{name}: {told} ({time.monotonic() - begun:.0f} s)", flush=True)
+                outcome = f"FAILED: {error}"
+        print(f"{name}: {outcome} ({time.monotonic() - begun:.0f} s)", flush=True)
     print(f"{len(names)} trainings, {failed} failed")
     return 1 if failed else 0
 

@@ -11,7 +11,7 @@ look, in chunks, one after another. Its state is asked for on the way, and packe
 packs it. For some of these positions the data set is then built anew, as a new process would
 build it, and a new `Source` over it is given the state. What that one yields must be, bit for bit,
 what the first one went on with: *exact*. Or it has raised a `KerastrainError`: *refused*. What
-differs without an error is *silent*, or *warned* where a warning has told of a race in the
+differs without an error is *silent*, or *warned* where a warning has named a race in the
 program's own Python functions, and another exception, or a process that ends, a *crash*.
 In a program whose random numbers are all seeded, the first source must also yield what TensorFlow
 does without any of this, or it is *altered*.

@@ -24,7 +24,7 @@ import rich.console
 import rich.table
 
 TOLERANCES = {"float32": 1e-6, "float64": 1e-12}
-DOORS = ("trainer", "fit")
+ENTRY_POINTS = ("trainer", "fit")
 
 
 def start_process():
@@ -38,23 +38,26 @@ def run(work):
 
     from tests.support import cells
 
-    (cell, door, floatx), begun = work, time.perf_counter()
+    (cell, entry_point, floatx), begun = work, time.perf_counter()
     try:
         keras.utils.clear_session(free_memory=False)
         with cells.precision(floatx):
-            found = cell.difference(door)
+            found = cell.difference(entry_point)
     except Exception:
         return traceback.format_exc(), time.perf_counter() - begun
     return found, time.perf_counter() - begun
 
 
 def drawn(count, seed):
-    """Cells with the door each goes through."""
+    """Cells with the entry point each goes through."""
     from tests.support import cells
 
     rng = np.random.default_rng(seed)
     return [
-        (cells.draw(lambda values: values[rng.integers(len(values))])[0], DOORS[i % len(DOORS)])
+        (
+            cells.draw(lambda values: values[rng.integers(len(values))])[0],
+            ENTRY_POINTS[i % len(ENTRY_POINTS)],
+        )
         for i in range(count)
     ]
 
@@ -75,8 +78,8 @@ def print_results(results, tolerance, console):
         table.add_row(name, str(len(values)), *row)
     console.print(table)
     failed = [r for r in results if not isinstance(r[2], dict) or not max_of(r[2]) <= tolerance]
-    for cell, door, found, _ in failed:
-        console.print(f"{door}: {cell}\n  {found}", soft_wrap=True, highlight=False)
+    for cell, entry_point, found, _ in failed:
+        console.print(f"{entry_point}: {cell}\n  {found}", soft_wrap=True, highlight=False)
     console.print(
         f"{len(results)} cells, {len(failed)} above {tolerance:.0e} or failed", highlight=False
     )
@@ -103,8 +106,10 @@ def main(arguments=None) -> int:
     spawn = multiprocessing.get_context("spawn")
     # Graphs of cells that are over stay in memory, so a process does not live for ever.
     with spawn.Pool(options.processes, start_process, maxtasksperchild=100) as pool:
-        for (cell, door, _), (found, seconds) in zip(work, pool.imap(run, work), strict=True):
-            results.append((cell, door, found, seconds))
+        for (cell, entry_point, _), (found, seconds) in zip(
+            work, pool.imap(run, work), strict=True
+        ):
+            results.append((cell, entry_point, found, seconds))
             if len(results) % 50 == 0:
                 console.print(f"{len(results)} cells, {time.perf_counter() - begun:.0f} s")
     failed = print_results(results, TOLERANCES[options.floatx], console)

@@ -449,7 +449,7 @@ class TestArguments:
             check_metric(lambda values: None, inputs=regression())
 
     def test_a_constructor_that_fails(self):
-        """Its own error is told, without advice about what it does not lack."""
+        """Its own error is shown, without advice about what it does not lack."""
 
         class Broken(keras.metrics.Metric):
             def __init__(self):
