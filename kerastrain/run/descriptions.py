@@ -161,8 +161,8 @@ def _of_object(value: Any, depth: int, context: _Context) -> Any:
         return {"class": kind, **_of_model(value, depth, context), **_own(value, depth, context)}
     if hasattr(value, "get_config"):
         config, own = _config_of(value), _own(value, depth, context)
-        is_told = config is not None or isinstance(value, keras.Layer)
-        if not is_told and (context.brief or not own):
+        is_described = config is not None or isinstance(value, keras.Layer)
+        if not is_described and (context.brief or not own):
             return kind
         without_layers = dataclasses.replace(context, layers={})
         return {"class": kind, **_described(config or {}, depth - 1, without_layers), **own}

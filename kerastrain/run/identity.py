@@ -205,7 +205,7 @@ def check_identity(saved: Any, now: dict[str, Any], where: str, model: keras.Mod
     for path, old, new in _differences(saved, now, ""):
         if path in changed:
             continue
-        differs = _told(path, old, new)
+        differs = _in_words(path, old, new)
         if ".@others" in path or path.startswith(_GLOBALS):
             doubtful.append(differs)
             continue
@@ -229,7 +229,7 @@ def _with_names_of_now(saved: dict[str, Any]) -> dict[str, Any]:
     return saved | {"@options": options | {"guard": guard}}
 
 
-def _told(path: str, old: Any, new: Any) -> str:
+def _in_words(path: str, old: Any, new: Any) -> str:
     """A difference in words."""
     data, _, what = path.rpartition(".")
     name = data.removeprefix("@sets.")
@@ -245,7 +245,8 @@ def _told(path: str, old: Any, new: Any) -> str:
         text = re.sub(r"\w+", lambda name: f"`{name[0]}`", text.removeprefix("@options."), count=1)
     text = re.sub(r"\.@(given|attributes|others|functions|config)\b|@", "", text)
     text = re.sub(r"\._+(?=\w)", ".", text)
-    return f"{text or 'all'} was {_short(old)}, and is now {_short(new)}"
+    decided = " (`batch_size` or the rows decide it)" if what == "batches" else ""
+    return f"{text or 'all'} was {_short(old)}, and is now {_short(new)}{decided}"
 
 
 def _short(value: Any) -> str:

@@ -55,7 +55,7 @@ class Signals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._process = os.getpid()  # those that it forks have its handlers
-        self._is_told = False  # of those: whether one has been ignored
+        self._has_ignored_one = False  # of those: whether one has been ignored
         self._before: dict[int, Any] = {}
         self._outer: Signals | None = None
         self._seen_of_outer: int | None = None
@@ -100,8 +100,8 @@ class Signals:
         return True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.is_of_this_process() and number == signal.SIGINT and not self._is_told:
-            self._is_told = True
+        if not self.is_of_this_process() and number == signal.SIGINT and not self._has_ignored_one:
+            self._has_ignored_one = True
             return
         if self.received is not None or not self.is_of_this_process():
             signal.signal(number, signal.SIG_DFL)

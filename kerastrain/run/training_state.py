@@ -93,7 +93,7 @@ class TrainingState:
         self._copies = self._before = HostCopies([])
         self._metrics: MetricStates | None = None
         self._begun_with: set[str] = set()  # the names of variables
-        self._has_told_of_late = False
+        self._has_warned_of_late = False
         self._drawn_from: set[str] = set()  # global random numbers, by functions that make batches
         self._traced_with: dict[str, Any] | None = (
             None  # Python's values, where steps ran to be compared
@@ -133,8 +133,8 @@ class TrainingState:
         values["metrics"] = self._metrics.fresh if self._metrics else None
         values["layers"] = layer_states(self._state.layers())
         made = [n for n in variables if n.startswith(OF_OTHERS) and n not in self._begun_with]
-        if made and not self._has_told_of_late:
-            self._has_told_of_late = True
+        if made and not self._has_warned_of_late:
+            self._has_warned_of_late = True
             notices.warn(
                 f"{_listed(made)}, of a callback or in a global, was made since the training began: "
                 "after a resume it begins anew. Make such a variable before, or in on_train_begin."

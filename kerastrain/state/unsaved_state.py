@@ -56,14 +56,14 @@ class UnsavedState:
         self._taken: dict[str, Any] = {}  # the objects that traces have taken in, by attribute
         self._changed: dict[str, None] = {}
         self._is_traced = False
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._assigned: dict[int, weakref.ref] = {}  # variables, by handle
 
     def begin(self) -> None:
         """From here on, what changes counts; what a first trace changes does not."""
         self._values, taken = self._look()
         self._taken = taken if self._is_traced else {}
-        self._changed, self._told, self._assigned = {}, set(), {}
+        self._changed, self._reported, self._assigned = {}, set(), {}
 
     def note(self, function: Any) -> list[tuple]:
         """A concrete function is about to run for the first time.
@@ -133,13 +133,13 @@ class UnsavedState:
         if self._values is None:
             return []
         found = {}
-        if "variables" not in self._told and (names := self._unknown(known)):
+        if "variables" not in self._reported and (names := self._unknown(known)):
             found["variables"] = (
                 f"The training changes {_listed(names)}, of which neither the model nor a callback "
                 "leads to, so that it is not in a checkpoint: after a resume it begins anew. Hold it "
                 "in an attribute of a callback or of the model."
             )
-        if "python" not in self._told:
+        if "python" not in self._reported:
             self._note_changes()
             if self._changed:
                 found["python"] = self._of_python(list(self._changed))
@@ -154,8 +154,8 @@ class UnsavedState:
                 "TensorFlow does not give out: after a resume the numbers are others. Use "
                 "keras.random with a keras.random.SeedGenerator, or a tf.random.Generator."
             )
-        messages = [text for key, text in found.items() if key not in self._told]
-        self._told |= found.keys()
+        messages = [text for key, text in found.items() if key not in self._reported]
+        self._reported |= found.keys()
         return messages
 
     def _of_python(self, changed: list[str]) -> str:

@@ -25,6 +25,7 @@ from kerastrain.testing.report import Outcome
 from kerastrain.testing.violations import MetricLawError
 from kerastrain.testing.violations import NotApplicable
 from kerastrain.testing.violations import Violation
+from kerastrain.validation import did_you_mean
 
 # Examples of a cheap law, and of one that compiles.
 PROFILES = {"dev": (30, 1), "ci": (30, 2), "thorough": (200, 4)}
@@ -52,7 +53,8 @@ def check_names(argument: str, names: Iterable[str]) -> None:
     unknown = [name for name in names if name not in LAWS]
     if unknown:
         raise ArgumentError(
-            f"`{argument}` names {unknown[0]!r}, which is no law. The laws are: {', '.join(LAWS)}."
+            f"`{argument}` names {unknown[0]!r}, which is no law.{did_you_mean(unknown[0], LAWS)} "
+            f"The laws are: {', '.join(LAWS)}."
         )
 
 
