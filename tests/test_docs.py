@@ -3,7 +3,8 @@
 The rule for ``.. code-block:: python`` in ``README.rst`` and ``kerastrain/docs/*.rst``: a block whose
 first line is an import is a program of its own; any other block continues the program before it.
 What a program printed since the block before is compared with the literal block that follows a line
-that ends in ``prints::``. A program with ``:class: slow`` in one of its blocks runs with ``-m slow``.
+that ends in ``prints::``. A program with ``:class: slow`` in one of its blocks runs with ``-m slow``,
+and so do those of the pages that show what the README or another page shows.
 """
 
 import doctest
@@ -90,11 +91,19 @@ def programs(page):
     return [(blocks, any(slow)) for blocks, slow in found]
 
 
+# What they show is in other examples, or in tests of what they call.
+MUCH_LIKE_OTHERS = {
+    *("callbacks_and_loggers-0", "data-0", "exactness-0", "exactness-1", "models-1"),
+    *("resume-0", "several_devices-0"),
+}
+
+
 def with_programs():
     for page in (README, *PAGES):
         for number, (blocks, slow) in enumerate(programs(page)):
-            marks = pytest.mark.slow if slow else ()
-            yield pytest.param(blocks, id=f"{page.stem}-{number}", marks=marks)
+            name = f"{page.stem}-{number}"
+            marks = pytest.mark.slow if slow or name in MUCH_LIKE_OTHERS else ()
+            yield pytest.param(blocks, id=name, marks=marks)
 
 
 def numbers_and_words(text):

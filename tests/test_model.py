@@ -50,7 +50,7 @@ MAKERS = {
 }
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture
 def fitted(request):
     """A model of each form, compiled with options of the step and trained."""
     model = MAKERS[request.param]()
@@ -59,6 +59,7 @@ def fitted(request):
     return model
 
 
+@pytest.mark.parametrize("fitted", tiers.cases(MAKERS, ["subclassed"]), indirect=True)
 def test_save_and_load(fitted, tmp_path):
     """A loaded model has class, weights, optimizer state and step options."""
     fitted.save(tmp_path / "model.keras")
@@ -73,6 +74,7 @@ def test_save_and_load(fitted, tmp_path):
     assert assertions.largest_difference(fitted, loaded) == 0.0
 
 
+@pytest.mark.parametrize("fitted", tiers.cases(MAKERS, ["functional"]), indirect=True)
 def test_clone_and_copy(fitted):
     """Clones and copies are trainable models of the same class name."""
     for clone in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
@@ -213,9 +215,8 @@ def test_custom_step_still_runs():
     np.testing.assert_allclose(history["twice"][0], 2 * history["loss"][0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "replicas, subclassed", [(2, True), tiers.slow(2, False), tiers.slow(4, True)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas, subclassed", [(2, True), (2, False), (4, True)])
 def test_uneven_first_batch_under_a_strategy(replicas, subclassed):
     """Plain ``fit`` starts with a batch that does not divide, and is exact.
 

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 PACKAGE = pathlib.Path(__file__).parent.parent / "kerastrain"
 
 # A room imports only rooms that stand before it, and these only through their faces.
@@ -116,6 +118,7 @@ def test_faces_say_what_they_are():
         assert sorted(face.__all__) == face.__all__
 
 
+@pytest.mark.slow
 def test_the_face_of_the_package():
     """Its attributes are `__all__`; the lazy modules come when asked for, without Hypothesis."""
     program = """

@@ -61,6 +61,7 @@ def test_compile_state_is_not_clobbered():
         np.testing.assert_array_equal(v.numpy(), value)
 
 
+@pytest.mark.slow
 def test_later_fit_of_the_model(tmp_path):
     """model.fit, evaluate, predict and save work as if the trainer had never been."""
 
@@ -113,7 +114,7 @@ def test_what_is_not_given_is_taken_from_the_compiled_model():
     model.compile(keras.optimizers.Adam(0.1), "mae", loss_weights=2.0, metrics=["mse"])
     expected = new_model()
     expected.compile(keras.optimizers.Adam(0.1), "mae", loss_weights=2.0, metrics=["mse"])
-    trainer = Trainer(model)
+    trainer = Trainer(model, execution="step")
     assert trainer.optimizer is model.optimizer
     history = expected.fit(X, Y, epochs=2, **FIT).history
     actual = trainer.fit(X, Y, epochs=2, **FIT).history
@@ -142,6 +143,7 @@ def test_two_trainers_of_one_model():
     assert {"train": 1} == one.traces == two.traces
 
 
+@pytest.mark.slow
 def test_optimizer_goes_on():
     """A second fit continues the optimizer's state, as in Keras."""
     expected = new_model()
@@ -171,6 +173,7 @@ def rows_error(y_true, y_pred):
     return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
 
 
+@pytest.mark.slow
 def test_kinds_of_metrics():
     """Names, objects and functions, weighted and not, have Keras's names and numbers."""
 
@@ -214,7 +217,7 @@ def test_metrics_per_output():
     )
 
 
-@pytest.mark.parametrize("validation", [{}, {"validation_data": (X[:5], Y[:5])}])
+@pytest.mark.parametrize("validation", [tiers.slow({}), {"validation_data": (X[:5], Y[:5])}])
 def test_one_reset_per_epoch(validation):
     """A metric is reset once in each epoch, validation or not."""
     metric = Counting()
@@ -242,6 +245,7 @@ class Owner(keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
 
+@pytest.mark.slow
 def test_one_reset_per_epoch_of_an_own_metric():
     """The same for a metric that the model owns."""
     metric = Counting()
@@ -287,6 +291,7 @@ def test_evaluate_named_sets():
     assert {"a": list(dicts["a"].values()), "b": list(dicts["b"].values())} == lists
 
 
+@pytest.mark.slow
 def test_evaluate_returns_what_keras_returns():
     """One loss alone is a float, several results a list, return_dict a dict of floats."""
     trainer = Trainer(new_model(), optimizer=sgd(), loss="mse")
@@ -321,6 +326,7 @@ class NeverUpdated(Owner):
         return keras.Model.compute_metrics(self, x, y, y_pred, sample_weight)
 
 
+@pytest.mark.slow
 def test_metric_that_never_updates():
     """A metric that the step does not update is named in a warning, once."""
     trainer = Trainer(NeverUpdated(models.MeanLoss()), optimizer=sgd(), loss="mse")
@@ -329,6 +335,7 @@ def test_metric_that_never_updates():
     assert 1 == sum("not updated" in str(w.message) for w in caught)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_no_warning_without_reason():
     """Metrics that are updated, compiled or owned, are not warned of."""
@@ -427,7 +434,7 @@ class OwnMetrics(Base):
         return {**results, "double": 2 * results["loss"]}
 
 
-@pytest.mark.parametrize("make", [OwnLoss, OwnMetrics])
+@pytest.mark.parametrize("make", [OwnLoss, tiers.slow(OwnMetrics)])
 def test_own_loss_and_metrics(make):
     """Overrides of compute_loss and compute_metrics are honoured as by Keras."""
     expected = new_model(make)
@@ -464,6 +471,7 @@ def test_transform_gradients():
         np.testing.assert_allclose(np.abs(a - b), 0.125, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trainable_model():
     """A TrainableModel trains alike through its own fit and through Trainer, options included."""
 
@@ -487,6 +495,7 @@ def test_trainable_model():
 # Traces -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_trace():
     """Ragged batches, epochs, repeated fits, other sizes and validation: one trace each."""
     trainer = Trainer(new_model(), optimizer="adam", loss="mse", metrics=["mae"])
@@ -517,6 +526,7 @@ def test_one_trace_of_the_model():
     assert {"train": 1, "test": 1} == trainer.traces
 
 
+@pytest.mark.slow
 def test_lengths_that_vary():
     """Sequences of many lengths take two traces: one for the first, one for the rest."""
     inputs = keras.Input((None, 4))
@@ -529,6 +539,7 @@ def test_lengths_that_vary():
     assert {"train": 2} == trainer.traces
 
 
+@pytest.mark.slow
 def test_eager():
     """Execution(eager=True) computes the same, uncompiled."""
     compiled, eager = new_model(), new_model()
@@ -570,6 +581,7 @@ def test_thawed_layer_between_two_fits():
     assert all((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_function_that_returns_the_model():
     """A function is called once, and trainer.model is what it returned."""
     made = []
@@ -592,10 +604,10 @@ def test_function_that_returns_the_model():
 @pytest.mark.parametrize(
     ("options", "clipping"),
     [
-        ({"micro_batches": 2}, {}),
-        ({"micro_batches": 5}, {}),
-        ({"clipvalue": 0.05}, {"clipvalue": 0.05}),
-        ({"clipnorm": 0.1}, {"clipnorm": 0.1}),
+        tiers.slow({"micro_batches": 2}, {}),
+        tiers.slow({"micro_batches": 5}, {}),
+        tiers.slow({"clipvalue": 0.05}, {"clipvalue": 0.05}),
+        tiers.slow({"clipnorm": 0.1}, {"clipnorm": 0.1}),
         ({"micro_batches": 3, "global_clipnorm": 0.1}, {"global_clipnorm": 0.1}),
     ],
     ids=str,
@@ -607,7 +619,14 @@ def test_options_equal_the_whole_batch(options, clipping):
     fit = {**FIT, "epochs": 2, "sample_weight": WEIGHT}
     history = expected.fit(X, Y, **fit).history
     model = new_model()
-    trainer = Trainer(model, optimizer=sgd(), loss="mse", weighted_metrics=["mae"], **options)
+    trainer = Trainer(
+        model,
+        optimizer=sgd(),
+        loss="mse",
+        weighted_metrics=["mae"],
+        execution="step",
+        **options,
+    )
     actual = trainer.fit(X, Y, **fit).history
     assertions.assert_close_weights(expected, model)
     for name in history:
@@ -643,7 +662,8 @@ class Configured(Base):
 
 def one_device(make):
     model = new_model(make)
-    trainer = Trainer(model, optimizer=sgd(momentum=0.9), loss="mse", metrics=["mae"])
+    arguments = {"optimizer": sgd(momentum=0.9), "loss": "mse", "metrics": ["mae"]}
+    trainer = Trainer(model, execution="step", **arguments)
     history = trainer.fit(X, Y, epochs=2, validation_data=(X[:5], Y[:5]), **FIT).history
     return model, history, trainer
 
@@ -693,6 +713,7 @@ def test_two_replicas_of_a_subclassed_model():
     assert one_by_one(model) == pytest.approx(trainer.evaluate(X, Y, verbose=0), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_configuration_under_a_strategy():
     """Whether it was built outside the scope, or by a function inside it."""
 
@@ -710,6 +731,7 @@ def test_a_model_without_a_configuration_under_a_strategy():
         assert 2 == len(trainer.model.get_weights())
 
 
+@pytest.mark.slow
 def test_weights_set_between_two_fits_under_a_strategy():
     """Weights that the user sets on the model are the ones that the next fit begins with."""
     first = new_model().get_weights()

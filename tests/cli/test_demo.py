@@ -70,7 +70,7 @@ class TestBalancedAccuracy:
 
 SHAPES = (1, 1), (1, 9, 1), (3, 5, 2), (8, 8), (28, 28, 3), (64, 20)
 DTYPES = "uint8", "bool", ">i2", "float64"
-QUICK = [((1, 1), ">i2"), ((1, 9, 1), "bool"), ((3, 5, 2), "float64"), ((28, 28, 3), "uint8")]
+QUICK = [((1, 9, 1), "bool")]
 
 
 @pytest.mark.parametrize(

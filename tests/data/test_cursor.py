@@ -14,6 +14,7 @@ from kerastrain._keras import pipelines
 from kerastrain.data.source import Source
 from kerastrain.run import state_trees
 from kerastrain.state.digests import digest_of
+from tests.support import tiers
 
 ROWS, EPOCHS = 20, 3
 Y = np.arange(ROWS, dtype="float32")
@@ -172,8 +173,16 @@ def resumed(make, position, validates=False, **options):
         return batches_from(source, epoch, validates)
 
 
+# What they are made of is in others.
+MUCH_LIKE_OTHERS = [
+    *("shuffled and repeated", "zip", "concatenate", "sample", "in order, in steps"),
+    *("PyDataset, threads", "PyDataset, threads, shuffled", "PyDataset, endless, threads"),
+    "reorders itself, threads",
+]
+
+
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", tiers.without(SOURCES, MUCH_LIKE_OTHERS))
 def test_the_batches_that_came_next(name):
     """Interrupted in an epoch, at its end or before the first: the same batches come next."""
     lie_together = random.Random(name).random() < 0.7
@@ -201,8 +210,14 @@ def test_worker_processes(name):
         assert expected[position[1] :] == resumed(make, position)
 
 
-@pytest.mark.parametrize("name", ["two shuffles", "concatenate", "shuffled and repeated"])
-@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        (None, "two shuffles"), (3, "concatenate"), (3, "shuffled and repeated"),
+        tiers.slow(3, "two shuffles"), tiers.slow(None, "concatenate"),
+        tiers.slow(None, "shuffled and repeated"),
+    ],
+)  # fmt: skip
 def test_validations(name, steps):
     """Each is a new pass, of which only some batches may be drawn, and none ahead of them."""
 
@@ -287,7 +302,7 @@ def optimized(data):
 
 
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
-@pytest.mark.parametrize("name", CUT_INSIDE)
+@pytest.mark.parametrize("name", tiers.without(CUT_INSIDE, ["take", "zip", "take_while", "choice"]))
 def test_what_a_part_leaves_before_its_end(name):
     """Nothing draws ahead of it unasked, so that the next pass goes on where it must."""
 
@@ -381,7 +396,7 @@ def test_a_pass_that_ends_before_its_steps_is_not_cut():
         Source(shuffled_and_ahead, steps=9).track(begins_anew=True)
 
 
-@pytest.mark.parametrize("name", ["all", "some", "mapped"])
+@pytest.mark.parametrize("name", ["some", tiers.slow("all"), tiers.slow("mapped")])
 def test_a_data_set_from_outside(name):
     """What a function has from outside goes on from pass to pass as all else does."""
     inside = {"all": lambda d: d, "some": lambda d: d.take(2), "mapped": in_order}[name]
@@ -548,11 +563,11 @@ def fewer():
     ("first", "then", "where"),
     [
         (lambda: rows().batch(4), other_rows, ("within an epoch", "at its end", "later")),
-        (two_shuffles, other_order, ("within an epoch", "at its end", "later")),
+        tiers.slow(two_shuffles, other_order, ("within an epoch", "at its end", "later")),
         (two_shuffles, other_inner_order, ("within an epoch", "at its end", "later")),
-        (concatenated, other_last_part, ("at its end", "later")),
+        tiers.slow(concatenated, other_last_part, ("at its end", "later")),
         (lambda: rows().batch(4), fewer, ("at its end", "later")),
-        (fewer, lambda: rows().batch(4), ("at its end", "later")),
+        tiers.slow(fewer, lambda: rows().batch(4), ("at its end", "later")),
     ],
 )
 def test_another_pipeline_is_refused(first, then, where):
@@ -572,6 +587,7 @@ def test_the_same_object_again_is_refused():
             resumed(lambda: {"x": data}, position)
 
 
+@pytest.mark.slow
 def test_the_same_object_again_where_all_passes_are_alike():
     """Without a shuffle it is the same data set."""
     data = rows().batch(4)
@@ -696,7 +712,7 @@ class Ordered(Flipping):
         pass
 
 
-@pytest.mark.parametrize("make", [from_python, of_numpy, of_torch, Ordered])
+@pytest.mark.parametrize("make", [of_numpy, of_torch, Ordered, tiers.slow(from_python)])
 def test_another_batch_in_between_is_refused(make):
     """All that code of the user's own makes again is compared, be it neither first nor last."""
     _, positions = uninterrupted(lambda: {"x": make()})
@@ -772,6 +788,7 @@ def test_another_order_of_a_data_set_is_refused():
         resumed(lambda: {"x": Forgotten()}, positions["later"])
 
 
+@pytest.mark.slow
 def test_a_generator_with_another_state_is_refused():
     """What a function yields may follow what no seed decides."""
     calls = iter(range(100))
@@ -869,8 +886,14 @@ def test_what_cannot_be_repeated_is_refused_at_the_begin(made, why):
     source.close()
 
 
-@pytest.mark.parametrize("made", [lambda: augmented(seed=1), lambda: inner_shuffle(1),
-                                  lambda: with_generator(False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "made",
+    [
+        tiers.slow(lambda: augmented(seed=1)),
+        tiers.slow(lambda: inner_shuffle(1)),
+        lambda: with_generator(False),
+    ],
+)
 def test_what_can_be_repeated(made):
     """Random numbers with seeds, drawn in turn."""
     expected, positions = uninterrupted(lambda: {"x": made()})
@@ -934,7 +957,7 @@ def test_a_state_of_an_earlier_version():
 
 
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
-@pytest.mark.parametrize("make", [Batches, Reordered, from_python, grain_rows])
+@pytest.mark.parametrize("make", [Batches, Reordered, *map(tiers.slow, (grain_rows, from_python))])
 def test_a_state_without_digests_of_each_batch(make):
     """An earlier version noted the first and the last batches: these are compared."""
     expected, positions = uninterrupted(lambda: {"x": make()})
@@ -950,7 +973,16 @@ def test_a_state_without_digests_of_each_batch(make):
             assert expected[done:] == batches_from(source, epoch, False)
 
 
-@pytest.mark.parametrize("passes", [None, [[1]], [[1, 2, 3]], [["a", True, 1]], [[-1, True, 1]]])
+@pytest.mark.parametrize(
+    "passes",
+    [
+        None,
+        tiers.slow([[1]]),
+        [[1, 2, 3]],
+        tiers.slow([["a", True, 1]]),
+        tiers.slow([[-1, True, 1]]),
+    ],
+)
 def test_what_is_no_state_is_an_error(passes):
     """Of the kinds that become a CheckpointError."""
     _, positions = uninterrupted(SOURCES["in order"])

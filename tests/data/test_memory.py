@@ -13,6 +13,7 @@ from kerastrain import Trainer
 from kerastrain.data import memory
 from kerastrain.data import stacks
 from kerastrain.data.source import Source
+from tests.support import tiers
 
 COUNT, ROWS = 9, 4
 
@@ -190,8 +191,17 @@ def test_predict(name):
     assert [10 * i + row for i in range(COUNT) for row in range(ROWS)] == outputs[:, 0].tolist()
 
 
-@pytest.mark.parametrize("name", ["PyDataset", "generator"])
-@pytest.mark.parametrize("execution", ["loop", "step", Execution(run_eagerly=True)])
+EAGER = Execution(run_eagerly=True)
+
+
+@pytest.mark.parametrize(
+    ("execution", "name"),
+    [
+        ("loop", "generator"), ("step", "PyDataset"), tiers.slow("loop", "PyDataset"),
+        tiers.slow("step", "generator"), tiers.slow(EAGER, "PyDataset"),
+        tiers.slow(EAGER, "generator"),
+    ],
+)  # fmt: skip
 def test_fit_and_evaluate(name, execution):
     """The sums over all batches are those of the batches as they were drawn."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])

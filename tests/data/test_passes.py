@@ -16,6 +16,7 @@ from kerastrain.data import checks as data_checks
 from kerastrain.data import source as data_lib
 from kerastrain.data import stacks
 from tests.support import datasets
+from tests.support import tiers
 
 ROWS = 23
 X, Y, WEIGHT = datasets.regression(rows=ROWS)
@@ -166,9 +167,22 @@ def source_of(arguments, resident_bytes=None, lie_together=True):
 # The same batches -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "resident_bytes"), [(name, size) for name in SOURCES for size in (None, 0)]
+# What they are made of is in others.
+MUCH_LIKE_OTHERS = (
+    *("text of objects", "tf.data of inputs alone", "tf.data of arrays alone"),
+    *("tf.data of unknown length", "PyDataset with workers"),
 )
+BYTES = [(name, size) for name in SOURCES for size in (None, 0)]
+# Only arrays are resident or not; all else lies in stacks.
+QUICK_BYTES = [
+    (name, size)
+    for name, size in BYTES
+    if name not in MUCH_LIKE_OTHERS
+    and (size is None or not name.startswith(("text", "tf.data", "PyDataset", "torch", "Grain")))
+]
+
+
+@pytest.mark.parametrize(("name", "resident_bytes"), tiers.cases(BYTES, QUICK_BYTES))
 def test_same_batches(name, resident_bytes):
     """Cut at any place, the batches are those of ``epoch()``: nesting, types, rows, order."""
     make, epochs = SOURCES[name], 1 if name in ONCE else 2
@@ -178,7 +192,7 @@ def test_same_batches(name, resident_bytes):
         assert_same(expected, actual)
 
 
-@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("name", tiers.without(ENDLESS, ["tf.data, endless", "tf.data, unequal"]))
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
 def test_same_batches_with_steps(name):
     """With ``steps`` the epochs go on where the last one stopped, at the same batches."""
@@ -397,8 +411,15 @@ def threads_left(before):
     return left
 
 
-@pytest.mark.parametrize("taken", [0, 1, 3])
-@pytest.mark.parametrize("name", ["arrays", "PyDataset with workers", "tf.data"])
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("arrays", 0), ("arrays", 1), ("arrays", 3), ("PyDataset with workers", 1),
+        ("tf.data", 3), tiers.slow("PyDataset with workers", 0),
+        tiers.slow("PyDataset with workers", 3), tiers.slow("tf.data", 0),
+        tiers.slow("tf.data", 1),
+    ],
+)  # fmt: skip
 def test_nothing_runs_after_close(monkeypatch, name, taken):
     """Closed at any time, a source leaves no thread; a later pass has all batches."""
     monkeypatch.setattr(array_passes, "_OF_ARRAYS", 2)

@@ -1,5 +1,6 @@
 """Every kind of data trains to Keras's weights, in an order that the seed decides."""
 
+import itertools
 import multiprocessing
 import random
 import threading
@@ -232,10 +233,13 @@ def by_trainer(arguments):
 
 # Others are converted by the same code.
 MUCH_LIKE_OTHERS = [
-    *("numpy float64", "numpy float16", "numpy uint8", "tensors", "pandas", "torch tensors"),
-    *("batch of all rows", "steps without batch_size", "tf.data of unknown length"),
-    *("tf.data, two steps", "PyDataset, endless, workers", "Grain iter", "nested, pandas"),
-    *("nested, PyDataset", "text tensors", "text, tf.data", "ragged, tf.data"),
+    *("numpy float64", "numpy float16", "numpy uint8", "numpy not contiguous", "tensors"),
+    *("variables", "pandas", "pandas weights", "torch tensors", "sparse", "split"),
+    *("batch of all rows", "batch of one row", "two steps", "steps without batch_size"),
+    *("tf.data with weights", "tf.data of unknown length", "tf.data, endless"),
+    *("tf.data, two steps", "PyDataset with workers", "PyDataset, endless, workers", "Grain iter"),
+    *("Grain loader", "tuple of inputs", "nested, pandas", "nested, tf.data"),
+    *("nested, PyDataset", "text of objects", "text tensors", "text, tf.data", "ragged, tf.data"),
 ]
 
 
@@ -253,9 +257,9 @@ def test_equals_keras(name):
 @pytest.mark.parametrize(
     "name, steps",
     [
-        ("tf.data", None), ("PyDataset", 3), ("generator", 3), ("Grain map", None),
-        tiers.slow("tf.data", 3), tiers.slow("PyDataset", None), tiers.slow("Grain map", 3),
-        tiers.slow("torch", None), tiers.slow("torch", 3),
+        ("Grain map", None), tiers.slow("Grain map", 3), tiers.slow("tf.data", None),
+        tiers.slow("tf.data", 3), tiers.slow("PyDataset", None), tiers.slow("PyDataset", 3),
+        tiers.slow("generator", 3), tiers.slow("torch", None), tiers.slow("torch", 3),
     ],
 )  # fmt: skip
 def test_validation_data(name, steps):
@@ -282,7 +286,10 @@ def by_history(arguments):
     return trainer.fit(**fit).history
 
 
-@pytest.mark.parametrize("name", ["numpy", "tf.data", "tf.data of unknown length", "PyDataset"])
+@pytest.mark.parametrize(
+    "name",
+    ["numpy", "tf.data", tiers.slow("tf.data of unknown length"), tiers.slow("PyDataset")],
+)
 def test_class_weight(name):
     """Class weights act on labels from arrays and from streams as in Keras."""
     weights = {0: 0.25, 1: 3.0}
@@ -429,7 +436,7 @@ def test_inputs_are_shuffled_alike():
     assert [expected, expected] == pytest.approx(history["loss"], abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["numpy", "PyDataset", "PyDataset, workers"])
+@pytest.mark.parametrize("kind", ["numpy", "PyDataset", tiers.slow("PyDataset, workers")])
 def test_equal_seeds_agree_bit_for_bit(kind):
     """Two trainers with one seed end at the same weights; another seed does not."""
     data = {
@@ -519,12 +526,21 @@ def test_generator_over_epochs():
     assert len(drawn) <= 7
 
 
-@pytest.mark.parametrize("of", [(8, 7), (8, 1)], ids=["other rows", "rows that broadcast"])
-@pytest.mark.parametrize("plan", ["step", "loop"])
-@pytest.mark.parametrize("pipeline", [True, False])
+UNEQUAL = {"other rows": (8, 7), "rows that broadcast": (8, 1)}
+QUICK_UNEQUAL = [
+    (True, "loop", "rows that broadcast"),
+    (False, "loop", "other rows"),
+    (False, "step", "rows that broadcast"),
+]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "plan", "of"),
+    tiers.cases(itertools.product((True, False), ("step", "loop"), UNEQUAL), QUICK_UNEQUAL),
+)
 def test_a_later_batch_of_unequal_parts(pipeline, plan, of):
     """It is refused when it comes: TensorFlow would broadcast it, or say nothing of data."""
-    sizes = [(8, 8), (8, 8), of]
+    sizes = [(8, 8), (8, 8), UNEQUAL[of]]
 
     def drawn():
         for x_rows, y_rows in sizes:
@@ -533,7 +549,7 @@ def test_a_later_batch_of_unequal_parts(pipeline, plan, of):
     specs = tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None, 2), tf.float32)
     data = tf.data.Dataset.from_generator(drawn, output_signature=specs) if pipeline else drawn()
     trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", execution=plan)
-    with pytest.raises(DataError, match=rf"`x`.*different lengths: \[{of[1]}, 8\]"):
+    with pytest.raises(DataError, match=rf"`x`.*different lengths: \[{sizes[-1][1]}, 8\]"):
         trainer.fit(data, verbose=0)
     assert 2 == int(trainer.optimizer.iterations)
 
@@ -616,7 +632,7 @@ def workers_left(before):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", tiers.cases(ENDINGS, ["stop", "error in validation", "refused"]))
 def test_workers_end(ending):
     """However fit ends, the workers of train and validation data end with it."""
     before = threading.enumerate()
@@ -652,7 +668,7 @@ def test_torch_workers_end():
 # A run of data that have something in common ------------------------------------
 
 
-@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("fixed", [False, tiers.slow(True)])
 def test_a_split_of_one_shuffle(tmp_path, fixed):
     """Refused before a step, unless its order is fixed; without `run_dir` it is Keras's matter."""
     rows = tf.data.Dataset.from_tensor_slices((X, Y))

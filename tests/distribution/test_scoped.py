@@ -147,7 +147,7 @@ MODELS = (normalized, binned, tabled, centred, listed, looked_up, vectorized, co
 
 @pytest.mark.parametrize(
     "make",
-    tiers.cases(MODELS, [normalized, tabled, centred, looked_up]),
+    tiers.cases(MODELS, [tabled, looked_up]),
     ids=lambda make: make.__name__,
 )
 def test_layers_that_keep_more_than_variables(make):
@@ -238,13 +238,11 @@ def plain():
 
 @pytest.mark.parametrize(
     "name, strategy",
-    tiers.without(
+    tiers.cases(
         itertools.product(SETTINGS, ["one_device", "mirrored:2"]),
-        [(name, "one_device") for name in SETTINGS]
-        + [("weights_without_decay", "mirrored:2"), ("a_constraint_of_one_weight", "mirrored:2"),
-           ("a_function_of_a_layer", "mirrored:2")],
+        [("a_weight_without_decay", "mirrored:2"), ("a_number_of_a_layer", "mirrored:2")],
     ),
-)  # fmt: skip
+)
 def test_what_was_set_on_a_model(name, strategy):
     """It holds in the scope, without a word in a configuration."""
     models = plain(), plain(), plain()
@@ -258,6 +256,7 @@ def test_what_was_set_on_a_model(name, strategy):
     assert has_effect == (largest_difference(models[0], models[2]) > 1e-3)
 
 
+@pytest.mark.slow
 def test_who_holds_a_model_sees_what_trains():
     """A callback that has it from elsewhere reads its weights, and changes what goes on."""
     model, seen = plain(), []
@@ -278,6 +277,7 @@ def test_who_holds_a_model_sees_what_trains():
     assert np.allclose(seen[2][1], model.predict(X, verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_keras_and_trainer_train_on_in_turn():
     """Optimizer and weights are the same objects, with one state."""
     models = plain(), plain()
@@ -310,8 +310,8 @@ def test_variables_are_those_outside_again_after_an_error():
 @pytest.mark.parametrize(
     "kind, plan",
     [
-        (tf.Variable, "loop"), (keras.Variable, "step"), (tf.Variable, "xla_step"),
-        (keras.Variable, None),
+        (tf.Variable, "loop"), tiers.slow(keras.Variable, "step"),
+        tiers.slow(tf.Variable, "xla_step"), (keras.Variable, None),
     ],
 )  # fmt: skip
 def test_a_variable_that_each_replica_would_change_is_refused(kind, plan):
@@ -333,6 +333,7 @@ def test_a_variable_that_each_replica_would_change_is_refused(kind, plan):
     assert 0.0 == float(count)
 
 
+@pytest.mark.slow
 def test_a_function_that_was_traced_outside():
     """A layer's own tf.function is traced anew in the scope, and is as it was outside."""
 
@@ -349,6 +350,7 @@ def test_a_function_that_was_traced_outside():
     assert np.allclose(models[0](X), models[1](X), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_variable_as_it_is_outside_is_refused():
     """A layer may have kept what Keras's variable held when it was built."""
 
@@ -367,6 +369,7 @@ def test_a_variable_as_it_is_outside_is_refused():
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
+@pytest.mark.slow
 def test_what_changed_between_two_fits():
     """The user's model may be adapted or loaded anew after the Trainer was made."""
     layer = L.Normalization()
@@ -379,7 +382,7 @@ def test_what_changed_between_two_fits():
     assert np.isclose(trainer.evaluate(X, Y, verbose=0), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", [None, "mirrored:2"])
+@pytest.mark.parametrize("strategy", [tiers.slow(None), "mirrored:2"])
 def test_steps_that_were_traced_do_not_keep_old_constants(strategy):
     """A layer that is adapted anew between two calls is the new one in all of them."""
     layer = L.Normalization()
@@ -460,6 +463,7 @@ def test_optimizers_of_an_own_step_are_built_before_it(kind):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_a_model_from_outside_is_resumed(tmp_path):
     """The names of its variables are the same in each process, whatever holds them meanwhile."""

@@ -85,7 +85,7 @@ def whole():
     return trained(None, "trainer")
 
 
-QUICK = [("central_storage:2", "trainer"), ("mirrored:4", "trainer")]
+QUICK = [("central_storage:2", "trainer")]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,9 @@ def stepped(where, build=net, optimizer=None, micro_batches=1):
     return trainings.by_steps(build, compiled, batches, where, options)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", tiers.cases(OPTIMIZERS, ["loss scale and accumulation", "EMA that overwrites"])
+)
 def test_each_optimizer(name):
     """What an optimizer does once, or at every other step, it does once for all replicas."""
     arguments = {"optimizer": OPTIMIZERS[name], "micro_batches": 2}
@@ -140,7 +142,7 @@ def synchronized_with_losses(make):
     return make(inputs, outputs)
 
 
-@pytest.mark.parametrize("where", ["mirrored:2", "mirrored:4"])
+@pytest.mark.parametrize("where", ["mirrored:2", tiers.slow("mirrored:4")])
 @pytest.mark.parametrize("build", [synchronized, synchronized_with_losses])
 def test_synchronised_batch_statistics(build, where):
     """They are those of the global batch, with unequal shares and an empty one; losses add once."""
@@ -164,7 +166,7 @@ def test_synchronised_batch_statistics_of_compiled_steps(build, where, entry_poi
     assertions.assert_close_runs(one, trained(where, entry_point, build, sgd))
 
 
-@pytest.mark.parametrize("where", (None, "mirrored:2"))
+@pytest.mark.parametrize("where", (tiers.slow(None), "mirrored:2"))
 def test_own_step_with_compiled_metrics(where, recwarn):
     """A `train_step` of the user's own finds its metrics built, and nothing says otherwise."""
 
@@ -264,6 +266,7 @@ class TestHandedBack:
         for a, b in zip(adam_one.variables, adam_two.variables, strict=True):
             np.testing.assert_allclose(a.numpy(), b.numpy(), atol=TOLERANCE)
 
+    @pytest.mark.slow
     def test_after_an_error(self):
         """What was trained before a callback failed is not lost."""
 
@@ -317,13 +320,8 @@ def test_one_decision_on_overflow(where, row):
     assert assertions.largest_difference(one, two) <= 2e-4  # of float16's 1e-3
 
 
-@pytest.mark.parametrize(
-    "where",
-    (
-        tiers.slow("one_device"), tiers.slow("central_storage:2"), tiers.slow("mirrored:2"),
-        "mirrored:4",
-    ),
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ("one_device", "central_storage:2", "mirrored:2", "mirrored:4"))
 def test_predict_keeps_rows_and_their_order(where):
     """Every row has its prediction at its place, batches that do not divide included."""
     model = models.mlp(outputs=3)
@@ -352,7 +350,8 @@ def test_predict_of_a_model_that_is_not_built():
     np.testing.assert_allclose(2 * X, predicted["twice"])
 
 
-@pytest.mark.parametrize("micro_batches", (tiers.slow(1), 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("micro_batches", (1, 2))
 def test_traces_of_ragged_batches(micro_batches):
     """Shares of other sizes run one trace; all batches too small for all replicas a second."""
     parts = 4 * micro_batches
@@ -405,6 +404,7 @@ class TestNames:
 class TestOwnCode:
     """A user's callbacks, overrides and changes between fits act as on one device."""
 
+    @pytest.mark.slow
     def test_evaluate_in_a_callback(self):
         """A callback that evaluates with the trainer does not disturb what trains."""
 
@@ -443,6 +443,7 @@ class TestOwnCode:
 
         assertions.assert_close_runs(run(None), run("mirrored:2"))
 
+    @pytest.mark.slow
     def test_own_loss_of_two_outputs(self):
         """With a `compute_loss` of the user's own, each output still logs its own loss."""
 
@@ -468,6 +469,7 @@ class TestOwnCode:
 
         assertions.assert_close_runs(run(None, 1), run("mirrored:2", 2))
 
+    @pytest.mark.slow
     def test_own_loss_in_which_replicas_meet(self):
         """Replicas take turns inside of it; what holds there holds for each, and ends."""
 
@@ -492,6 +494,7 @@ class TestOwnCode:
 
         assertions.assert_close_runs(run(None), run("mirrored:2"))
 
+    @pytest.mark.slow
     def test_own_reset_of_something_else(self):
         """What a `reset_metrics` of the user's own sets beside metrics is set."""
 
@@ -513,7 +516,8 @@ class TestOwnCode:
         trainer.fit(X, Y, epochs=2, verbose=0)
         assert begun + 2 == float(model.epochs.numpy())
 
-    @pytest.mark.parametrize("entry_point", ["trainer", tiers.slow("fit")])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("entry_point", ["trainer", "fit"])
     def test_metric_of_no_rows(self, entry_point):
         """A metric function that is a mean of its rows stays a number where a share is empty."""
 
@@ -544,6 +548,7 @@ class TestOwnCode:
         trainer.fit(X, Y, batch_size=4, verbose=0, callbacks=[callback])
         assert [scope] == seen
 
+    @pytest.mark.slow
     def test_predict_before_fit(self):
         """An unbuilt model is built once: its predictions do not change without training."""
 
@@ -617,6 +622,7 @@ class TestAsTensorFlowMakesThem:
             assertions.assert_close_runs(expected, self.run(found))
             assert reduction is found.extended._cross_device_ops
 
+    @pytest.mark.slow
     def test_another_size(self):
         """A second strategy of another size trains, and a callback listens to both."""
         heard = []
@@ -692,6 +698,7 @@ class TestAsTensorFlowMakesThem:
         for one, other in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
 
+    @pytest.mark.slow
     def test_after_an_error(self):
         """A step that fails leaves nothing behind that another training could stumble over."""
         ids = np.zeros((6, 2), "int32")

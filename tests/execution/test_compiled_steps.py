@@ -16,6 +16,7 @@ from kerastrain.execution import compiled_steps as execution
 from tests.support import assertions
 from tests.support import datasets
 from tests.support import models
+from tests.support import tiers
 
 X, Y, _ = datasets.regression(rows=8)
 
@@ -137,7 +138,7 @@ class TestEager:
             trainer.fit(X, Y[:, :1], verbose=0)
 
 
-@pytest.mark.parametrize("what", ["layer", "activity", "model"])
+@pytest.mark.parametrize("what", [tiers.slow("layer"), tiers.slow("activity"), "model"])
 def test_losses_of_layers_alone(what):
     """A model whose only loss is its own trains as under Keras."""
 
@@ -185,7 +186,7 @@ def test_a_flag_without_weights_is_seen():
     np.testing.assert_array_equal(kept, normal.moving_mean.numpy())
 
 
-@pytest.mark.parametrize("strategy", [None, "mirrored:2"])
+@pytest.mark.parametrize("strategy", [None, tiers.slow("mirrored:2")])
 def test_batches_of_inputs_alone(strategy):
     """A data set that yields a dict of inputs, without a tuple, trains on added losses."""
     inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((4,), name="b")}
@@ -197,7 +198,7 @@ def test_batches_of_inputs_alone(strategy):
     assert history.history["loss"][1] < history.history["loss"][0]
 
 
-@pytest.mark.parametrize("strategy", [None, "mirrored:2"])
+@pytest.mark.parametrize("strategy", [None, tiers.slow("mirrored:2")])
 def test_predict_keeps_every_row_of_a_generator(strategy):
     """Predictions of a stream are those of its arrays, in order, none lost."""
     trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", strategy=strategy)

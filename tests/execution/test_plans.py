@@ -1,6 +1,7 @@
 """Whatever plan runs the steps, weights, optimizer, history and events are those of Keras's fit."""
 
 import functools
+import itertools
 import warnings
 
 import keras
@@ -360,16 +361,14 @@ BY_XLA = (
 )
 
 
-# Of what these find, most is found by others.
-MUCH_LIKE_OTHERS = [(name, "xla_loop") for name in BY_XLA if name not in BY_XLA[:2]] + [
-    ("regularized", "xla_loop, streamed"),
-    ("own compute_metrics", "auto, all tried"),
-    ("recurrent, masked", "loop, streamed"),
-    ("two outputs", "deterministic"),
-    ("class weights", "xla_step"),
-    ("dropout", "auto, all tried"),
-    ("micro-batches", "xla_loop"),
-    ("micro-batches", "auto"),
+# Those that are quick and differ most; of what the others find, most is found by these.
+QUICK = [
+    ("sample weights", "loop"),
+    ("sample weights", "xla_loop"),
+    ("accumulation", "loop, three steps"),
+    ("own train_step", "auto"),
+    ("tf.data, endless", "step"),
+    ("generator", "loop"),
 ]
 
 
@@ -378,7 +377,7 @@ def cases():
     plans = [name for name in PLANS if name != "xla_loop"]
     found = [(name, plans[i % len(plans)]) for i, name in enumerate(SCENARIOS)]
     found += [(name, "xla_loop") for name in BY_XLA]
-    return tiers.without(found, MUCH_LIKE_OTHERS)
+    return tiers.cases(found, QUICK)
 
 
 @pytest.mark.parametrize(("name", "plan"), cases())
@@ -398,7 +397,7 @@ def test_equals_keras(name, plan, monkeypatch):
 
 @pytest.mark.parametrize(
     "plan",
-    ["step", "loop", pytest.param("auto, all tried", marks=pytest.mark.slow)],
+    [tiers.slow("step"), "loop", tiers.slow("auto, all tried")],
 )
 @pytest.mark.parametrize("name", ["sample weights", tiers.slow("loss scale")])
 def test_equals_keras_on_two_replicas(name, plan, monkeypatch):
@@ -423,8 +422,8 @@ class Listener(keras.callbacks.Callback):
     [
         tiers.slow("loss scale", None),
         ("own train_step", None),
-        ("tf.data, unequal", None),
-        ("sample weights", "mirrored:2"),
+        tiers.slow("tf.data, unequal", None),
+        tiers.slow("sample weights", "mirrored:2"),
     ],
 )
 def test_equals_keras_where_a_callback_listens(name, strategy):
@@ -451,7 +450,8 @@ class Noise(layers.Layer):
         return x + tf.random.uniform(tf.shape(x), seed=3) if training else x
 
 
-@pytest.mark.parametrize("strategy", [None, tiers.slow("mirrored:2")])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [None, "mirrored:2"])
 @pytest.mark.filterwarnings("ignore:.*cannot be compiled")
 def test_numbers_that_xla_draws_otherwise(strategy):
     """A model that draws by TensorFlow itself is not given to XLA, on replicas neither."""
@@ -466,7 +466,7 @@ def test_numbers_that_xla_draws_otherwise(strategy):
     assert ["loop", "loop"] == plans
 
 
-@pytest.mark.parametrize("plan", ["auto, all tried", "loop, streamed"])
+@pytest.mark.parametrize("plan", [tiers.slow("auto, all tried"), "loop, streamed"])
 def test_shuffled(plan, monkeypatch):
     """Shuffled rows come in the order of the seed, whatever the plan."""
     if plan == "auto, all tried":
@@ -480,8 +480,13 @@ def test_shuffled(plan, monkeypatch):
     states[0].assert_equal(states[1])
 
 
-@pytest.mark.parametrize("plan", [tiers.slow("xla_loop"), "auto", "loop, streamed"])
-@pytest.mark.parametrize("name", ["two outputs", "normalization"])
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    tiers.cases(
+        itertools.product(["two outputs", "normalization"], ["xla_loop", "auto", "loop, streamed"]),
+        [("two outputs", "auto"), ("normalization", "loop, streamed")],
+    ),
+)
 def test_evaluate_and_predict(name, plan):
     """Results of a data set and outputs for it are those of Keras."""
     build, optimizer, compiled, data, _ = SCENARIOS[name]

@@ -33,7 +33,8 @@ PLANS = {
     "auto, all tried": Execution(),
     "loop, streamed": Execution(plan="loop", resident_bytes=0),
 }
-MANY_AT_A_TIME = (tiers.slow("xla_loop"), "auto, all tried")
+MANY_AT_A_TIME = ("xla_loop", "auto, all tried")
+QUICK = (tiers.slow("xla_loop"), "auto, all tried")
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +137,7 @@ def data_of(name):
 
 
 @pytest.mark.parametrize("plan", [tiers.slow("auto, all tried"), "xla_loop"])
-@pytest.mark.parametrize("name", NOT_BY_XLA)
+@pytest.mark.parametrize("name", tiers.cases(NOT_BY_XLA, ["python", "random"]))
 def test_what_xla_cannot_compile(name, plan):
     """Training goes on by another plan, no step lost or repeated; the reason is one line."""
     build, data = NOT_BY_XLA[name], data_of(name)
@@ -167,7 +168,7 @@ class Ids(keras.Model):
 @pytest.mark.parametrize(
     "execution", ["xla_loop", pytest.param(Execution(jit_compile=True), marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("build", [looked_up, Ids])
+@pytest.mark.parametrize("build", [looked_up, tiers.slow(Ids)])
 def test_text_is_not_given_to_xla(build, execution):
     """Time and again, as the second such program of XLA's would end the process."""
     x = tf.constant(WORDS) if build is looked_up else {"x": X, "id": tf.constant(WORDS)}
@@ -198,13 +199,13 @@ class Breaks:
 @pytest.mark.parametrize(
     "plan, kinds",
     [
-        ("xla_loop", ("xla",)),
-        ("auto, all tried", ("graph",)),
+        ("loop", ("graph",)),
         *(
-            pytest.param(plan, kinds, marks=pytest.mark.slow)
+            tiers.slow(plan, kinds)
             for plan, kinds in (
-                ("loop", ("graph",)),
+                ("xla_loop", ("xla",)),
                 ("xla_loop", ("graph", "xla")),
+                ("auto, all tried", ("graph",)),
                 ("auto, all tried", ("xla",)),
                 ("auto, all tried", ("graph", "xla")),
             )
@@ -251,7 +252,7 @@ def test_an_error_of_the_data_is_not_the_plans(plan):
 
 
 @pytest.mark.parametrize(
-    "plan", ["loop", tiers.slow("auto, all tried"), tiers.slow("loop, streamed"), "xla_loop"]
+    "plan", tiers.cases(["loop", "auto, all tried", "loop, streamed", "xla_loop"], ["loop"])
 )
 def test_a_model_that_reads_the_rows_in_python(plan):
     """A model that needs the number of rows gets it, by each plan; the last batch is shorter."""
@@ -259,6 +260,7 @@ def test_a_model_that_reads_the_rows_in_python(plan):
     assert_same(expected, trained(plan, Static))
 
 
+@pytest.mark.slow
 def test_a_data_set_smaller_than_a_batch():
     """Fewer rows than a batch are run; a plan of full batches is kept for a later fit."""
     expected = trained("step", x=X[:3], y=Y[:3], validation_data=(X[:2], Y[:2]))
@@ -271,7 +273,8 @@ def test_a_data_set_smaller_than_a_batch():
     assert actual[0].plans["train"].startswith("xla_loop")
 
 
-@pytest.mark.parametrize("plan", ["auto, all tried", tiers.slow("xla_loop")])
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
 def test_other_shapes_that_xla_cannot_compile(plan, monkeypatch):
     """A plan that fails for batches of another length gives way then, and nothing is lost."""
     original = loops.Loop._traced
@@ -358,7 +361,7 @@ def calls(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("most", [1, 3, tiers.slow(100)])
+@pytest.mark.parametrize("most", [tiers.slow(1), 3, tiers.slow(100)])
 def test_steps_per_call(calls, most, monkeypatch):
     """No call has more steps than ``steps_per_call``; many have as many, where it is not much."""
     monkeypatch.setattr(plan_choice, "CALL_SECONDS", 1e3)  # however long a step takes here
@@ -418,6 +421,7 @@ class Reader(Listener):
     only_reads_logs = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", MANY_AT_A_TIME)
 def test_a_listener_gets_each_batch_before_the_next(plan):
     """Each batch is reported when it has run, with its own logs, before the next one runs."""
@@ -480,6 +484,7 @@ class StopAt(keras.callbacks.Callback):
         self.model.stop_training = batch == self.batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", MANY_AT_A_TIME)
 def test_stop_training_stops_at_once(plan):
     """After the batch whose callback stops training no step is run."""
@@ -501,8 +506,10 @@ class Slower(keras.callbacks.Callback):
         self.model.set_weights([w * 0.5 for w in self.model.get_weights()])
 
 
-@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
-@pytest.mark.parametrize("event", [tiers.slow("on_epoch_begin"), "on_epoch_end", "scheduler"])
+@pytest.mark.parametrize("plan", QUICK)
+@pytest.mark.parametrize(
+    "event", tiers.cases(["on_epoch_begin", "on_epoch_end", "scheduler"], ["scheduler"])
+)
 def test_changes_between_epochs(plan, event):
     """A new learning rate and new weights hold from the next step on."""
 
@@ -517,7 +524,7 @@ def test_changes_between_epochs(plan, event):
     assert assertions.largest_difference(plain[0].model, expected[0].model) > 1e-3
 
 
-@pytest.mark.parametrize("plan", MANY_AT_A_TIME)
+@pytest.mark.parametrize("plan", QUICK)
 def test_changes_between_batches(plan):
     """A callback of batches that changes the learning rate is obeyed by the next step."""
 
@@ -568,7 +575,8 @@ def fitted(strategy=None, execution=None, fits=((64, 8),)):
     return model, trainer, history
 
 
-@pytest.mark.parametrize("plan", ["loop", tiers.slow("auto")])
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", ["loop", "auto"])
 def test_batches_smaller_than_the_replicas(plan):
     """After a fit in loops, batches too small for all replicas run one by one, each of them."""
     fits = ((64, 8), (6, 1), (7, 3), (64, 8))
@@ -717,6 +725,7 @@ def test_a_pinned_plan_leaves_a_step_of_ones_own_alone_on_replicas():
     assert trainer.plans["train"].startswith("loop")
 
 
+@pytest.mark.slow
 def test_evaluation_on_replicas_under_a_plan_of_xla():
     """Evaluation, which XLA does not compile on replicas, runs in the graph without a word."""
     trainer = Trainer(

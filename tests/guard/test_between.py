@@ -19,6 +19,7 @@ from tests.guard.test_transactions import strange_loss
 from tests.guard.test_transactions import strange_rows
 from tests.guard.test_transactions import trainer
 from tests.guard.test_transactions import without
+from tests.support import tiers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*batch is skipped")
 
@@ -83,7 +84,8 @@ class TwoOptimizers(Own):
         return self.logged(loss)
 
 
-@pytest.mark.parametrize("policy", ["skip", pytest.param("rollback", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_rates_of_all_optimizers(policy):
     """Those that a callback has set are in force when steps are run again, and afterwards."""
 
@@ -110,14 +112,14 @@ def test_rates_of_all_optimizers(policy):
 
 
 CHANGES = [
-    pytest.param(event, batch, devices, marks=[pytest.mark.slow] * (devices > 1 or batch != 2))
+    (event, batch, devices)
     for event in ("begin", "end")
     for batch in (2, None, BAD - 1)
     for devices in (1, 2)
 ]
 
 
-@pytest.mark.parametrize(("event", "batch", "devices"), CHANGES)
+@pytest.mark.parametrize(("event", "batch", "devices"), tiers.cases(CHANGES, [("end", 2, 1)]))
 def test_weights_that_a_callback_changes(event, batch, devices):
     """The model has the weights from before the bad step, and so what the callback made of them."""
     options = {"loss": strange_loss} | ({"strategy": "mirrored:2"} if devices > 1 else {})
@@ -130,6 +132,7 @@ def test_weights_that_a_callback_changes(event, batch, devices):
     assert_same(made, other)
 
 
+@pytest.mark.slow
 def test_weights_that_a_callback_changes_before_a_step_that_is_left_out():
     """The training is the one without that batch, and with what the callback did."""
     made, other = (trainer(guard, loss=strange_loss) for guard in ("skip", "off"))
@@ -139,6 +142,7 @@ def test_weights_that_a_callback_changes_before_a_step_that_is_left_out():
     assert_same(made, other)
 
 
+@pytest.mark.slow
 def test_weights_that_a_callback_changes_after_the_last_step():
     """They stay, whether or not that step was bad."""
     made, other = (trainer(guard, loss=strange_loss) for guard in ("skip", "off"))

@@ -10,6 +10,7 @@ import tensorflow as tf
 from kerastrain import DataError
 from kerastrain import RunDir
 from kerastrain import Trainer
+from tests.support import tiers
 
 
 def rows():
@@ -69,7 +70,9 @@ class Empties(Shrinks):
         self.first = False
 
 
-@pytest.mark.parametrize("data", [a_generator, a_pipeline, Shrinks, Empties])
+@pytest.mark.parametrize(
+    "data", [a_generator, tiers.slow(a_pipeline), tiers.slow(Shrinks), Empties]
+)
 def test_a_validation_without_a_batch(data):
     """Every result is NaN, in the history and for callbacks, with a warning; none is 0."""
     heard = []

@@ -20,9 +20,12 @@ from kerastrain.testing import check_metric
 from kerastrain.testing import metric_laws
 from kerastrain.testing import multiclass_classification
 from kerastrain.testing import sequences
+from tests.metrics.laws import but_slow
 from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
+from tests.metrics.laws import WEIGHTED
+from tests.support import tiers
 
 BINARY, THREE = binary_classification(), multiclass_classification(3)
 AVERAGES = ["macro", "micro", "weighted", None]
@@ -59,12 +62,13 @@ def matthews(y_true, y_pred, sample_weight=None):
 
 test_f_score_laws, test_all_f_score_laws = in_tiers(
     lambda: FScore(3), inputs=THREE, laws="all", bounds=(0, 1),
+    always=(*WEIGHTED, "replicas_equal_one_device"),
     reference=averaged(sklearn_metrics.fbeta_score, 3, "macro", beta=1), **PINNED,
 )  # fmt: skip
-test_binary_f_score_laws = metric_laws(
+test_binary_f_score_laws = but_slow(metric_laws(
     lambda: FScore(2, beta=2.0, average="binary"), inputs=BINARY, laws="reference",
     reference=averaged(sklearn_metrics.fbeta_score, 2, "binary", beta=2), **PINNED,
-)  # fmt: skip
+), ["equals_weighted_reference"])  # fmt: skip
 test_confusion_matrix_laws, test_more_confusion_matrix_laws = in_tiers(
     lambda: ConfusionMatrix(3), inputs=THREE, laws=OF_A_FORMULA,
     reference=reference(sklearn_metrics.confusion_matrix, 3), **PINNED,
@@ -76,13 +80,12 @@ test_binary_matthews_laws, test_more_binary_matthews_laws = in_tiers(
     lambda: MatthewsCorrelation(2), inputs=BINARY, reference=matthews,
     laws=("reference", "columns_agree", "flat_rows_agree", "label_dtypes"), **PINNED,
 )  # fmt: skip
-test_mask_laws = metric_laws(
+test_mask_laws = but_slow(metric_laws(
     lambda: Recall(3, average="weighted"), inputs=sequences(2, classes=3),
     laws=("masks", "replicas_equal_one_device"), **PINNED,
-)  # fmt: skip
+), ["mask_with_weights"])  # fmt: skip
 
 
-@pytest.mark.parametrize("average", AVERAGES, ids=str)
 class TestAverages:
     """Every average of every fraction."""
 
@@ -93,14 +96,17 @@ class TestAverages:
             laws="equals_weighted_reference", **PINNED,
         )  # fmt: skip
 
+    @pytest.mark.parametrize("average", tiers.cases(AVERAGES, ["micro"]), ids=str)
     def test_precision(self, average):
         """Precision equals scikit-learn's, of weighted rows."""
         self.check(Precision, sklearn_metrics.precision_score, average)
 
+    @pytest.mark.parametrize("average", tiers.cases(AVERAGES, ["weighted"]), ids=str)
     def test_recall(self, average):
         """Recall equals scikit-learn's, of weighted rows."""
         self.check(Recall, sklearn_metrics.recall_score, average)
 
+    @pytest.mark.parametrize("average", tiers.cases(AVERAGES, [None]), ids=str)
     def test_f_score(self, average):
         """F-beta equals scikit-learn's, of weighted rows."""
         self.check(FScore, sklearn_metrics.fbeta_score, average, beta=0.5)

@@ -12,10 +12,12 @@ from kerastrain.metrics import PearsonCorrelation
 from kerastrain.metrics import SpearmanCorrelation
 from kerastrain.testing import metric_laws
 from kerastrain.testing import regression
+from tests.metrics.laws import but_slow
 from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
 from tests.metrics.laws import QUICK
+from tests.metrics.laws import WEIGHTED
 
 
 def weighted_pearson(x, y, weight):
@@ -50,15 +52,17 @@ PEARSON = {
     "scale_power": 0, **PINNED,
 }  # fmt: skip
 SUMS_ONLY = dict.fromkeys(("no_early_saturation", "no_saturation"), "they look at sums only")
-test_pearson_laws = metric_laws(
-    PearsonCorrelation, laws=(*QUICK, "shift_behaviour", "scale_behaviour"), **PEARSON
+test_pearson_laws = but_slow(
+    metric_laws(PearsonCorrelation, laws=(*QUICK, "shift_behaviour", "scale_behaviour"), **PEARSON),
+    [*WEIGHTED, "replicas_equal_one_device"],
 )
 test_all_pearson_laws = pytest.mark.slow(
     metric_laws(PearsonCorrelation, laws="all", skip=SUMS_ONLY, **PEARSON)
 )
 test_spearman_laws, test_more_spearman_laws = in_tiers(
     SpearmanCorrelation, inputs=regression(low=-0.5, high=0.5), reference=spearman,
-    bounds=(-1, 1), laws=(*OF_A_FORMULA, "replicas_equal_one_device"), **PINNED,
+    bounds=(-1, 1), laws=(*OF_A_FORMULA, "replicas_equal_one_device"),
+    always=(*WEIGHTED, "replicas_equal_one_device"), **PINNED,
 )  # fmt: skip
 
 

@@ -14,9 +14,11 @@ from kerastrain.metrics.moments import moments_of
 from kerastrain.testing import arguments
 from kerastrain.testing import Column
 from kerastrain.testing import metric_laws
+from tests.metrics.laws import but_slow
 from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
+from tests.metrics.laws import WEIGHTED
 
 VALUE = st.integers(-64, 64).map(lambda k: k / 8)
 FLAT = arguments(values=Column(VALUE, kind="value"))
@@ -37,12 +39,12 @@ def mean_and_variance(ddof, values, sample_weight=None):
 
 test_laws, test_more_laws = in_tiers(
     MeanAndVariance, inputs=FLAT, reference=functools.partial(mean_and_variance, 0), laws=LAWS,
-    **PINNED,
+    always=(*WEIGHTED, "merge_equals_one_pass"), **PINNED,
 )  # fmt: skip
-test_unbiased = metric_laws(
+test_unbiased = but_slow(metric_laws(
     lambda: MeanAndVariance(ddof=1), inputs=PAIRS, laws="reference",
     reference=functools.partial(mean_and_variance, 1), **PINNED,
-)  # fmt: skip
+), ["equals_weighted_reference"])  # fmt: skip
 
 
 def test_large_mean():

@@ -16,6 +16,8 @@ from kerastrain.testing import regression
 from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
+from tests.metrics.laws import WEIGHTED
+from tests.support import tiers
 
 VALUES = arguments(values=Column(st.integers(-8, 8).map(lambda k: k / 8), kind="value"))
 
@@ -39,7 +41,8 @@ def error_quantile(y_true, y_pred, sample_weight=None):
 
 test_laws, test_more_laws = in_tiers(
     Quantile, inputs=VALUES, reference=quantile(0.5), scale_power=1,
-    laws=(*OF_A_FORMULA, "scale_behaviour", "replicas_equal_one_device"), **PINNED,
+    laws=(*OF_A_FORMULA, "scale_behaviour", "replicas_equal_one_device"),
+    always=(*WEIGHTED, "equals_reference", "replicas_equal_one_device"), **PINNED,
 )  # fmt: skip
 test_absolute_errors, test_more_laws_of_absolute_errors = in_tiers(
     lambda: AbsoluteErrorQuantile(0.75), inputs=regression(2), reference=error_quantile,
@@ -47,7 +50,7 @@ test_absolute_errors, test_more_laws_of_absolute_errors = in_tiers(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("q", [0.0, 0.1, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("q", tiers.cases([0.0, 0.1, 0.3, 0.9, 1.0], [0.0]))
 def test_other_quantiles(q):
     """Every quantile equals NumPy's, of weighted values."""
     check_metric(

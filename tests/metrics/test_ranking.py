@@ -13,6 +13,7 @@ from kerastrain.testing import binary_classification
 from tests.metrics.laws import in_tiers
 from tests.metrics.laws import OF_A_FORMULA
 from tests.metrics.laws import PINNED
+from tests.support import tiers
 
 LAWS = {"inputs": binary_classification(), "bounds": (0, 1), **PINNED}
 
@@ -30,7 +31,10 @@ def average_precision(y_true, y_pred, sample_weight=None):
     return sklearn_metrics.average_precision_score(y_true, y_pred, sample_weight=sample_weight)
 
 
-test_roc_auc_laws, test_all_roc_auc_laws = in_tiers(ROCAUC, reference=roc_auc, laws="all", **LAWS)
+test_roc_auc_laws, test_all_roc_auc_laws = in_tiers(
+    ROCAUC, reference=roc_auc, laws="all", always=("finite_when_fresh", "merge_equals_one_pass"),
+    **LAWS,
+)  # fmt: skip
 test_average_precision_laws, test_more_average_precision_laws = in_tiers(
     AveragePrecision, reference=average_precision,
     laws=(*OF_A_FORMULA, "replicas_equal_one_device"), **LAWS,
@@ -91,7 +95,7 @@ class TestRanking:
         with pytest.raises(ShapeError, match=r"`sample_weight` has the shape \(1,\)"):
             make().update_state([0, 1], [0.1, 0.2], [1.0])
 
-    @pytest.mark.parametrize("compiled", [False, True])
+    @pytest.mark.parametrize("compiled", [False, tiers.slow(True)])
     def test_max_rows(self, make, compiled):
         """One row too many raises, eager and compiled, and leaves the state as it was."""
         metric = make(max_rows=3)

@@ -11,7 +11,6 @@ from kerastrain import Trainer
 from kerastrain.distribution import strategy
 from tests.support import datasets
 from tests.support import models
-from tests.support import tiers
 
 ROWS, BATCH = 11, 4  # batches of 4, 4 and 3: no half of 3
 
@@ -61,7 +60,8 @@ def trained(problem, where):
     return history, x, y, weight, trainer
 
 
-@pytest.mark.parametrize("problem", [tiers.slow(binary), regression])
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", [binary, regression])
 def test_replicas_equal_one_device(problem):
     """Every epoch's train and validation results are those of one device."""
     one, *_, made = trained(problem, None)

@@ -42,7 +42,7 @@ def test_an_uncompiled_model_gains_nothing():
 def test_weights_set_between_calls_reach_the_copy():
     """The copy under a strategy follows the user's model."""
     model = models.mlp()
-    trainer = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2")
+    trainer = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2", execution="step")
     trainer.fit(X, Y, verbose=0)
     model.set_weights([np.zeros_like(w) for w in model.get_weights()])
     assert trainer.evaluate(X, Y, verbose=0) == pytest.approx(float(np.mean(Y**2)), rel=1e-5)
@@ -171,7 +171,7 @@ def _fine_tuned(make):
 def test_a_model_that_is_compiled_again(strategy):
     """The trainer follows it, as Keras does: optimizer, loss, metrics and what is trained."""
     expected, histories = _fine_tuned(lambda model: model)
-    model, found = _fine_tuned(lambda model: Trainer(model, strategy=strategy))
+    model, found = _fine_tuned(lambda model: Trainer(model, strategy=strategy, execution="step"))
     for one, other in zip(expected.weights, model.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
     for one, other in zip(histories, found, strict=True):

@@ -1,6 +1,7 @@
 """What an epoch would log wrongly is warned of; what Keras's own guides write is not."""
 
 import contextlib
+import itertools
 import warnings
 
 import keras
@@ -260,20 +261,27 @@ def said(cls, strategy=None, **compile_):
     return [str(w.message) for w in caught if "on each replica" not in str(w.message)], history
 
 
-@pytest.mark.parametrize("cls", IDIOMS)
+@pytest.mark.parametrize(
+    "cls",
+    tiers.without(
+        IDIOMS, (OtherNames, InTestOnly, MadeInTheStep, InAFunction, OfOneName, Nested, OfTheBatch)
+    ),
+)
 def test_what_guides_write(cls):
     """Nothing is said of it."""
     assert [] == said(cls)[0]
 
 
-@pytest.mark.parametrize("cls", MISTAKES)
+@pytest.mark.parametrize("cls", tiers.without(MISTAKES, (BesideItsMetric, CompiledAndLoggedOnly)))
 def test_mistakes(cls):
     """One warning, which names the result or the metric."""
     [message] = said(cls)[0]
     assert cls.expected in message
 
 
-@pytest.mark.parametrize("cls", (OtherNames, MadeInTheStep, OfTheBatch, BesideItsMetric))
+@pytest.mark.parametrize(
+    "cls", (tiers.slow(OtherNames), tiers.slow(MadeInTheStep), OfTheBatch, BesideItsMetric)
+)
 def test_eager_steps(cls):
     """The same is found where each step runs eagerly."""
     messages, _ = said(cls, run_eagerly=True)
@@ -291,8 +299,13 @@ def test_values_of_replicas(cls, eager):
     assert hasattr(cls, "expected_on_replicas") == bool(messages)
 
 
-@pytest.mark.parametrize("plan", ("step", "loop", tiers.slow("xla_loop")))
-@pytest.mark.parametrize("cls", (OfTheBatch, OfOneName, TrackerOfItsOwn))
+@pytest.mark.parametrize(
+    ("cls", "plan"),
+    tiers.cases(
+        itertools.product((OfTheBatch, OfOneName, TrackerOfItsOwn), ("step", "loop", "xla_loop")),
+        [(OfTheBatch, "loop"), (OfOneName, "step")],
+    ),
+)
 def test_values_are_those_of_keras(cls, plan):
     """By each plan: those of the last batch, where the step returns such."""
     histories = []

@@ -186,15 +186,7 @@ MIXED = {
 
 @pytest.mark.parametrize(
     "name",
-    tiers.without(
-        MIXED,
-        [
-            "centered after dropout",
-            "a loss after dropout",
-            "add_loss of a sum",
-            "add_loss with noise",
-        ],
-    ),
+    tiers.cases(MIXED, ["in a model in a model", "in a model's call", "compute_loss"]),
 )
 def test_rows_that_depend_on_others_are_found(name):
     """The message has the line of the user's code, and nothing else is reported."""
@@ -206,7 +198,13 @@ def test_rows_that_depend_on_others_are_found(name):
 
 
 @pytest.mark.parametrize(
-    "name", (tiers.slow("in a model in a model"), "add_loss", tiers.slow("compute_loss"), "a loss")
+    "name",
+    (
+        tiers.slow("in a model in a model"),
+        "add_loss",
+        tiers.slow("compute_loss"),
+        tiers.slow("a loss"),
+    ),
 )
 def test_on_replicas_too(name):
     """With replicas as with micro-batches."""
@@ -216,12 +214,14 @@ def test_on_replicas_too(name):
     assert f"({marked(line)})" in findings[rules.ROWS]
 
 
+@pytest.mark.slow
 def test_losses_of_keras_that_take_the_batch_as_one():
     """`Dice` is a ratio over all rows; what has no line of the user's has a name."""
     message = found(lambda: sequential(loss=keras.losses.Dice()))[rules.ROWS]
     assert "the loss 'dice' of Sequential depends" in message
 
 
+@pytest.mark.slow
 def test_operations_between_layers():
     """What a functional model does without a layer is named too."""
     inputs = keras.Input((5,))
@@ -308,7 +308,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize(
-    "name", tiers.without(RIGHT, ["noise of TensorFlow", "a mean", "no reduction"])
+    "name", tiers.cases(RIGHT, ["usual layers", "compute_loss with noise", "a sum"])
 )
 def test_rows_by_themselves_are_not_reported(name):
     """Noise, masks, regularisers and every reduction are right in micro-batches."""
@@ -320,6 +320,7 @@ def test_masks_are_not_reported():
     assert {} == found(tokens, y=np.repeat(Y[:, None], 5, axis=1))
 
 
+@pytest.mark.slow
 def test_noise_and_synchronised_statistics_on_replicas():
     """They are right there."""
     make = RIGHT["noise of Keras"]
@@ -327,6 +328,7 @@ def test_noise_and_synchronised_statistics_on_replicas():
     assert {} == found(lambda: sequential(layers.BatchNormalization(synchronized=True)), replicas=2)
 
 
+@pytest.mark.slow
 def test_one_warning_for_batch_normalization():
     """What `BatchNormalization` does is said in words of its own, and what is beside it too."""
     assert [rules.STATISTICS] == list(found(lambda: sequential(layers.BatchNormalization())))
@@ -334,6 +336,7 @@ def test_one_warning_for_batch_normalization():
     assert [rules.STATISTICS, rules.ROWS] == list(both)
 
 
+@pytest.mark.slow
 def test_half_precision():
     """Rounding is no difference, and a difference is more than rounding."""
     keras.mixed_precision.set_global_policy("mixed_float16")
@@ -415,7 +418,7 @@ ASSIGNED = {
 }
 
 
-@pytest.mark.parametrize("name", ASSIGNED)
+@pytest.mark.parametrize("name", tiers.cases(ASSIGNED, ["tensorflow"]))
 def test_assignments_by_micro_batches_are_found(name):
     """Of Keras's and TensorFlow's variables, in layers and losses, with class and line."""
     findings = found(ASSIGNED[name])
@@ -425,7 +428,9 @@ def test_assignments_by_micro_batches_are_found(name):
     assert owner.get(name, "CountsInTensorFlow") in findings[rules.ASSIGNMENT]
 
 
-@pytest.mark.parametrize("layer", (AssignsTheSame, Measures, lambda: layers.Dropout(0.5)))
+@pytest.mark.parametrize(
+    "layer", (AssignsTheSame, tiers.slow(Measures), tiers.slow(lambda: layers.Dropout(0.5)))
+)
 def test_assignments_that_are_right(layer):
     """One value, metrics and the states of random generators are no such assignments."""
     assert {} == found(lambda: sequential(layer()))
@@ -446,7 +451,7 @@ class Inserts(keras.layers.Layer):
         return x + 0.1 * tf.reshape(count, (1,))
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, tiers.slow(2)])
 def test_tables_that_each_part_changes(replicas):
     """There is one for all replicas, too; the dry run leaves it as it is."""
     made = []
@@ -465,7 +470,7 @@ def test_assignments_on_replicas():
 # Both entry points ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("entry_point", ("trainer", "fit"))
+@pytest.mark.parametrize("entry_point", (tiers.slow("trainer"), "fit"))
 def test_warns_before_the_first_step(entry_point):
     """Both name the layer; strict, nothing is trained."""
     for strict in (False, True):
@@ -573,10 +578,10 @@ def classifies(loss, activation=None):
 @pytest.mark.parametrize(
     ("line", "make", "y"),
     (
-        ("mask", of_one_token, TOKENS),
+        tiers.slow("mask", of_one_token, TOKENS),
         ("weights", lambda: classifies(of_weights), LABELS),
-        ("probabilities", lambda: classifies(of_probabilities, "softmax"), LABELS),
-        ("root", lambda: sequential(loss=root), np.sign(Y)),
+        tiers.slow("probabilities", lambda: classifies(of_probabilities, "softmax"), LABELS),
+        tiers.slow("root", lambda: sequential(loss=root), np.sign(Y)),
     ),
 )
 def test_a_mean_that_is_not_over_the_rows(line, make, y):
@@ -584,6 +589,7 @@ def test_a_mean_that_is_not_over_the_rows(line, make, y):
     assert f"({marked(line)})" in found(make, y=y)[rules.ROWS]
 
 
+@pytest.mark.slow
 def test_a_loss_that_does_not_take_all_outputs():
     """Where it fails for others than the model's own, the rest is judged as it is."""
 
@@ -596,6 +602,7 @@ def test_a_loss_that_does_not_take_all_outputs():
     assert [rules.ROWS] == list(found(lambda: sequential(Centered(), small, loss=of_small)))
 
 
+@pytest.mark.slow
 def test_as_many_of_each_row():
     """A masked mean is a mean over the rows where each has as many tokens."""
     assert {} == found(of_one_token, y=np.where(np.arange(8) < 5, TOKENS + 1, 0))
@@ -608,8 +615,8 @@ LOSSES = {
 }
 
 
-# One of each kind: of values, of classes, of pairs, and those that take the batch as one.
-QUICK = ("Circle", "CategoricalCrossentropy", "Dice", "Huber", "CosineSimilarity")
+# One that is a mean over the rows, and one that takes the batch as one.
+QUICK = ("CategoricalCrossentropy", "Dice")
 
 
 @pytest.mark.parametrize("name", tiers.cases(LOSSES, QUICK))

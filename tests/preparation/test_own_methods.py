@@ -84,7 +84,7 @@ def test_a_task_that_preprocesses(strategy):
     expected, model = task(), task()
     fit = {**FIT, "validation_data": (X[:9], Y[:9]), "sample_weight": WEIGHT}
     wanted = expected.fit(X, Y, **fit).history
-    trainer = Trainer(model, strategy=strategy, seed=0)
+    trainer = Trainer(model, strategy=strategy, seed=0, execution="step")
     history = trainer.fit(X, Y, **fit).history
     assert assertions.largest_difference(expected, model) <= 1e-6
     assert wanted.keys() == history.keys()
@@ -132,6 +132,7 @@ def test_only_what_the_user_passed_is_passed_on():
     assert 3 == len(wanted["loss"])
 
 
+@pytest.mark.slow
 def test_an_evaluate_that_adds_a_result():
     """What `evaluate` returns is what validation logs, also of data that are drawn once."""
 
@@ -270,6 +271,7 @@ def test_two_trainings_in_one_run_directory(tmp_path):
         Trainer(stacked(Stages), seed=0).fit(X, Y, run_dir=tmp_path / "run", **FIT)
 
 
+@pytest.mark.slow
 def test_a_method_of_one_instance_under_a_strategy():
     """It goes there as well."""
     model = stacked(keras.Sequential)

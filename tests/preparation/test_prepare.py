@@ -16,6 +16,7 @@ from kerastrain import Trainer
 from tests.support import assertions
 from tests.support import datasets
 from tests.support import models
+from tests.support import tiers
 
 X, Y, _ = datasets.regression(rows=20, outputs=1)
 FIT = {"batch_size": 6, "verbose": 0, "shuffle": False}
@@ -60,10 +61,10 @@ class Sets(keras.callbacks.Callback):
 
 EVENTS = [
     (0, "epoch 0 begins", 0, True),
-    (None, "epoch 1 begins", 1, False),
     *(
         pytest.param(*event, marks=pytest.mark.slow)
         for event in (
+            (None, "epoch 1 begins", 1, False),
             (0, "train begins", 0, True),
             (None, "epoch 0 begins", 0, False),
             (1, "train begins", 1, True),
@@ -109,6 +110,7 @@ def test_flags_after_a_resume(frozen, event, layer, value, eager, tmp_path):
         assert [x.trainable for x in whole.layers] == [x.trainable for x in resumed.layers]
 
 
+@pytest.mark.slow
 def test_a_flag_after_a_resume(tmp_path):
     """`on_epoch_begin(0)` is not called again, and what it did still holds."""
 
@@ -225,7 +227,7 @@ class OfScalars(Own):
         return tf.data.Dataset.from_tensor_slices((X[:, 0], Y[:, 0]))
 
 
-@pytest.mark.parametrize("cls", [OfFour, OfNests, OfScalars])
+@pytest.mark.parametrize("cls", [OfFour, tiers.slow(OfNests), tiers.slow(OfScalars)])
 def test_a_step_decides_what_a_batch_is(cls):
     """Same numbers as under Keras, in a new trainer each time, and nothing is said."""
     expected, model = cls(), cls()
@@ -288,19 +290,19 @@ def test_labels_that_the_loss_masks():
     """Those of one output, and of the first batch of a stream."""
     expected, model = (two_outputs({"a": "mse", "b": masked}) for _ in range(2))
     expected.fit(X, MISSING, **FIT)
-    Trainer(model).fit(X, MISSING, validation_data=(X, MISSING), **FIT)
+    Trainer(model, execution="step").fit(X, MISSING, validation_data=(X, MISSING), **FIT)
     assert assertions.largest_difference(expected, model) <= 1e-6
     late = Y.copy()
     late[:6] = np.nan
     batches = tf.data.Dataset.from_tensor_slices((X, {"a": late, "b": late})).batch(6)
-    Trainer(two_outputs(masked)).fit(batches, verbose=0)
+    Trainer(two_outputs(masked), execution="step").fit(batches, verbose=0)
 
 
 @pytest.mark.parametrize(
     "loss",
     [
         {"a": masked, "b": "mse"},
-        {"a": masked, "b": "hinge"},
+        tiers.slow({"a": masked, "b": "hinge"}),
         {"a": masked, "b": lambda y_true, y_pred: tf.reduce_mean(y_true - y_pred, -1)},
     ],
 )
@@ -344,7 +346,7 @@ LATER = {"p": X, "q": np.concatenate([WITHOUT["q"][:6], X[6:]])}
 def test_inputs_that_the_model_masks():
     """Of all rows, of a few to validate on, and of the first batch of a stream."""
     expected, model = with_an_optional_input(), with_an_optional_input()
-    trainer = Trainer(model)
+    trainer = Trainer(model, execution="step")
     expected.fit(WITHOUT, Y, **FIT)
     trainer.fit(WITHOUT, Y, validation_data=({k: v[:1] for k, v in WITHOUT.items()}, Y[:1]), **FIT)
     expected.fit(LATER, Y, **FIT)
@@ -362,7 +364,7 @@ def test_outputs_of_missing_inputs():
     assert np.isnan(trainer.predict(WITHOUT, verbose=0)).all()
 
 
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [tiers.slow(None), "relu"])
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_inputs_that_it_does_not_mask(method, activation):
     """They are refused, also where a kernel might make a number of NaN."""
@@ -391,7 +393,7 @@ ROWS = np.zeros((10, 3, 2), "float32"), np.zeros((10, 1), "float32")
     [
         (DataError, "2 rows.*'memory'.*batch_size=4", {}),
         (DataError, "8 rows.*'memory'.*states for 4", {"rows": 8, "size": 8}),
-        (DataError, "2 rows.*drop_remainder", {"streamed": True}),
+        tiers.slow(DataError, "2 rows.*drop_remainder", {"streamed": True}),
         (DataError, "`validation_data` has 2 rows", {"rows": 8, "validation": True}),
         (ModelError, "'memory'.*micro_batches=2", {"step": StepOptions(micro_batches=2)}),
         (ModelError, "'memory'.*2 replicas", {"strategy": "mirrored:2"}),

@@ -107,9 +107,7 @@ STOCK = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", tiers.without(STOCK, ["EarlyStopping", "EarlyStopping, to the end", "None"])
-)
+@pytest.mark.parametrize("name", tiers.cases(STOCK, ["ReduceLROnPlateau"]))
 def test_same_as_keras(name, tmp_path):
     """Stock callbacks lead to the weights, learning rate and history of Keras's fit."""
     (tmp_path / "keras").mkdir()
@@ -142,7 +140,8 @@ def test_terminate_on_nan():
     assert len(expected[2]["loss"]) == len(actual[2]["loss"]) == 1
 
 
-@pytest.mark.parametrize("save_freq", [tiers.slow(1), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("save_freq", [1, 4])
 def test_model_checkpoint_by_batches(tmp_path, save_freq):
     """With a number as save_freq the same batches are saved, with the same weights."""
     runs = {}
@@ -175,6 +174,7 @@ def test_model_checkpoint_saves_the_compiled_model(tmp_path):
     assert assertions.largest_difference(expected, loaded) <= 1e-6
 
 
+@pytest.mark.slow
 def test_csv_logger(tmp_path):
     """The file has the epochs, the names and the numbers of the history."""
     _, _, history = by_trainer([callbacks.CSVLogger(tmp_path / "log.csv")])
@@ -192,7 +192,8 @@ def test_tensorboard(tmp_path):
     assert {"train", "validation"} <= {p.name for p in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize("on_epoch", [tiers.slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("on_epoch", [False, True])
 def test_swap_ema_weights(on_epoch):
     """The averaged weights serve validation (and the end), the trained ones training."""
 
@@ -218,7 +219,8 @@ class Interrupt(callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("shuffle", [tiers.slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("shuffle", [False, True])
 def test_backup_and_restore(tmp_path, shuffle):
     """An interrupted fit that is started again ends where an uninterrupted one ends."""
 
@@ -266,6 +268,7 @@ def test_callback_list():
     assert 2 == len(history.history["loss"])
 
 
+@pytest.mark.slow
 def test_callback_list_without_history():
     """A CallbackList without History trains too."""
     model = new_model()
@@ -275,7 +278,7 @@ def test_callback_list_without_history():
     assert 2 * BATCHES == int(trainer.optimizer.iterations)
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("known", [tiers.slow(True), False])
 def test_callback_list_is_told_of_the_model(known):
     """Its callbacks have the model that trains, and the model the history, as by Keras's fit."""
     model, note = new_model(), callbacks.Callback()
@@ -416,8 +419,8 @@ class StopAtBatch(callbacks.Callback):
     "make",
     [
         lambda: StopAtBatch(1),
-        lambda: Stop("on_epoch_end", 1),
-        lambda: Stop("on_epoch_begin", 1),
+        tiers.slow(lambda: Stop("on_epoch_end", 1)),
+        tiers.slow(lambda: Stop("on_epoch_begin", 1)),
     ],
     ids=["batch", "end of epoch", "begin of epoch"],
 )
@@ -480,7 +483,19 @@ def shared():
     return Trainer(model, optimizer=adam(), loss="mse")
 
 
-@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(
+    "event",
+    tiers.cases(
+        EVENTS,
+        [
+            "on_train_begin",
+            "on_train_batch_end",
+            "on_test_batch_end",
+            "on_epoch_end",
+            "on_train_end",
+        ],
+    ),
+)
 def test_callback_that_raises(event, shared):
     """The error reaches the user as it is; the model is compiled as the user had it."""
 
@@ -527,6 +542,7 @@ def test_callback_changes_the_learning_rate_in_the_middle():
     assert_same(by_keras([Halve()], epochs=2), by_trainer([Halve()], epochs=2))
 
 
+@pytest.mark.slow
 def test_callback_sets_weights():
     """Weights that a callback sets are trained on."""
 
@@ -571,7 +587,7 @@ class Steps(execution.Steps):
         tiers.slow(lambda: [callbacks.EarlyStopping()], {"train", "test"}),
         tiers.slow(lambda: [callbacks.LearningRateScheduler(lambda e: 0.1)], {"train", "test"}),
         tiers.slow(lambda: [callbacks.TerminateOnNaN()], {"train_and_report", "test"}),
-        (lambda: [StopAtBatch(9)], {"train_and_report", "test"}),
+        tiers.slow(lambda: [StopAtBatch(9)], {"train_and_report", "test"}),
         (lambda: [Events()], {"train_and_report", "test_and_report"}),
     ],
     ids=["none", "EarlyStopping", "LearningRateScheduler", "TerminateOnNaN", "train", "both"],

@@ -26,16 +26,22 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning:(kerastrain|tests)")
 
 def test_one_process_at_a_time(tmp_path):
     """The second hears which process has the directory."""
-    program = "import sys, time; from kerastrain.run.lock import Lock\n"
-    program += "with Lock(sys.argv[1]): print('taken', flush=True); time.sleep(600)"
-    other = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE)
+    taken, takes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException), Lock(tmp_path):
+            os.write(takes, b"taken")
+            time.sleep(600)
+        os._exit(1)
+    os.close(takes)
     try:
-        assert b"taken\n" == other.stdout.readline()
-        with pytest.raises(RunError, match=f"in use by process {other.pid} on "):
+        assert b"taken" == os.read(taken, 5)
+        with pytest.raises(RunError, match=f"in use by process {child} on "):
             fit(tmp_path)
     finally:
-        other.kill()
-        other.communicate()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(taken)
     fit(tmp_path)  # it went with the process
     with Lock(tmp_path), pytest.raises(RunError, match="another training of this process"):
         fit(tmp_path)
@@ -157,7 +163,7 @@ def without_lock(place):
     "happens",
     [
         *(pytest.param(one, marks=pytest.mark.slow) for one in (moved, replaced, copied_back)),
-        *(removed, without_lock),
+        *(removed, pytest.param(without_lock, marks=pytest.mark.slow)),
     ],
 )
 def test_a_directory_that_goes_away(tmp_path, happens):
@@ -177,6 +183,7 @@ def newest(place):
     return Checkpoints(place / "checkpoints").newest().info["state"]["position"]["steps"]
 
 
+@pytest.mark.slow
 def test_another_run_in_the_place_of_the_directory(tmp_path):
     """It is left as it is: the training goes on unsaved, and says so."""
     fit(tmp_path / "other", trainer(seed=4))

@@ -55,12 +55,12 @@ SAMPLE = (
     "PyDataset that shuffles itself",
     "own callback",
     "bad rows, rolled back",
+    "plateau and early stopping",
+    "mixed_float16",
 )
 
 
-@pytest.mark.parametrize(
-    "name", [*SAMPLE, *map(tiers.slow, ("plateau and early stopping", "mixed_float16"))]
-)
+@pytest.mark.parametrize("name", tiers.cases(SAMPLE, ["arrays, streamed", "own callback"]))
 def test_stopped_after_some_steps(tmp_path, monkeypatch, name):
     """Stopped within an epoch, and gone on with by objects made anew, it ends with the same bits.
 
@@ -181,9 +181,22 @@ def test_verify_resume_refuses_what_cannot_be():
 # In this process -------------------------------------------------------------
 
 
-def test_longer_goes_on_where_it_ended(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """``(trainer, history, directory)`` of a run that has ended."""
+    place = tmp_path_factory.mktemp("ended")
+    return *fit(place), place
+
+
+@pytest.fixture(scope="module")
+def ended(whole):
+    """The directory of a run that has ended, to be copied."""
+    return whole[-1]
+
+
+def test_longer_goes_on_where_it_ended(tmp_path, ended):
     """More epochs go on; the history has all of them; so has the result."""
-    fit(tmp_path)
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     longer, history = fit(tmp_path, epochs=4)
     whole, expected = fit(tmp_path / "other", epochs=4)
     assert expected.history == history.history
@@ -191,6 +204,7 @@ def test_longer_goes_on_where_it_ended(tmp_path):
     assert_same_weights(whole, longer)
 
 
+@pytest.mark.slow
 def test_where_it_goes_on_is_said(tmp_path, capsys):
     """One line, unless nothing is to be shown."""
     fit(tmp_path, verbose=2)
@@ -199,6 +213,7 @@ def test_where_it_goes_on_is_said(tmp_path, capsys):
     assert "Resuming at epoch 3, step 1 (12 steps done), from " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_same_plan_goes_on(tmp_path, monkeypatch):
     """What was chosen is not chosen again, but for a longer training."""
     monkeypatch.setattr(plan_choice, "_STEP_GAIN", 0.0)  # on no machine is a step at a time tried
@@ -217,9 +232,10 @@ def test_the_same_plan_goes_on(tmp_path, monkeypatch):
     assert "step" != made.plans["train"].split(",")[0]
 
 
-def test_what_has_ended_is_not_run_again(tmp_path):
+def test_what_has_ended_is_not_run_again(tmp_path, whole, ended):
     """The same call returns the same, and trains no step."""
-    first, expected = fit(tmp_path)
+    first, expected, _ = whole
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     before = Checkpoints(tmp_path / "checkpoints").paths()
     again, history = fit(tmp_path)
     assert expected.history == history.history
@@ -234,18 +250,19 @@ def test_without_resume(tmp_path):
         fit(tmp_path, resume=False)
 
 
-def test_torn_checkpoint(tmp_path):
+def test_torn_checkpoint(tmp_path, whole):
     """The one before it is taken; what ran since is run again, to the same bits."""
-    whole, expected = fit(tmp_path / "whole")
+    uninterrupted, expected, _ = whole
     fit(tmp_path / "torn", epochs=1)
     path = Checkpoints(tmp_path / "torn" / "checkpoints").paths()[-1]
     os.truncate(path / "state.safetensors", 1000)
     with pytest.warns(UserWarning, match="set-aside"):
         resumed, history = fit(tmp_path / "torn")
     assert expected.history == history.history
-    assert_same_weights(whole, resumed)
+    assert_same_weights(uninterrupted, resumed)
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_left(tmp_path):
     """Where none can be used, it begins anew and says so."""
     fit(tmp_path, keep=1)
@@ -256,6 +273,7 @@ def test_no_checkpoint_is_left(tmp_path):
     assert [0, 1] == history.epoch
 
 
+@pytest.mark.slow
 def test_another_working_directory(tmp_path, monkeypatch):
     """The run stays where it was begun."""
     monkeypatch.chdir(tmp_path)
@@ -270,6 +288,7 @@ def test_another_working_directory(tmp_path, monkeypatch):
     assert Checkpoints(tmp_path / "run" / "checkpoints").newest() is not None
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy(tmp_path):
     """They are as good as Python's."""
     two, three = np.int64(2), np.int64(3)
@@ -295,6 +314,7 @@ def test_a_csv_log_goes_on(tmp_path, saves_end):
     assert (tmp_path / "w.csv").read_text() == log.read_text()
 
 
+@pytest.mark.slow
 def test_logs_of_a_step_that_is_taken_back_are_not_reported(tmp_path):
     """The last good step's are, whether something was saved right then or not."""
 
@@ -322,20 +342,13 @@ def test_logs_of_a_step_that_is_taken_back_are_not_reported(tmp_path):
     assert expected == saved
 
 
+@pytest.mark.slow
 def test_a_loss_whose_sum_overflows_goes_on(tmp_path):
     """A mean over an epoch that is infinite is no weight that is not finite."""
     large = trainer(loss=lambda y, p: 1e37 + 0 * keras.ops.sum(p, axis=-1))
     for epochs in (1, 1, 2):
         made, _ = fit(tmp_path, large, epochs=epochs, save_every=6)
     assert all(np.isfinite(w).all() for w in weights(made))
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory):
-    """The directory of a run that has ended, to be copied."""
-    place = tmp_path_factory.mktemp("ended")
-    fit(place)
-    return place
 
 
 # What is the same run --------------------------------------------------------
@@ -355,27 +368,29 @@ def half_width():
     ("name", "changed"),
     [
         ("model", {"make": trainer(lambda: network(norm=True))}),
-        (
+        tiers.slow(
             "model.layers.*activation",
             {"make": trainer(lambda: keras.Sequential([
                 keras.Input((6,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)]))},
         ),
-        ("loss was 'mse', and is now 'mae'", {"make": trainer(loss="mae")}),
+        tiers.slow("loss was 'mse', and is now 'mae'", {"make": trainer(loss="mae")}),
         (
             "optimizer.class was 'Adam', and is now 'SGD'",
             {"make": trainer(optimizer=keras.optimizers.SGD)},
         ),
-        ("optimizer.beta_1", {"make": trainer(optimizer=lambda: keras.optimizers.Adam(0.01, 0.8))}),
+        tiers.slow("optimizer.beta_1",
+                   {"make": trainer(optimizer=lambda: keras.optimizers.Adam(0.01, 0.8))}),
         ("model.*dtype.*name was 'float32'", {"make": trainer(half_width)}),
         ("data.shuffle was True, and is now False", {"shuffle": False}),
-        ("validation", {"validation_data": rows(1, 12)}),
+        tiers.slow("validation", {"validation_data": rows(1, 12)}),
         ("seed was 3, and is now 4", {"make": trainer(seed=4)}),
-        ("metrics.*class was 'MeanAbs.*is now 'MeanSquared", {"make": trainer(metrics=["mse"])}),
-        ("loss_weights was None, and is now '2.0'", {"make": trainer(loss_weights=2.0)}),
+        tiers.slow("metrics.*class was 'MeanAbs.*is now 'MeanSquared",
+                   {"make": trainer(metrics=["mse"])}),
+        tiers.slow("loss_weights was None, and is now '2.0'", {"make": trainer(loss_weights=2.0)}),
         ("optimizer.learning_rate was '0.0099.*is now {'class_name': 'Exp", {"make": trainer(optimizer=decaying)}),
         ("data.rows was 44, and is now 40", {"data": lambda: rows(count=40)}),
         ("x, y or sample_weight have other values", {"data": lambda: rows(seed=8)}),
-        ("data.batches was 6, and is now 11", {"batch_size": 4}),
+        tiers.slow("data.batches was 6, and is now 11", {"batch_size": 4}),
         ("data.steps_per_epoch was None, and is now 3", {"steps_per_epoch": 3}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -408,6 +423,7 @@ def unnamed():
 unnamed.made = 0
 
 
+@pytest.mark.slow
 def test_what_differs_from_process_to_process_is_no_difference(tmp_path):
     """The place of a function without a name, and a seed that was drawn."""
     fit(tmp_path, trainer(unnamed))
@@ -419,7 +435,8 @@ def half():
     return keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, dtype="mixed_float16")])
 
 
-@pytest.mark.parametrize("model", [network, tiers.slow(half)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [network, half])
 def test_another_learning_rate_is_said_not_to_count(tmp_path, model):
     """It is state; the one that was passed is not in force, in an optimizer within another too."""
 
@@ -487,9 +504,9 @@ def test_what_needs_a_directory():
         trainer()().fit(*rows(), monitor="loss")
 
 
-def test_a_model_of_the_wrong_shape_is_never_filled(tmp_path):
+def test_a_model_of_the_wrong_shape_is_never_filled(tmp_path, ended):
     """Weights of another shape are refused before one is assigned."""
-    fit(tmp_path)
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     (path, *_) = reversed(Checkpoints(tmp_path / "checkpoints").paths())
     found = read(path)
     found.tensors["model/0"] = found.tensors["model/0"][:1]
@@ -503,9 +520,10 @@ def test_a_model_of_the_wrong_shape_is_never_filled(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [
-    ("position", "steps", -1), ("position", "epoch", "x"), ("data", "x", {}), ("data", None),
-    ("callbacks", None), ("random", "python", None), ("random", "numpy", [1]),
-    ("data", "x", "taken", 10**12), ("data", "x", "seed", "x"),
+    ("position", "steps", -1), tiers.slow(("position", "epoch", "x")), ("data", "x", {}),
+    tiers.slow(("data", None)), ("callbacks", None), tiers.slow(("random", "python", None)),
+    ("random", "numpy", [1]), ("data", "x", "taken", 10**12),
+    tiers.slow(("data", "x", "seed", "x")),
 ])  # fmt: skip
 def test_a_state_that_is_none_changes_nothing(tmp_path, ended, wrong):
     """Whatever stands in a manifest with a right checksum, it is refused in one way."""
@@ -525,6 +543,7 @@ def test_a_state_that_is_none_changes_nothing(tmp_path, ended, wrong):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_callback_is_given_its_own_attributes_only(tmp_path):
     """A state cannot let a callback write elsewhere."""
     target = str(tmp_path / "model.keras")
@@ -612,7 +631,7 @@ class Failing(keras.Model):
         return super().test_step(data)
 
 
-@pytest.mark.parametrize("how", ["loop", "eager"])
+@pytest.mark.parametrize("how", [tiers.slow("loop"), "eager"])
 def test_looking_for_variables_changes_none(tmp_path, how):
     """Whether it ends well or in an error."""
     execution = Execution(run_eagerly=True) if how == "eager" else Execution(plan=how)

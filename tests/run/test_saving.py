@@ -35,6 +35,7 @@ from tests.support.runs import fit
 pytestmark = pytest.mark.filterwarnings("error::UserWarning:(kerastrain|tests)")
 
 
+@pytest.mark.slow
 def test_saving_changes_nothing(tmp_path):
     """With and without a directory the bits are the same."""
     saved, history = fit(tmp_path)
@@ -107,6 +108,7 @@ def test_overdue_saves_leave_calls_long(tmp_path, monkeypatch):
     assert {2**31 - 1} == {*calls[first:]} and 9 <= len(calls[first:])
 
 
+@pytest.mark.slow
 def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
     """Neither what is due nor which is the newest depends on it."""
     monkeypatch.setattr(time, "time", iter(range(10**9, 0, -1)).__next__)
@@ -148,6 +150,7 @@ class Logs(keras.callbacks.Callback):
         logs[self.name] = self.value
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_is_named_and_left_out(tmp_path):
     """Neither a callback's state nor a result of its own ends the training."""
 
@@ -261,6 +264,7 @@ def test_the_best_is_kept(tmp_path):
     assert json.loads((paths[0] / "manifest.json").read_text())["info"]["best"]["epoch"] == best
 
 
+@pytest.mark.slow
 def test_the_best_is_not_what_a_callback_broke(tmp_path):
     """The model that was exported before stays."""
     kept = []
@@ -281,6 +285,7 @@ def size(y_true, y_pred):
     return keras.ops.mean(keras.ops.abs(y_pred))
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_monitored_is_a_warning(tmp_path):
     """The training goes on without the best."""
     with pytest.warns(UserWarning, match="There is no such result. There are: loss, mae"):
@@ -293,6 +298,7 @@ def test_a_result_that_cannot_be_monitored_is_a_warning(tmp_path):
         fit(tmp_path / "each", trainer(metrics=[each]), monitor="max each")
 
 
+@pytest.mark.slow
 def test_the_best_whose_checkpoint_failed(tmp_path, monkeypatch):
     """A worse result does not take the place of its model."""
     write = Checkpoints.write
@@ -411,6 +417,7 @@ def check_goes_on_without(disk, fails, works, message):
     assert 18 == last.info["state"]["position"]["steps"]
 
 
+@pytest.mark.slow
 def test_disk_that_is_full(disk, saves_end):
     """Until somebody makes room."""
     filler = disk / "filler"
@@ -423,6 +430,7 @@ def test_disk_that_is_full(disk, saves_end):
     check_goes_on_without(disk, fill, filler.unlink, "could not be saved in .*No space left")
 
 
+@pytest.mark.slow
 def test_disk_that_turns_read_only(disk, saves_end):
     """As one does that fails; here another one lies over it for a while."""
     place = disk / "run" / "checkpoints"
@@ -467,9 +475,9 @@ def fails_while(monkeypatch, kind, name, error, epochs):
 
 
 @pytest.mark.parametrize(("kind", "name", "error"), [
-    (Checkpoints, "paths", PermissionError(13, "Permission denied")),
-    (Lock, "renew", RunError("another process has it")),
     *(pytest.param(*one, marks=pytest.mark.slow) for one in [
+        (Checkpoints, "paths", PermissionError(13, "Permission denied")),
+        (Lock, "renew", RunError("another process has it")),
         (Lock, "renew", OSError(116, "Stale file handle")),
         (Checkpoints, "write", ValueError("Out of range float values")),
         (Saver, "_write", RuntimeError("cannot schedule")),
@@ -494,6 +502,7 @@ def test_a_directory_that_cannot_be_listed_at_the_begin(tmp_path, monkeypatch):
         fit(tmp_path, callbacks=[callback])
 
 
+@pytest.mark.slow
 def test_a_log_whose_file_is_gone(tmp_path):
     """The training goes on, and is saved."""
     log = tmp_path / "log.csv"
@@ -534,6 +543,7 @@ def test_a_best_model_on_a_disk_that_turns_read_only(tmp_path, monkeypatch):
     assert [0, 1] == history.epoch
 
 
+@pytest.mark.slow
 def test_a_best_model_on_a_disk_that_is_mounted_read_only(disk):
     """The whole run directory is, for a while."""
 

@@ -65,7 +65,7 @@ EVENTS = (
 
 # What others are much like.
 SLOW = {"on_epoch_begin", "on_test_begin", "on_test_batch_begin", "on_test_end"}
-SLOW |= {"on_train_begin", "on_train_batch_begin", "on_epoch_end"}
+SLOW |= {"on_train_begin", "on_train_batch_begin", "on_test_batch_end", "on_epoch_end"}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,7 @@ def test_a_signal_saves_and_leaves(tmp_path, whole, event, number, capfd):
     assert_same_weights(uninterrupted, resumed)
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_with_other_weights(tmp_path):
     """Those to train on are saved."""
     arguments = {"validation_data": rows(1, 12), "epochs": 3, "save_every": 10**6}
@@ -162,6 +163,7 @@ class Tallies(keras.layers.Layer):
         return x
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_that_changes_a_table(tmp_path):
     """The table is as if the validation had not begun, though no variable changes in it."""
     layers = []
@@ -232,7 +234,8 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch):
     assert [0, 1] == history.epoch
 
 
-@pytest.mark.parametrize("which", ["train", tiers.slow("validation")])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["train", "validation"])
 def test_data_that_end_in_an_error_after_a_signal(tmp_path, which):
     """The signal has ended what draws them, say: what was trained is saved."""
 
@@ -263,7 +266,7 @@ def test_data_that_end_in_an_error_after_a_signal(tmp_path, which):
     assert_same_weights(whole, resumed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, tiers.slow(signal.SIGINT)])
 def test_a_signal_at_the_very_end_is_not_lost(tmp_path, number):
     """All is saved and trained by then; the process is asked to end all the same."""
     with pytest.raises((SystemExit, KeyboardInterrupt)):
@@ -358,6 +361,7 @@ def test_the_handler_of_the_user_is_called_when_all_is_saved(tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_the_handler_of_the_user_is_called_after_an_error(tmp_path):
     """The signal is not lost where the training ends otherwise."""
     called = []
@@ -377,7 +381,8 @@ def test_the_handler_of_the_user_is_called_after_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    ("number", "expected"),
+    [(signal.SIGTERM, SystemExit), tiers.slow(signal.SIGINT, KeyboardInterrupt)],
 )
 def test_a_signal_before_an_error(tmp_path, number, expected):
     """It is not lost: the process was to end. The error is reported."""
@@ -499,7 +504,7 @@ class Gone:
         raise OSError("has none")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, tiers.slow(signal.SIGINT)])
 def test_output_that_nobody_reads_after_a_signal(tmp_path, monkeypatch, number):
     """What prints is no error then; before, it is what it was."""
     gone = Gone(sys.stdout)

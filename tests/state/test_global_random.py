@@ -88,7 +88,7 @@ def shuffled(kind):
         tiers.slow(noise(ahead=False), None, ("exact",)),
         (shuffled("numpy"), 2, ("exact", "refused")),
         tiers.slow(shuffled("python"), 2, ("exact", "refused")),
-        (shuffled("own"), 2, ("exact",)),
+        tiers.slow(shuffled("own"), 2, ("exact",)),
     ],
 )
 def test_functions_that_run_ahead(data, steps, kinds, tmp_path):

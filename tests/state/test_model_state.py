@@ -1,5 +1,6 @@
 """The state of a training is complete: whatever steps change is restored and rolled back."""
 
+import itertools
 import types
 import warnings
 
@@ -18,6 +19,7 @@ from kerastrain.state import model_state
 from kerastrain.state.layer_states import layer_states
 from kerastrain.state.layer_states import set_layer_states
 from kerastrain.state.model_state import ModelState
+from tests.support import tiers
 from tests.support.assertions import largest_difference
 
 L = keras.layers
@@ -150,25 +152,19 @@ MODELS = {
     "list that nothing tracks": lambda: dense(Counting()),
     "stateful": stateful,
 }
-QUICK = (
-    ("loss of a closure", "loop"),
-    ("list that nothing tracks", "loop"),
-    ("stateful", "eager"),
-    ("loss with a variable", "eager"),
-    ("TensorFlow's generator of a module", "eager"),
-)
-CELLS = [
-    pytest.param(name, plan, marks=() if (name, plan) in QUICK else pytest.mark.slow)
-    for name in MODELS
-    for plan in ("loop", "step", "eager")
-]
+CELLS = list(itertools.product(MODELS, ("loop", "step", "eager")))
 
 
 def execution(plan):
     return Execution(run_eagerly=True) if plan == "eager" else Execution(plan=plan)
 
 
-@pytest.mark.parametrize(("name", "plan"), CELLS)
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    tiers.cases(
+        CELLS, [("loss of a closure", "loop"), ("TensorFlow's generator of a module", "eager")]
+    ),
+)
 def test_a_resumed_training_ends_in_the_same_bits(name, plan, tmp_path):
     """Whatever holds the variables that steps change."""
 
@@ -184,7 +180,10 @@ def test_a_resumed_training_ends_in_the_same_bits(name, plan, tmp_path):
     assert 0.0 == largest_difference(whole, again)
 
 
-@pytest.mark.parametrize(("name", "plan"), CELLS)
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    tiers.cases(CELLS, [("list that nothing tracks", "loop"), ("loss with a variable", "eager")]),
+)
 def test_a_bad_step_is_taken_back_wholly(name, plan):
     """The step is named, and training on from there ends as if the row had not been there."""
     x = X.copy()
@@ -201,6 +200,7 @@ def test_a_bad_step_is_taken_back_wholly(name, plan):
     assert 0.0 == largest_difference(skipped, without)
 
 
+@pytest.mark.slow
 def test_a_generator_that_the_bad_step_made():
     """Keras's global generator, which the first step makes, is taken back with it."""
 
@@ -291,6 +291,7 @@ class Trains(keras.callbacks.Callback):
         self.trainer.fit(X, Y, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_a_trainer_that_a_callback_holds(tmp_path):
     """Its model and optimizer are state: each by one name, that is the same in each process."""
@@ -333,7 +334,7 @@ def trained_with(callbacks, epochs, run_dir, model=None):
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
-        ([Counted], [AlsoCounted, Counted], [1, 3]),
+        tiers.slow([Counted], [AlsoCounted, Counted], [1, 3]),
         ([Counted], [keras.callbacks.LambdaCallback, Counted], [3]),
         ([Counted, AlsoCounted], [AlsoCounted, Counted, Counted], [3, 3, 1]),
     ],
@@ -433,7 +434,7 @@ def test_a_variable_of_the_model_that_a_callback_holds(tmp_path):
 
 @pytest.mark.parametrize(
     ("before", "now"),
-    [("step", Execution(run_eagerly=True)), (Execution(run_eagerly=True), "step")],
+    [tiers.slow("step", Execution(run_eagerly=True)), (Execution(run_eagerly=True), "step")],
 )
 def test_variables_of_a_closure_have_another_order_in_eager_steps(before, now, tmp_path):
     """Such a resume is refused: one variable would get the value of another."""
@@ -484,6 +485,7 @@ def test_python_numbers_that_a_trace_changes_are_not_named(tmp_path, recwarn):
     assert not [w for w in recwarn if "calls_so_far" in str(w.message)]
 
 
+@pytest.mark.slow
 def test_the_order_of_evaluate_and_fit_is_free(tmp_path):
     """Variables that only steps know have names that do not tell which step ran first."""
 

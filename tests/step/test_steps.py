@@ -1,5 +1,7 @@
 """The step gives the numbers of the whole batch, however the batch is cut."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def reduced(request):
 
 
 @pytest.mark.parametrize(
-    "cut", [(None, 3), ("mirrored:2", 2), tiers.slow(("mirrored:4", 2))], ids=str
+    "cut", [tiers.slow((None, 3)), ("mirrored:2", 2), tiers.slow(("mirrored:4", 2))], ids=str
 )
 def test_reductions(reduced, cut):
     """Every reduction, with sample weights that are partly zero."""
@@ -84,7 +86,7 @@ def test_function_that_returns_a_mean(cut):
     assertions.assert_close_runs(trained((None, 1), loss=loss), trained(cut, loss=loss))
 
 
-@pytest.mark.parametrize("cut", [(None, 3), ("mirrored:2", 2)], ids=str)
+@pytest.mark.parametrize("cut", [tiers.slow((None, 3)), ("mirrored:2", 2)], ids=str)
 def test_other_losses(cut):
     """Regularisers count once; `add_loss` and activity regularisers are means."""
     assertions.assert_close_runs(
@@ -92,9 +94,15 @@ def test_other_losses(cut):
     )
 
 
-@pytest.mark.parametrize("cut", CUTS[::2], ids=str)
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
-def test_masks(cut, reduction):
+@pytest.mark.parametrize(
+    "reduction, cut",
+    tiers.cases(
+        itertools.product(["sum_over_batch_size", "mean_with_sample_weight", "sum"], CUTS[::2]),
+        [("sum_over_batch_size", CUTS[0]), ("sum", CUTS[2])],
+    ),
+    ids=str,
+)
+def test_masks(reduction, cut):
     """A mask counts the time steps of the global batch, not of each part."""
 
     def build(make):
@@ -113,7 +121,7 @@ def test_masks(cut, reduction):
     assertions.assert_close_runs(trained((None, 1), build, **data), trained(cut, build, **data))
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("cut", [*map(tiers.slow, CUTS[:2]), CUTS[2]], ids=str)
 def test_two_outputs(cut):
     """Outputs of different reductions have denominators of their own."""
 
@@ -135,7 +143,9 @@ def test_two_outputs(cut):
     assertions.assert_close_runs(one, cut_run)
 
 
-@pytest.mark.parametrize("weights", [None, [1.0, 0.5]], ids=["one output", "two outputs"])
+@pytest.mark.parametrize(
+    "weights", [None, tiers.slow([1.0, 0.5])], ids=["one output", "two outputs"]
+)
 def test_a_sum_that_xla_computes_is_logged_as_one(weights):
     """On replicas, by itself and beside a mean, the logged losses are those of Keras's fit."""
     loss = keras.losses.MeanSquaredError("sum")
@@ -157,7 +167,7 @@ def test_a_sum_that_xla_computes_is_logged_as_one(weights):
         np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("cut", CUTS[:2], ids=str)
+@pytest.mark.parametrize("cut", [tiers.slow(CUTS[0]), CUTS[1]], ids=str)
 def test_losses_of_different_types(cut):
     """Each is cast before they are added, as Keras does, and regularisers beside them."""
 
@@ -174,9 +184,15 @@ def test_losses_of_different_types(cut):
     assertions.assert_close_runs(run((None, 1)), run(cut))
 
 
-@pytest.mark.parametrize("cut", CUTS[::2], ids=str)
-@pytest.mark.parametrize("clip", ["clipvalue", "clipnorm", "global_clipnorm"])
-def test_clipping_sees_the_global_gradient(cut, clip):
+@pytest.mark.parametrize(
+    "clip, cut",
+    tiers.cases(
+        itertools.product(["clipvalue", "clipnorm", "global_clipnorm"], CUTS[::2]),
+        [("clipvalue", CUTS[0]), ("clipnorm", CUTS[0]), ("global_clipnorm", CUTS[2])],
+    ),
+    ids=str,
+)
+def test_clipping_sees_the_global_gradient(clip, cut):
     """Clipping in the step, and by the optimizer, is that of the whole batch."""
     limit = {"clipvalue": 0.05, "clipnorm": 0.1, "global_clipnorm": 0.1}[clip]
     by_optimizer = lambda: keras.optimizers.SGD(0.5, **{clip: limit})
@@ -190,8 +206,9 @@ def test_clipping_sees_the_global_gradient(cut, clip):
 @pytest.mark.parametrize(
     "entry_point, cut",
     [
-        ("fit", (None, 3)), ("fit", ("mirrored:2", 1)), ("trainer", ("mirrored:2", 2)),
-        tiers.slow("fit", ("mirrored:2", 3)), tiers.slow("trainer", (None, 3)),
+        ("fit", ("mirrored:2", 1)), tiers.slow("fit", (None, 3)),
+        tiers.slow("trainer", ("mirrored:2", 2)), tiers.slow("fit", ("mirrored:2", 3)),
+        tiers.slow("trainer", (None, 3)),
     ],
     ids=str,
 )  # fmt: skip

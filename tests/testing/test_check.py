@@ -110,6 +110,7 @@ class TestDeclarations:
                      laws="scale_behaviour")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_many_rows_are_bounded():
     """However long a row is, a batch of many rows holds so many numbers at most."""
     sizes = []
@@ -170,7 +171,8 @@ class TestMessage:
         assert shown["Expected"] != shown["Found"]
 
     @pytest.mark.parametrize("name", (
-        "OneMinusLabel", "WeightsUncast", "MaximumSummed", "ClassesBroadcast", "WeightsSquared",
+        "OneMinusLabel", "WeightsUncast", tiers.slow("MaximumSummed"),
+        tiers.slow("ClassesBroadcast"), "WeightsSquared",
     ))  # fmt: skip
     def test_programs_of_other_laws_can_be_pasted(self, name):
         """They run, or raise what the message shows."""
@@ -189,8 +191,9 @@ class TestMessage:
         assert type(raised.value).__name__ in message
 
     @pytest.mark.parametrize("factory, cause", (
-        (LastBatch, "last batch only"), (SumOfBatchMeans, "results of batches are added"),
-        (MeanOfRoots, "no mean over rows"),
+        (LastBatch, "last batch only"),
+        tiers.slow(SumOfBatchMeans, "results of batches are added"),
+        tiers.slow(MeanOfRoots, "no mean over rows"),
     ))  # fmt: skip
     def test_cause_of_split(self, factory, cause):
         """The cause is guessed from what the batches give alone."""
@@ -263,7 +266,7 @@ class TestRuns:
                     seen.append(np.asarray(y_pred).tolist())
                     super().update_state(y_true, y_pred, sample_weight)
 
-            check_metric(Watching, inputs=regression(), laws="split_invariance", **how)
+            check_metric(Watching, inputs=regression(), laws="accepts_stream", **how)
             return seen
 
         assert drawn(seed=5) == drawn(seed=5) != drawn(seed=6)
@@ -355,7 +358,7 @@ class TestNothingPassesUnchecked:
 
     @pytest.mark.parametrize("reference, answer", (
         (lambda y_true, y_pred: abs(np.reshape(y_true, (1,)) - y_pred)[0], "ValueError: cannot reshape"),
-        (lambda y_true, y_pred: np.float64("nan"), "NaN"),
+        tiers.slow(lambda y_true, y_pred: np.float64("nan"), "NaN"),
     ))  # fmt: skip
     def test_reference_without_an_answer(self, reference, answer):
         """A reference that answers for a single row only, or never, is refused."""
@@ -383,6 +386,7 @@ class TestNothingPassesUnchecked:
         with pytest.raises(MetricError, match="raised TypeError.*lambda: MyMetric"):
             check_metric(keras.metrics.MeanIoU, inputs=regression(), seed=0)
 
+    @pytest.mark.slow
     def test_variables_of_the_first_batch(self):
         """A metric that makes variables late breaks laws, and no law crashes."""
         with pytest.raises(MetricLawError, match="variables_exist_early"):
@@ -414,6 +418,7 @@ def test_reset_by_keras():
                      laws="reset_equals_fresh")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_dangerous_rules():
     """A rule that fits one cut by chance is not recommended."""
     with pytest.raises(MetricLawError) as caught:

@@ -63,9 +63,9 @@ def test_streams_are_valid(name, data):
 @pytest.mark.parametrize("strategy, wanted, rows", (
     (binary_classification(), lambda s: s.arguments["y_true"].sum() >= 1, 1),
     (binary_classification(), lambda s: len(np.unique(s.arguments["y_true"])) == 2, 2),
-    (regression(), lambda s: np.abs(s.arguments["y_pred"]).max() > 0, 1),
-    (multiclass_classification(5), lambda s: s.arguments["y_true"].max() >= 2, 1),
-    (sequences(3), lambda s: s.rows >= 3, 3),
+    tiers.slow(regression(), lambda s: np.abs(s.arguments["y_pred"]).max() > 0, 1),
+    tiers.slow(multiclass_classification(5), lambda s: s.arguments["y_true"].max() >= 2, 1),
+    tiers.slow(sequences(3), lambda s: s.rows >= 3, 3),
 ))  # fmt: skip
 def test_shrinks_to_few_rows(strategy, wanted, rows):
     """The smallest stream with a property has no row, and no number, that it does not need."""
@@ -112,12 +112,12 @@ def test_arguments_of_any_nesting():
 
 
 @pytest.mark.parametrize("strategy, kind", (
-    (st.floats(0, 1), "value"),
+    tiers.slow(st.floats(0, 1), "value"),
     tiers.slow(st.integers(-32, 32).map(lambda k: k / 8), "value"),
     tiers.slow(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2), "value"),
     tiers.slow(st.just(np.float32(0.5)), "value"),
     tiers.slow(st.floats(0, 1).map(lambda v: np.array([v, v])), "value"),
-    (st.integers(0, 3), "other"),
+    tiers.slow(st.integers(0, 3), "other"),
     tiers.slow(st.booleans(), "other"),
     (Column(st.floats(0, 1), kind="other"), "other"),
     (Column(st.floats(0, 1), kind="score"), "score"),

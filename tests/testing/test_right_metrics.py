@@ -6,11 +6,11 @@
 import pytest
 
 from kerastrain.testing import check_metric
-from tests.support import tiers
 from tests.testing.right_metrics import RIGHT
 
 
-@pytest.mark.parametrize("name", tiers.cases(RIGHT, ["count"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIGHT)
 def test_no_complaint(name):
     """All laws hold, and most of them apply."""
     factory, declared = RIGHT[name]
