@@ -566,7 +566,7 @@ def test_the_object_that_a_callback_calls(tmp_path):
     """What it keeps in Python is named."""
     callback = keras.callbacks.LambdaCallback(on_epoch_end=Bumps().call)
     (message,) = fitted(made(), tmp_path, callbacks=[callback])[1]
-    assert "changes `self` of `Bumps.call`, which is not saved" in message
+    assert "changes `self` of `Bumps.call`, not saved" in message
 
 
 class Adapts(keras.callbacks.Callback):
