@@ -4,6 +4,7 @@
 
     python -m tests.mutation                        # all of them, by the default tests
     python -m tests.mutation --tier all             # and, where these miss one, by the slow ones
+    python -m tests.mutation --near                 # by the tests of its folder and those named with it
     python -m tests.mutation --only clip --list
 
 A fault is a piece of the source and what it is replaced by, in a copy of the checkout. The tests of
@@ -668,19 +669,24 @@ def planted(fault: Fault, text: str) -> str:
     return text[:begin] + fault.wrong + text[end:]
 
 
-def files_of(fault: Fault, tier: str) -> list[list[str]]:
+def files_of(fault: Fault, near_only: bool) -> list[list[str]]:
     """Tests that are to find it, in the order in which they run."""
     folder = fault.path.split("/")[0]
     own = pathlib.Path(fault.path)
     mirrored = [f"tests/{own.parent}/test_{own.stem}.py", *(f"tests/{one}" for one in fault.tests)]
     first = [one for one in mirrored if (ROOT / one).exists()]
     near = [one for one in (f"tests/{folder}",) if (ROOT / one).exists()]
-    stages = [first, near, ["tests"]]
+    stages = [first, near, [] if near_only else ["tests"]]
     return [stage for number, stage in enumerate(stages) if stage and stage not in stages[:number]]
 
 
-def run(fault: Fault, tier: str) -> tuple[str, str, float]:
+def run(fault: Fault, tier: str, near_only: bool = False) -> tuple[str, str, float]:
     """Plants a fault and runs tests until one fails.
+
+    Args:
+        fault: what is planted.
+        tier: ``"default"`` or ``"all"``.
+        near_only: whether only the tests of its folder run, and those named with it.
 
     Returns:
         ``(tier that finds it, or "missed"; the test; seconds)``.
@@ -697,7 +703,7 @@ def run(fault: Fault, tier: str) -> tuple[str, str, float]:
         environment = os.environ | {"PYTHONPATH": directory, "TF_CPP_MIN_LOG_LEVEL": "3"}
         tiers = {"default": []} | ({"later": ["-m", "slow or process"]} if tier == "all" else {})
         for name, options in tiers.items():
-            for files in files_of(fault, name):
+            for files in files_of(fault, near_only):
                 command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "--no-header"]
                 command += ["-p", "no:cacheprovider", "-p", "no:randomly", *options, *files]
                 command += ["--deselect", "tests/test_mutation.py", "--tb", "no"]
@@ -718,6 +724,7 @@ def main() -> None:
     """Runs the faults, two at a time, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tier", choices=("default", "all"), default="default")
+    parser.add_argument("--near", action="store_true", help="leave out the tests of other folders")
     parser.add_argument("--only", default="", help="those whose name or path has this in it")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--list", action="store_true")
@@ -729,7 +736,7 @@ def main() -> None:
     counts: dict[str, int] = {}
     with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
         for fault, (tier, test, seconds) in zip(
-            faults, pool.map(lambda fault: run(fault, given.tier), faults), strict=True
+            faults, pool.map(lambda fault: run(fault, given.tier, given.near), faults), strict=True
         ):
             counts[tier] = counts.get(tier, 0) + 1
             print(f"{tier:8} {fault.path:32} {fault.name:48} {test} ({seconds:.0f} s)", flush=True)
