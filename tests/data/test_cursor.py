@@ -123,6 +123,7 @@ SOURCES = {
     "reorders itself, in steps": lambda: {"x": Reordered(**THREADS), "steps": 4},
     "PyDataset, endless, threads": lambda: {"x": Endless(**THREADS), "steps": 4},
     "arrays": lambda: {"x": X, "y": Y, "batch_size": 4, "shuffle": True, "seed": 3},
+    "arrays, small batches": lambda: {"x": X, "y": Y, "batch_size": 2, "shuffle": True, "seed": 3},
     "ragged": lambda: {"x": ragged(), "y": Y, "batch_size": 4, "shuffle": True, "seed": 3},
     "Grain": lambda: {"x": grain_rows()},
 }
@@ -185,13 +186,51 @@ MUCH_LIKE_OTHERS = [
 @pytest.mark.parametrize("name", tiers.without(SOURCES, MUCH_LIKE_OTHERS))
 def test_the_batches_that_came_next(name):
     """Interrupted in an epoch, at its end or before the first: the same batches come next."""
-    lie_together = random.Random(name).random() < 0.7
     make = SOURCES[name]
-    expected, positions = uninterrupted(make, lie_together=lie_together)
-    chosen = [positions[i] for i in (0, 2, len(positions) // 2, -1)]
-    chosen += [p for p in positions if p[0] == 1][:1]
-    for position in chosen:
-        assert expected[position[1] :] == resumed(make, position, lie_together=lie_together)
+    both = name.startswith("arrays")
+    for lie_together in (True, False) if both else (random.Random(name).random() < 0.7,):
+        expected, positions = uninterrupted(make, lie_together=lie_together)
+        chosen = [positions[i] for i in (0, 2, len(positions) // 2, -1)]
+        chosen += [p for p in positions if p[0] == 1][:1]
+        for position in chosen:
+            assert expected[position[1] :] == resumed(make, position, lie_together=lie_together)
+
+
+@pytest.mark.parametrize("name", ["arrays", "PyDataset"])
+def test_each_pass_has_an_order_of_its_own(name):
+    """Which depends on the seed and its number alone."""
+
+    def orders():
+        with contextlib.closing(Source(**SOURCES[name]())) as source:
+            return [[digest_of(batch) for batch in source.epoch(n)] for n in range(EPOCHS)]
+
+    first, second, third = found = orders()
+    assert first != second != third != first
+    assert found == orders()
+
+
+@pytest.mark.parametrize("other", [0, 3])
+def test_another_batch_than_was_drawn_is_refused(other):
+    """The first of the pass, and the last that was taken."""
+
+    def made(changed=False):
+        y = np.arange(ROWS, dtype="float32")
+        if changed:
+            y[other * 4] += 1
+        return tf.data.Dataset.from_tensor_slices((X, y)).batch(4)
+
+    with contextlib.closing(Source(made()).track()) as source:
+        source.peek()
+        batches = source.epoch(0)
+        for _ in range(4):
+            next(batches)
+        info, tensors = state_trees.pack(source.state())
+    for changed in (False, True):
+        with contextlib.closing(Source(made(changed)).track()) as source:
+            source.peek()
+            state = state_trees.unpack(info, tensors)
+            with pytest.raises(DataError, match="batch") if changed else contextlib.nullcontext():
+                source.set_state(state)
 
 
 @pytest.mark.slow

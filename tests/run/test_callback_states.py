@@ -10,6 +10,7 @@ import pytest
 from kerastrain import _keras
 from kerastrain import Trainer
 from kerastrain.execution import compiled_steps as execution
+from kerastrain.run.callback_states import CallbackStates
 from kerastrain.run.callback_states import named_by_class
 from tests.support import assertions
 from tests.support import datasets
@@ -117,6 +118,24 @@ def test_same_as_keras(name, tmp_path):
     assert_same(expected, actual)
     files = {p.relative_to(tmp_path / "keras") for p in (tmp_path / "keras").rglob("*")}
     assert files == {p.relative_to(tmp_path / "trainer") for p in (tmp_path / "trainer").rglob("*")}
+
+
+@pytest.mark.parametrize("kind", [callbacks.EarlyStopping, callbacks.ReduceLROnPlateau])
+def test_how_long_a_callback_has_waited(kind):
+    """It is state, as is the best of the results."""
+
+    def begun():
+        callback, model = kind("loss", patience=5), new_model()
+        model.compile("sgd", "mse")
+        callback.set_model(model)
+        callback.on_train_begin()
+        return callback
+
+    one, other = begun(), begun()
+    for epoch, loss in enumerate((0.5, 0.25, 1.0, 1.0)):
+        one.on_epoch_end(epoch, {"loss": loss})
+    CallbackStates([other]).set(CallbackStates([one]).get())
+    assert (2, 0.25) == (one.wait, one.best) == (other.wait, other.best)
 
 
 def test_early_stopping_restores_the_best_weights():

@@ -66,6 +66,15 @@ def test_others_can_read_it(checkpoints):
     assert INFO == json.loads((path / "manifest.json").read_text())["info"]
 
 
+def test_another_number_in_the_manifest(checkpoints):
+    """It is text that can be changed, and is not taken for what was written."""
+    path = checkpoints.write(TENSORS, INFO | {"steps": 17})
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace("17", "18"))
+    with pytest.raises(CheckpointError):
+        checkpoint.read(path)
+
+
 def test_a_checkpoint_of_version_1_is_read():
     """One that was written when the format was new, and is kept beside this file."""
     found = checkpoint.read(SAMPLE)

@@ -48,6 +48,15 @@ def stop(process, number):
     raise Stopped
 
 
+def test_metrics_of_each_replica_are_saved(tmp_path):
+    """Each has summed the losses of its own rows."""
+    fit(tmp_path, trainer(strategy="mirrored:2", execution="step"), epochs=1, steps_per_epoch=2)
+    tensors = Checkpoints(tmp_path / "checkpoints").newest().tensors
+    totals = [name for name in tensors if name.startswith("metrics/0")]
+    assert ["metrics/0", "metrics/0@1"] == sorted(totals)
+    assert tensors["metrics/0"] != tensors["metrics/0@1"]
+
+
 # Of each kind of data, plan, callback and precision, one that does the most.
 SAMPLE = (
     "arrays, streamed",

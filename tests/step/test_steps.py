@@ -253,10 +253,10 @@ def test_compute_loss_override_is_a_mean_over_rows():
     assertions.assert_close_runs(trained((None, 1), build), trained((None, 3), build))
 
 
-def test_gradient_hook_sees_the_global_unscaled_gradient():
-    """The hook gets what one device would get, without loss scale and unclipped."""
+def test_a_loss_scale_changes_nothing():
+    """The hook gets the unscaled gradient of one device, which is clipped and applied unscaled."""
 
-    def seen(micro_batches, **policy):
+    def run(micro_batches, scales=True):
         noted = []
 
         class Net(TrainableModel):
@@ -266,23 +266,69 @@ def test_gradient_hook_sees_the_global_unscaled_gradient():
 
         keras.utils.set_random_seed(3)
         inputs = keras.Input((4,))
-        model = Net(inputs, keras.layers.Dense(2, **policy)(inputs))
-        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        model = Net(inputs, keras.layers.Dense(2)(inputs))
+        optimizer = keras.optimizers.SGD(0.1)
+        if scales:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1024.0)
         model.compile(
             optimizer, "mse", run_eagerly=True, micro_batches=micro_batches, clipvalue=1e-3
         )
         model.fit(X, Y, batch_size=9, shuffle=False, verbose=0)
-        return noted
+        return [*noted, *model.get_weights()]
 
-    for one, other in zip(seen(1), seen(3), strict=True):
-        np.testing.assert_allclose(one, other, atol=TOLERANCE)
-        assert np.abs(one).max() > 1e-3
+    plain = run(1, scales=False)
+    assert np.abs(plain[0]).max() > 1e-3  # it is clipped
+    for found in (run(1), run(3)):
+        for one, other in zip(plain, found, strict=True):
+            np.testing.assert_allclose(one, other, atol=TOLERANCE)
+
+
+def test_a_token_that_occurs_twice():
+    """Its gradients are added before they are clipped, as those of a dense weight are."""
+
+    def weights(layer, x):
+        inputs = keras.Input(x.shape[1:])
+        model = TrainableModel(inputs, keras.layers.Flatten()(layer(inputs)))
+        model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True, clipnorm=0.1)
+        model.fit(x, np.ones((1, 6), "float32"), verbose=0)
+        return model.get_weights()[0]
+
+    tokens = np.array([[1, 1, 3]])
+    sparse = weights(keras.layers.Embedding(4, 2, embeddings_initializer="zeros"), tokens)
+    as_dense = keras.layers.Dense(2, use_bias=False, kernel_initializer="zeros")
+    dense = weights(as_dense, np.eye(4, dtype="float32")[tokens])
+    np.testing.assert_allclose(dense, sparse, atol=TOLERANCE)
 
 
 def test_empty_replica_slice_contributes_nothing():
     """One row on four replicas is one row; nothing becomes NaN."""
     one = trained((None, 1), x=X[:1], y=Y[:1])
     assertions.assert_close_runs(one, trained(("mirrored:4", 2), x=X[:1], y=Y[:1]))
+
+
+def test_batch_statistics_of_no_rows():
+    """The row that stands in on a replica without rows is not among them."""
+
+    def build(make):
+        inputs = keras.Input((4,))
+        hidden = keras.layers.BatchNormalization(synchronized=True)(inputs)
+        return make(inputs, keras.layers.Dense(2)(hidden))
+
+    options = {"x": X[:3], "y": Y[:3], "build": build}
+    assertions.assert_close_runs(
+        trained((None, 1), **options), trained(("mirrored:4", 1), **options)
+    )
+
+
+def test_a_mean_of_no_losses():
+    """A part without rows has no loss, though the mean of none is NaN."""
+
+    class OwnMean(keras.losses.Loss):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+    options = {"x": X[:3], "y": Y[:3], "loss": OwnMean(), "metrics": None}
+    assertions.assert_close_runs(trained((None, 1), **options), trained((None, 4), **options))
 
 
 def test_reduction_none_beside_others_is_refused():
