@@ -48,6 +48,29 @@ def stop(process, number):
     raise Stopped
 
 
+def test_global_random_numbers(tmp_path, saves_end):
+    """A callback that draws from NumPy's draws what it would have drawn."""
+    drawn, after = [], []
+
+    class Draws(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            drawn.append(np.random.random())
+            if len(drawn) in after:
+                raise Stopped
+
+    def run(directory):  # which begins with the same state, as of a new process
+        drawn.clear()
+        fit(directory, trainer(execution="step"), callbacks=[Draws()], epochs=1)
+        return list(drawn)
+
+    whole = run(tmp_path / "whole")
+    after.append(3)
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped")
+    after.clear()
+    assert whole[2:] == run(tmp_path / "stopped")
+
+
 def test_metrics_of_each_replica_are_saved(tmp_path):
     """Each has summed the losses of its own rows."""
     fit(tmp_path, trainer(strategy="mirrored:2", execution="step"), epochs=1, steps_per_epoch=2)

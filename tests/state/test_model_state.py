@@ -35,6 +35,15 @@ def dense(*layers, loss="mse", optimizer=None):
     return model
 
 
+def test_groups_of_variables():
+    """Checkpoints name them by these, in the order in which Keras has them."""
+    model = dense(optimizer=keras.optimizers.SGD(momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    names = list(ModelState(model).variables())
+    kinds = ["model"] * 2 + ["metrics"] * 2 + ["optimizer"] * len(model.optimizer.variables)
+    assert kinds == [name.split("/")[0] for name in names]
+
+
 class Running(keras.losses.Loss):
     """A squared error over its running mean, in a variable of Keras's or TensorFlow's."""
 
