@@ -54,6 +54,7 @@ __all__ = [
     "TrainableModel",
     "Trainer",
     "UnsupportedTypeError",
+    "WorkerLostError",
     "__version__",
 ]
 
@@ -82,6 +83,7 @@ if not _is_command_line():
     from kerastrain.errors import RunError
     from kerastrain.errors import ShapeError
     from kerastrain.errors import UnsupportedTypeError
+    from kerastrain.errors import WorkerLostError
     from kerastrain.model import TrainableModel
     from kerastrain.options import Execution
     from kerastrain.options import Guard

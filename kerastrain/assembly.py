@@ -12,19 +12,25 @@ the folders: a `Source` of the data; everything that is checked before the first
 
 import contextlib
 import functools
+import random
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain import notices
 from kerastrain.data import checks as data_checks
 from kerastrain.data import named_sets
 from kerastrain.data import Source
+from kerastrain.distribution import cluster_of
 from kerastrain.distribution import MetricStates
 from kerastrain.errors import ModelError
+from kerastrain.errors import WorkerLostError
 from kerastrain.execution import Runner
 from kerastrain.execution import Times
 from kerastrain.guard import GuardedSteps
@@ -36,6 +42,7 @@ from kerastrain.loop import predict
 from kerastrain.loop import predict_by_keras
 from kerastrain.loop import Progress
 from kerastrain.options import Guard
+from kerastrain.preparation import checks
 from kerastrain.preparation import CompiledModel
 from kerastrain.preparation import own_methods
 from kerastrain.preparation import Preparation
@@ -76,6 +83,7 @@ class Assembly:
         preparation: what has been checked and compiled.
         guarded: its train steps, in transactions.
         times: where the time of the last training went.
+        cluster: of the workers that train together.
     """
 
     def __init__(
@@ -91,7 +99,9 @@ class Assembly:
         self.preparation = Preparation(compiled, strategy, self._state)
         self._states = MetricStates(model, compiles=not execution.run_eagerly)
         self._evaluation = Evaluation(model, self._states)
-        self.guarded = GuardedSteps(model, self._state, self.preparation.cut)
+        self.cluster = cluster_of(strategy)
+        checks.check_workers(self.cluster, compiled.options)
+        self.guarded = GuardedSteps(model, self._state, self.preparation.cut, self.cluster)
         self.times = Times()
 
     def shown(self, name: str, given: dict[str, Any]) -> str:
@@ -105,10 +115,41 @@ class Assembly:
                 shown.append(f"{argument}={type(value).__name__ if is_long else repr(value)}")
         return f"{name}({', '.join(shown)})"
 
+    # Workers --------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _together(self, votes: bool = True) -> Iterator[None]:
+        """Around what all workers do: one of them prints and warns, and a lost one is named.
+
+        Args:
+            votes: whether they agree on something now and then, so that one that hangs is noticed.
+
+        Raises:
+            WorkerLostError: another worker has ended, or does not answer.
+        """
+        seconds = self.compiled.execution.stall_seconds if votes else None
+        with notices.silenced(not self.cluster.is_chief), self.cluster.watched(seconds):
+            try:
+                yield
+            except Exception as error:
+                if self.cluster.has_others and (task := _keras.lost_task(error)) is not None:
+                    raise WorkerLostError(
+                        f"{f'The worker {task!r}' if task else 'Another worker'} has ended, or does not "
+                        f"answer ({type(error).__name__}): its own output says why. Start all workers "
+                        "again; with `run_dir` they resume."
+                    ) from error
+                raise
+
+    def _shown(self, verbose: Any) -> Any:
+        """What of ``verbose`` is for this worker."""
+        return verbose if self.cluster.is_chief else 0
+
     # Data ---------------------------------------------------------------------
 
     def source(self, *data: Any, **options: Any) -> Source:
         """A source whose batches lie as the execution wants them."""
+        if self.cluster.has_others and options.get("shuffle") and options.get("seed") is None:
+            options["seed"] = int(self.cluster.chiefs(np.int64(random.randrange(2**31))))
         source, execution = Source(*data, **options), self.compiled.execution
         return source.in_blocks(execution.resident_bytes) if execution.in_blocks else source
 
@@ -154,16 +195,20 @@ class Assembly:
         """Trains for these epochs, or for those of them that a resumed run has not had."""
         sources = {part.name: part for part in (source, *validation.sources.values())}
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._together())
             stack.enter_context(run)
             model = stack.enter_context(self.compiled.activated())
             for part in sources.values():
                 stack.enter_context(contextlib.closing(run.track(part, part is not source)))
             stack.callback(self.preparation.end)
             self.preparation.ready(source, validation.sources.values())
+            verbose = self._shown(verbose)
             progress = stack.enter_context(Progress(verbose, epochs.stop))
             listed = callbacks_lib.make_list(
                 callbacks, model, verbose, epochs.stop, source.num_batches, add_history=True
             )
+            if not self.cluster.is_chief:
+                callbacks_lib.let_chief_write(listed)
             model.stop_training = False
             self._state.callbacks = listed.callbacks
             guard = policy_of(self._guard, listed.callbacks)
@@ -185,6 +230,9 @@ class Assembly:
                 ),
             )
             run.load_latest(training)
+            guarded.join(training.runner("train").votes)
+            if self.cluster.has_others:
+                run.join(training.runner("train").votes, training.runner("test").votes)
             loop = FitLoop(
                 *(model, run, training, source, validation.sources, validation.frequency),
                 *(listed, progress, self._states, validation.validate),
@@ -195,7 +243,12 @@ class Assembly:
 
     def evaluate(self, source: Source, callbacks: Any, verbose: Any, return_dict: bool) -> Any:
         """Loss and metrics of a source, which is closed."""
-        with self.compiled.activated() as model, contextlib.closing(source):
+        verbose = self._shown(verbose)
+        with (
+            self._together(),
+            self.compiled.activated() as model,
+            contextlib.closing(source),
+        ):
             self.preparation.ready(source, train=False)
             with Progress(verbose, None, "Evaluate") as progress, self._states.isolated():
                 listed = callbacks_lib.make_list(
@@ -219,7 +272,8 @@ class Assembly:
         if not data_checks.is_streamed(x):
             make_source = self.source if in_loops else Source
             source = make_source(x, batch_size=batch_size, steps=steps)
-        with self.compiled.activated() as model:
+        verbose = self._shown(verbose)
+        with self._together(votes=False), self.compiled.activated() as model:
             if source is not None and source.arrays is not None and by_step:
                 self.preparation.check_rows(source)
                 target_checks.check_call(model, source.peek(), "x")

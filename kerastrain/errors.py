@@ -84,6 +84,14 @@ class RunError(KerastrainError, ValueError):
     """
 
 
+class WorkerLostError(KerastrainError, RuntimeError):
+    """Another worker has ended, or does not answer, so that the training cannot continue.
+
+    The message names it, where that is known. Its own output says why it ended. Start all workers
+    again: with ``run_dir`` they resume from the last checkpoint.
+    """
+
+
 class CheckpointError(KerastrainError, ValueError):
     """A checkpoint is torn, changed, of another format, or of no training.
 

@@ -20,6 +20,7 @@ cloning are Keras's. To add behaviour, override a hook instead of the step:
   for those of all.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 from typing import Literal
@@ -78,6 +79,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     """
 
     train_function: Any  # of Keras's, which makes it on first use
+    test_function: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if _keras.is_functional_call(args, kwargs):
@@ -229,12 +231,23 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         if made and FitLoops.fit_for(self):
             self.train_function = FitLoops(self, self.step_options, self.train_function)
         if made and self.distribute_strategy.num_replicas_in_sync > 1:
-            if not _keras.overrides(self, "train_step"):
-                self.train_function = self._summing(self.train_function)
+            sums = not _keras.overrides(self, "train_step")
+            self.train_function = self._on_replicas(self.train_function, sums)
 
-    def _summing(self, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def train(iterator: Any) -> Any:
-            with replicas.in_step(self):
-                return train_function(iterator)
+    @_builtin
+    def make_test_function(self, force: bool = False) -> None:
+        """Keras's function that evaluates a batch; of several workers, their results together."""
+        made = self.test_function is None or force
+        super().make_test_function(force)
+        if made and self.distribute_strategy.num_replicas_in_sync > 1:
+            self.test_function = self._on_replicas(self.test_function, sums=False)
 
-        return train
+    def _on_replicas(self, function: Callable[[Any], Any], sums: bool) -> Callable[[Any], Any]:
+        """Keras's function, with what holds while it is traced."""
+
+        def run(iterator: Any) -> Any:
+            in_step = replicas.in_step(self) if sums else contextlib.nullcontext()
+            with in_step, _keras.results_of_workers(self.distribute_strategy):
+                return function(iterator)
+
+        return run

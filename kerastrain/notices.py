@@ -5,9 +5,11 @@
     warn("The best is not kept.")        # at the line that called `fit`
 """
 
+import contextlib
 import inspect
 import sys
 import warnings
+from collections.abc import Iterator
 
 # The roots of modules whose source the user does not change.
 _OTHERS = ("keras", "keras_hub", "kerastrain", "tensorflow", "numpy", "builtins", "")
@@ -16,13 +18,30 @@ _OTHERS = ("keras", "keras_hub", "kerastrain", "tensorflow", "numpy", "builtins"
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warns, with the line of the user's code that is being run.
 
-    In a thread that runs none it is the caller's.
+    In a thread that runs none it is the caller's. Nothing while it is `silenced`.
     """
+    if _SILENCED:
+        return
     here = inspect.currentframe()
     frame, level = here and here.f_back, 2
     while frame is not None and is_passed_over(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=2 if frame is None else level)
+
+
+@contextlib.contextmanager
+def silenced(silent: bool = True) -> Iterator[None]:
+    """Inside, `warn` does nothing: of several workers, one says what all would say."""
+    if silent:
+        _SILENCED.append(None)
+    try:
+        yield
+    finally:
+        if silent:
+            _SILENCED.pop()
+
+
+_SILENCED: list[None] = []
 
 
 def is_passed_over(module: str) -> bool:

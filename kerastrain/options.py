@@ -191,6 +191,8 @@ class Execution:
         jit_compile: True: only plans that compile with XLA; not on several replicas, nor with
             the plans ``"step"`` and ``"loop"``. False: none of these. None, the default: the
             plan decides.
+        stall_seconds: where several workers train, the seconds after which one that hears nothing
+            of the others ends; None for never. Default 600.
 
     Raises:
         ArgumentError: a plan that does not exist, a number that is too small, or values that
@@ -207,6 +209,7 @@ class Execution:
     resident_bytes: int | None = None
     run_eagerly: bool = False
     jit_compile: bool | None = None
+    stall_seconds: float | None = 600.0
 
     @property
     def in_blocks(self) -> bool:
@@ -218,6 +221,8 @@ class Execution:
         for name, least in (("steps_per_execution", 1), ("resident_bytes", 0)):
             if getattr(self, name) is not None:
                 validation.whole_number(name, getattr(self, name), least, "None")
+        if self.stall_seconds is not None:
+            validation.positive_number("stall_seconds", self.stall_seconds, "None for never")
         by_xla, pinned = self.plan.startswith("xla"), self.plan != "auto"
         excluded = None
         if self.run_eagerly and self.jit_compile:

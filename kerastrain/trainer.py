@@ -277,7 +277,7 @@ class Trainer:
             Preempted, KeyboardInterrupt: after a signal; ``run_dir`` has it all.
         """
         self._parts.refuse_within_fit()
-        run = make_run(run_dir, callbacks)
+        run = make_run(run_dir, callbacks, self._parts.cluster)
         checks.check_epochs(epochs, initial_epoch, validation_freq)
         checks.check_callbacks(callbacks)
         counts = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}

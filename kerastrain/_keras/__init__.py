@@ -123,6 +123,7 @@ from kerastrain._keras.variables import assigned_variables
 from kerastrain._keras.variables import assignments_seen
 from kerastrain._keras.variables import captured_handles
 from kerastrain._keras.variables import captured_variables
+from kerastrain._keras.variables import differs_by_replica
 from kerastrain._keras.variables import handles_of
 from kerastrain._keras.variables import held_by
 from kerastrain._keras.variables import hold
@@ -132,12 +133,20 @@ from kerastrain._keras.variables import is_node
 from kerastrain._keras.variables import local_variables
 from kerastrain._keras.variables import model_strategy
 from kerastrain._keras.variables import none_to_be_initialized
+from kerastrain._keras.variables import read_all
 from kerastrain._keras.variables import read_local
 from kerastrain._keras.variables import replicas_of
+from kerastrain._keras.variables import span_of
 from kerastrain._keras.variables import tf_variable
 from kerastrain._keras.variables import under_strategy
 from kerastrain._keras.wiring import is_functional
 from kerastrain._keras.wiring import wiring
+from kerastrain._keras.workers import has_started
+from kerastrain._keras.workers import lost_task
+from kerastrain._keras.workers import notice_lost_workers
+from kerastrain._keras.workers import results_of_workers
+from kerastrain._keras.workers import sum_over_workers
+from kerastrain._keras.workers import worker_of
 from kerastrain._keras.xla_kernels import has_xla_kernel
 from kerastrain._keras.xla_kernels import supports_jit
 
@@ -177,6 +186,7 @@ __all__ = [
     "defines_losses",
     "dense_arrays",
     "depends_on",
+    "differs_by_replica",
     "expects_summed_gradients",
     "fixed_rows",
     "flatten_results",
@@ -190,6 +200,7 @@ __all__ = [
     "has_builtin_step",
     "has_one_loss",
     "has_plain_metrics",
+    "has_started",
     "has_xla_kernel",
     "held_by",
     "history_of",
@@ -217,12 +228,14 @@ __all__ = [
     "loss_tracker",
     "losses_by_replica",
     "losses_not_scaled",
+    "lost_task",
     "metric_function",
     "metric_names_by_output",
     "metrics_or_logs",
     "model_strategy",
     "none_to_be_initialized",
     "noted_crossentropies",
+    "notice_lost_workers",
     "operation_seeds",
     "optimizers_in",
     "output_loss_trackers",
@@ -239,10 +252,12 @@ __all__ = [
     "random_batch",
     "random_seeds",
     "random_states",
+    "read_all",
     "read_local",
     "reduce_model",
     "regularization_losses",
     "replicas_of",
+    "results_of_workers",
     "rows_measured",
     "same_rank",
     "seeded_operations",
@@ -252,11 +267,13 @@ __all__ = [
     "set_step_options",
     "set_trainable_flags",
     "settings_of",
+    "span_of",
     "sparse_classes",
     "split_rows",
     "state_may_be_added",
     "stateful_layers",
     "step_options",
+    "sum_over_workers",
     "supports_jit",
     "synchronized_moments",
     "take_initial_epoch",
@@ -275,5 +292,6 @@ __all__ = [
     "without_collectives",
     "without_optimizations",
     "without_results",
+    "worker_of",
     "yields_tensors",
 ]

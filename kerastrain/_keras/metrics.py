@@ -9,7 +9,8 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from kerastrain._keras.losses import loss_function_arguments
 from kerastrain._keras.models import overrides
-from kerastrain._keras.variables import read_local
+from kerastrain._keras.variables import made_empty
+from kerastrain._keras.variables import read_all
 from kerastrain._keras.variables import replicas_of
 
 
@@ -133,8 +134,8 @@ def add_growing_variable(
     Keras 3.15.1 makes variables of fixed shapes only (common/variables.py,
     `_validate_shape`); TensorFlow's own may grow.
     """
-    variable = metric.add_variable((0, *shape), "zeros", dtype=dtype, name=name)
-    variable._value = tf.Variable(
+    variable = metric.add_variable((1, *shape), "zeros", dtype=dtype, name=name)
+    variable._value = made_empty(
         tf.zeros((0, *shape), variable.dtype),
         shape=(None, *shape),
         trainable=False,
@@ -148,7 +149,7 @@ def add_growing_variable(
 
 def rows_measured(model: keras.Model) -> float:
     """The rows whose loss is in the result ``"loss"``, of all replicas together."""
-    return sum(float(part) for part in read_local(model._loss_tracker.count))
+    return sum(float(part) for part in read_all(model._loss_tracker.count))
 
 
 def metrics_or_logs(model: keras.Model, logs: dict) -> dict:

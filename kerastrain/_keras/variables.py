@@ -15,6 +15,7 @@ from keras.src.backend.common import variables as keras_variables
 from keras.src.ops import node
 from keras.src.utils import tracking
 from tensorflow.python.distribute import ps_values
+from tensorflow.python.distribute import values as values_lib
 from tensorflow.python.ops import resource_variable_ops
 
 
@@ -73,7 +74,8 @@ def hold(variable: keras.Variable, other: Any, value: Any) -> None:
         or other.dtype != before.dtype
         or not before.shape.is_compatible_with(other.shape)
     ):
-        other = tf.Variable(
+        make = tf.Variable if tf.size(value) else made_empty
+        other = make(
             value,
             dtype=before.dtype,
             shape=before.shape,
@@ -90,9 +92,27 @@ def hold(variable: keras.Variable, other: Any, value: Any) -> None:
         part._unique_id = before._unique_id
 
 
+def made_empty(value: tf.Tensor, **options: Any) -> tf.Variable:
+    """A variable of TensorFlow's without rows.
+
+    TensorFlow 2.21 ends the process where one is made in the scope of several workers
+    (collective_all_reduce_strategy.py, `_get_variable_creator_initial_value`, sends no bytes), so it
+    is made with one row.
+    """
+    row = tf.zeros([length or 1 for length in value.shape], value.dtype)
+    variable = tf.Variable(row, **options)
+    assign_local(variable, [value] * len(local_variables(variable)))
+    return variable
+
+
 def is_distributed(variable: keras.Variable | tf.Variable) -> bool:
     """Whether each replica has a value of its own."""
     return isinstance(tf_variable(variable), tf.distribute.DistributedValues)
+
+
+def differs_by_replica(variable: keras.Variable | tf.Variable) -> bool:
+    """Whether the replicas' values are not kept equal: those of metrics are not."""
+    return isinstance(tf_variable(variable), values_lib.SyncOnReadVariable)
 
 
 def tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
@@ -109,6 +129,41 @@ def local_variables(variable: keras.Variable | tf.Variable) -> list[tf.Variable]
 def read_local(variable: keras.Variable | tf.Variable) -> list[tf.Tensor]:
     """A copy of the value on each replica."""
     return [tf.identity(part) for part in local_variables(variable)]
+
+
+def read_all(variable: keras.Variable | tf.Variable) -> list[tf.Tensor]:
+    """A copy of the value on each replica of all workers. Collective, where there are several.
+
+    TensorFlow 2.21 ends the process where nothing is gathered, so that a row is added and taken away.
+    """
+    parts = read_local(variable)
+    value = tf_variable(variable)
+    strategy = getattr(value, "distribute_strategy", None)
+    if strategy is None or getattr(strategy.extended, "_num_workers", 1) == 1:
+        return parts
+
+    def gathered(parts: list[tf.Tensor]) -> tf.Tensor:
+        return strategy.gather(values_lib.PerReplica(parts), axis=0)
+
+    count = strategy.num_replicas_in_sync
+    if not (value.shape.rank and value.shape[0] is None):
+        rows = gathered([part[tf.newaxis] for part in parts])
+        return tf.unstack(tf.ensure_shape(rows, [count, *value.shape]))
+    # It grows with the rows.
+    longer = [tf.concat([part, tf.zeros([1, *part.shape[1:]], part.dtype)], 0) for part in parts]
+    sizes = gathered([tf.shape(part)[:1] for part in longer])
+    rows = tf.ensure_shape(gathered(longer), value.shape)
+    return [part[:-1] for part in tf.split(rows, sizes, num=count)]
+
+
+def span_of(variable: keras.Variable | tf.Variable) -> tuple[int, int]:
+    """``(the number of the first replica of this worker, how many replicas all have)``."""
+    local = len(local_variables(variable))
+    extended = getattr(
+        tf_variable(variable), "distribute_strategy", tf.distribute.get_strategy()
+    ).extended
+    first = local * getattr(extended, "_id_in_cluster", 0)
+    return first, local * getattr(extended, "_num_workers", 1)
 
 
 def assign_local(variable: keras.Variable | tf.Variable, parts: list[tf.Tensor]) -> None:
@@ -143,7 +198,7 @@ def captured_variables(function: Any, known: set[int]) -> list[tf.Variable]:
         function: a concrete function.
         known: handles of variables that are left out (`handles_of`).
     """
-    found = []
+    found, known = [], known | _ordering_tokens(tf.distribute.get_strategy())
     for external, _ in function.graph.captures:
         if external.dtype != tf.resource or id(external) in known:
             continue
@@ -161,6 +216,15 @@ def captured_variables(function: Any, known: set[int]) -> list[tf.Variable]:
             )
         )
     return found
+
+
+def _ordering_tokens(strategy: tf.distribute.Strategy) -> set[int]:
+    """Handles of the variables, never assigned to, that keep collective operations in order."""
+    names = ("_cross_device_ops", "_host_cross_device_ops")
+    operations = [getattr(strategy.extended, name, None) for name in names]
+    launchers = [one for part in operations for one in getattr(part, "_launchers", ())]
+    tokens = [getattr(one, "_ordering_token", None) for one in launchers]
+    return {id(token.handle) for token in tokens if token is not None}
 
 
 _ASSIGNMENTS = (

@@ -15,6 +15,7 @@ from kerastrain.data import named_sets
 from kerastrain.data import stacks
 from kerastrain.data.adapters import holds_composites
 from kerastrain.data.adapters import signature
+from kerastrain.data.blocks import Ahead
 from kerastrain.data.blocks import batch_at
 from kerastrain.data.blocks import Block
 from kerastrain.data.blocks import bytes_of
@@ -25,6 +26,7 @@ from kerastrain.data.indexed import safe_for_keras
 from kerastrain.data.source import Source
 
 __all__ = [
+    "Ahead",
     "Block",
     "Chunk",
     "Source",

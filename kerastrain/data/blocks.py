@@ -20,6 +20,7 @@ are stored.
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain.data import memory
+from kerastrain.state import digest_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,20 @@ class Chunk(NamedTuple):
         return self.block.batch(self.start)
 
 
+class Ahead(NamedTuple):
+    """What comes next in a pass, in numbers that several workers compare.
+
+    Attributes:
+        steps: how many batches the next chunk may have; 0 at the end.
+        kind: 0 for a batch by itself, 1 for full batches, 2 for one that is not full.
+        checksum: of the next batch.
+    """
+
+    steps: int
+    kind: int
+    checksum: int
+
+
 def batch_at(data: Any, index: Any, rows: Any, fixed: bool = False) -> Any:
     """The batch of an index, inside a compiled loop or outside.
 
@@ -225,6 +241,16 @@ class Pass:
         if self._peeked is None and (block := self._here()) is not None:
             self._peeked = block.batch(self._index)
         return self._peeked
+
+    def ahead(self) -> "Ahead":
+        """What comes next, which stays what comes next."""
+        block = self._here()
+        if block is None:
+            return Ahead(0, 0, 0)
+        is_full, is_alone = self._index < block.full, block.is_batch
+        steps = block.full - self._index if is_full else 1
+        checksum = zlib.crc32(digest_of(self.peek()).encode())
+        return Ahead(steps, 2 if not is_full else int(not is_alone), checksum)
 
     def take(self, most: int) -> Chunk | None:
         """The next batches, ``most`` or fewer: all full, or one that is not; None at the end."""

@@ -36,6 +36,7 @@ from kerastrain.data.adapters import as_numpy
 from kerastrain.data.adapters import holds_composites
 from kerastrain.data.adapters import passes_of_data
 from kerastrain.data.adapters import signature
+from kerastrain.data.blocks import Ahead
 from kerastrain.data.blocks import Chunk
 from kerastrain.data.blocks import map_leaves
 from kerastrain.data.blocks import rows_of
@@ -194,7 +195,7 @@ class Source:
         Args:
             number: the epoch, counted from 0, whose order a shuffled pass
                 takes. None for the next. With ``steps`` the order continues.
-            most: gives the batches that the next chunk may have at most.
+            most: gives the batches that the next chunk may have at most; 0 for no more of them.
 
         Warns where the data end before ``steps`` batches were drawn.
         """
@@ -210,6 +211,8 @@ class Source:
                     cursor.next_pass = number
         while self.steps is None or self._count < self.steps:
             limit = most() if self.steps is None else min(most(), self.steps - self._count)
+            if not limit:
+                return
             chunk = cursor.take(limit)
             if chunk is None:
                 break
@@ -227,6 +230,10 @@ class Source:
                 + ". Use `.repeat()`, fewer steps_per_epoch or epochs, or pass an "
                 "object that can be iterated again instead of a generator."
             )
+
+    def ahead(self) -> Ahead:
+        """What comes next, for several workers to compare."""
+        return self._cursor.opened().ahead()
 
     def restart(self) -> None:
         """Lets the next epoch begin with a new pass, as each validation does."""

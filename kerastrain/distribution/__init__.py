@@ -9,14 +9,20 @@ apart. `ScopedVariables` lends the variables of a strategy's scope to a model th
 from kerastrain.distribution import merging
 from kerastrain.distribution import replicas
 from kerastrain.distribution import strategy
+from kerastrain.distribution.cluster import Cluster
+from kerastrain.distribution.cluster import cluster_of
+from kerastrain.distribution.cluster import Votes
 from kerastrain.distribution.metric_states import MetricStates
 from kerastrain.distribution.scoped import changes_checked
 from kerastrain.distribution.scoped import ScopedVariables
 
 __all__ = [
+    "Cluster",
     "MetricStates",
     "ScopedVariables",
+    "Votes",
     "changes_checked",
+    "cluster_of",
     "merging",
     "replicas",
     "strategy",

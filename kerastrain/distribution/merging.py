@@ -172,6 +172,13 @@ def spread(rule: str, value: tf.Tensor, count: int) -> list[tf.Tensor]:
     return [value] * count
 
 
+def assign_spread(rule: str, variable: keras.Variable, value: tf.Tensor) -> None:
+    """Gives each replica of this worker its part of a value that all replicas merge to."""
+    first, count = _keras.span_of(variable)
+    parts = spread(rule, value, count)
+    _keras.assign_local(variable, parts[first : first + len(_keras.local_variables(variable))])
+
+
 # One metric -------------------------------------------------------------------
 
 
@@ -199,6 +206,11 @@ def _states(
             yield metric, variable
 
 
+def rules_of(model: keras.Model) -> dict[int, str]:
+    """How the state variables of a model's metrics are merged, by the variables' ids."""
+    return {id(variable): rule_of(metric, variable) for metric, variable in _states(model)}
+
+
 def check_model(model: keras.Model) -> None:
     """`check` for every metric of the model."""
     for metric in _keras.all_metrics(model):
@@ -216,7 +228,7 @@ def merged_states(model: keras.Model | keras.metrics.Metric) -> Iterator[None]:
     for metric, variable in _states(model):
         rule = rule_of(metric, variable)
         if rule != "sum" and _keras.is_distributed(variable):
-            merged = merge(rule, _keras.read_local(variable))
+            merged = merge(rule, _keras.read_all(variable))
             scope.add_update((variable, merged))
     with scope if scope.state_mapping else contextlib.nullcontext():
         yield
@@ -292,7 +304,6 @@ def _assign_states(owner: keras.Model | keras.metrics.Metric, scope: keras.State
         if value is None:
             continue
         if _keras.is_distributed(variable):
-            count = len(_keras.tf_variable(variable).values)
-            _keras.assign_local(variable, spread(rule_of(metric, variable), value, count))
+            assign_spread(rule_of(metric, variable), variable, value)
         else:
             variable.assign(value)

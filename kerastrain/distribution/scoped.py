@@ -21,10 +21,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain.distribution import merging
+from kerastrain.distribution.cluster import cluster_of
 from kerastrain.errors import ModelError
 from kerastrain.state import Walk
 
@@ -87,18 +89,29 @@ class ScopedVariables:
         walk = Walk(roots)
         rules = _rules(walk)
         with self._strategy.scope():
-            for variable in _of_keras(walk):
-                if _keras.is_made_under(variable, self._strategy):
-                    continue
+            entering = [v for v in _of_keras(walk) if not _keras.is_made_under(v, self._strategy)]
+            for variable, value in zip(entering, self._values(entering), strict=True):
                 outside = _keras.held_by(variable)
                 _, _, inside = self._pairs.get(id(variable), (None, None, None))
-                value = tf.identity(outside)
                 _keras.hold(variable, inside, value)
                 if id(variable) in rules and _keras.is_distributed(variable):
-                    count = self._strategy.num_replicas_in_sync
-                    _keras.assign_local(variable, merging.spread(rules[id(variable)], value, count))
+                    merging.assign_spread(rules[id(variable)], variable, value)
                 self._pairs[id(variable)] = variable, outside, _keras.held_by(variable)
         return walk
+
+    def _values(self, variables: list[keras.Variable]) -> list[Any]:
+        """What the variables have outside: of several workers, what the chief's have."""
+        values = [tf.identity(_keras.held_by(variable)) for variable in variables]
+        cluster = cluster_of(self._strategy)
+        if not (cluster.has_others and values):
+            return values
+        arrays = [value.numpy() for value in values]
+        joined = np.concatenate([np.frombuffer(array.tobytes(), "uint8") for array in arrays])
+        parts = np.split(cluster.chiefs(joined), np.cumsum([a.nbytes for a in arrays])[:-1])
+        return [
+            tf.constant(np.frombuffer(part.tobytes(), array.dtype).reshape(array.shape))
+            for part, array in zip(parts, arrays, strict=True)
+        ]
 
     def _leave(self, roots: dict[str, Any]) -> None:
         walk = Walk(roots)
@@ -109,7 +122,7 @@ class ScopedVariables:
                 continue
             inside = _keras.held_by(variable)
             if id(variable) in rules and _keras.is_distributed(variable):
-                value = merging.merge(rules[id(variable)], _keras.read_local(variable))
+                value = merging.merge(rules[id(variable)], _keras.read_all(variable))
             else:
                 value = inside.numpy()
             if not inside.shape.is_compatible_with(value.shape):

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import os
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from kerastrain.errors import ArgumentError
 from kerastrain.errors import UnsupportedTypeError
 from kerastrain.validation import did_you_mean
 
-_NAMES = ("mirrored", "central_storage", "one_device", "auto")
+_NAMES = ("mirrored", "central_storage", "one_device", "multi_worker", "auto")
 
 
 def resolve(strategy: Any) -> tf.distribute.Strategy | None:
@@ -29,16 +30,18 @@ def resolve(strategy: Any) -> tf.distribute.Strategy | None:
             all GPUs, or all logical CPU devices where there is no GPU;
             ``"mirrored:N"``, the first N of them; ``"central_storage"`` and
             ``"central_storage:N"``, the same with one copy of the variables;
-            ``"one_device"``, the first of them; or ``"auto"``: ``"mirrored"``
-            where there are several GPUs, else None.
+            ``"one_device"``, the first of them; ``"multi_worker"``, all workers of the cluster
+            that ``TF_CONFIG`` or SLURM describes, which is ``"auto"`` where it has one; or
+            ``"auto"``: ``"mirrored"`` where there are several GPUs, else None.
 
-    An object may be any strategy that keeps its replicas in step:
-    ``OneDeviceStrategy``, ``MirroredStrategy``, ``CentralStorageStrategy``. A
+    An object may be any strategy that keeps its replicas in step: ``OneDeviceStrategy``,
+    ``MirroredStrategy``, ``CentralStorageStrategy``, ``MultiWorkerMirroredStrategy``. A
     ``TPUStrategy`` takes the same path through the code, but none was at hand to
     try it on.
 
     Raises:
-        ArgumentError: an unknown name, or more devices than there are.
+        ArgumentError: an unknown name, more devices than there are, or a cluster that cannot be
+            set up any more.
         UnsupportedTypeError: neither a name nor a strategy, or one whose
             replicas are not in step.
 
@@ -55,6 +58,11 @@ def resolve(strategy: Any) -> tf.distribute.Strategy | None:
             "`strategy` must be a tf.distribute.Strategy, a name or None. "
             f"Received: {strategy!r} of type {type(strategy).__name__}."
         )
+    if strategy == "multi_worker":
+        resolver = _cluster_resolver()
+        if resolver is not None:
+            return _of_workers(resolver)
+        strategy = "auto"
     if strategy == "auto":
         gpus = tf.config.list_logical_devices("GPU")
         return tf.distribute.MirroredStrategy() if len(gpus) > 1 else None
@@ -66,9 +74,39 @@ def resolve(strategy: Any) -> tf.distribute.Strategy | None:
         raise ArgumentError(
             f"Unknown strategy. Received: strategy={strategy!r}."
             f'{did_you_mean(str(strategy).partition(":")[0], _NAMES)} Use "mirrored", "mirrored:2", '
-            '"central_storage:2", "one_device", "auto", None or a tf.distribute.Strategy.'
+            '"central_storage:2", "one_device", "multi_worker", "auto", None or a tf.distribute.Strategy.'
         )
     return _on_devices(name, int(count) if count else None)
+
+
+def _cluster_resolver() -> Any:
+    """What knows the cluster that this process is of; None where it has no other worker."""
+    if "TF_CONFIG" in os.environ:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+    else:
+        return None
+    spec = resolver.cluster_spec()
+    return resolver if sum(spec.num_tasks(job) for job in spec.jobs) > 1 else None
+
+
+def _of_workers(resolver: Any) -> tf.distribute.Strategy:
+    """One strategy for all trainers of this process: its servers begin once."""
+    if not _OF_WORKERS:
+        if _keras.has_started():
+            raise ArgumentError(
+                'strategy="multi_worker" was asked for after TensorFlow had run something, when '
+                "workers cannot meet any more. Make the Trainer first of all, with a function that "
+                'builds the model: Trainer(lambda: build(), strategy="multi_worker"); or make a '
+                "tf.distribute.MultiWorkerMirroredStrategy as the first thing of the program."
+            )
+        _keras.notice_lost_workers(resolver)
+        _OF_WORKERS.append(tf.distribute.MultiWorkerMirroredStrategy(resolver))
+    return _OF_WORKERS[0]
+
+
+_OF_WORKERS: list[tf.distribute.Strategy] = []
 
 
 def _in_step(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy:

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain.distribution import changes_checked
+from kerastrain.distribution import cluster_of
 from kerastrain.distribution import merging
 from kerastrain.distribution import replicas
 from kerastrain.execution.dynamic_batch import DynamicBatchFunction
@@ -50,6 +51,7 @@ class Steps:
 
     Attributes:
         state: the variables that steps change.
+        strategy: as passed.
         traces: how often each step has been traced, ``{name: count}``.
         trainable: which layers train, as ``_keras.trainable_flags`` returns it, in each trace
             from now on; None for those that do when it is traced.
@@ -67,6 +69,7 @@ class Steps:
     ):
         self.state, self._check = state or ModelState(model), check
         self._model, self._strategy, self._execution = model, strategy, execution
+        self.strategy = strategy
         self._ones: dict[tuple[str, bool], Callable[[Any], Any]] = {}
         self._loops: dict[tuple[str, int, bool], Loop] = {}
         self.set_options(options)
@@ -249,6 +252,8 @@ class Steps:
 
 
 def _mean(strategy: tf.distribute.Strategy, per_replica: Any) -> tf.Tensor:
+    if cluster_of(strategy).has_others:
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, per_replica, axis=None)
     values = strategy.experimental_local_results(per_replica)
     return tf.reduce_mean(tf.stack(values), axis=0)
 

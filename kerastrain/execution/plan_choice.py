@@ -78,6 +78,8 @@ class Choice:
         xla_gain: the share of the time that XLA is expected to save.
         compares: whether plans are compared; else the first that compiles runs.
         clock: gives seconds.
+        agree: is given whether a plan could not be prepared, and the seconds that it took; returns
+            both as all workers have it.
 
     Attributes:
         plan, steps: what to run next.
@@ -95,10 +97,15 @@ class Choice:
         xla_gain: float = XLA_GAIN,
         compares: bool = True,
         clock: Callable[[], float] = time.perf_counter,
+        agree: Callable[[bool, float], tuple[bool, float]] = lambda failed, seconds: (
+            failed,
+            seconds,
+        ),
     ):
         self._candidates, self._prepare = list(candidates), prepare
         self._max_steps_per_call = max_steps_per_call or 2**31 - 1
         self._xla_gain, self._compares, self._clock = xla_gain, compares, clock
+        self._agree = agree
         self.plan: Plan | None = None
         self.steps = 1
         self.seconds: dict[str, float] = {}
@@ -286,15 +293,17 @@ class Choice:
         raise error
 
     def _try_to_prepare(self, plan: Plan) -> Exception | None:
-        begun = self._clock()
+        begun, failure = self._clock(), None
         try:
             self._prepare(plan)
         except Exception as error:  # whatever a compiler may raise
-            self.drop(plan, error)
-            return error
-        finally:
-            self.compile_seconds[plan.name] = self._clock() - begun
-        return None
+            failure = error
+        failed, seconds = self._agree(failure is not None, self._clock() - begun)
+        self.compile_seconds[plan.name] = seconds
+        if failed:
+            failure = failure or RuntimeError("another worker cannot compile it")
+            self.drop(plan, failure)
+        return failure
 
     def _measured(self, plan: Plan) -> Generator[tuple[Plan, float], float, None]:
         """Some steps of a plan that has just been compiled; the first one is not counted."""

@@ -26,9 +26,14 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import notices
+from kerastrain.data import Ahead
 from kerastrain.data import Block
 from kerastrain.data import Chunk
 from kerastrain.data import Source
+from kerastrain.distribution import Cluster
+from kerastrain.distribution import cluster_of
+from kerastrain.distribution import Votes
+from kerastrain.errors import DataError
 from kerastrain.errors import UnsupportedByXla
 from kerastrain.execution import plan_choice
 from kerastrain.execution.candidates import candidates
@@ -65,6 +70,7 @@ class Runner:
 
     Attributes:
         choice: which plan runs.
+        votes: what all workers agree on before each chunk; more may be asked.
         callbacks_may_act: whether a callback may act between steps.
     """
 
@@ -85,6 +91,9 @@ class Runner:
         self._block: Block | None = None
         self._is_new = True
         self._compiled_seconds = 0.0
+        self._unrecorded_steps, self._unrecorded_seconds = 0, 0.0  # the choice is yet to know
+        self._ahead = Ahead(0, 0, 0)
+        self.votes = self._votes(cluster_of(steps.strategy))
         self._waits = bool(tf.config.list_physical_devices("GPU"))
         max_steps_per_call = self._most_steps_of_a_call(execution)
         self._outputs_per_call = (max_steps_per_call or 0) if self._reports else 0
@@ -94,9 +103,20 @@ class Runner:
             max_steps_per_call,
             expected_gain_of_xla(model),
             compares=execution.plan == "auto" and not execution.deterministic,
+            agree=self._agreed_on,
         )
         self._pinned = execution.plan if execution.plan != "auto" else None
         self._leave_out_xla(execution)
+
+    def _votes(self, cluster: Cluster) -> Votes:
+        """What several workers are to agree on before each chunk."""
+        votes = Votes(cluster)
+        votes.ask("steps", "least", lambda: self._ahead.steps)
+        votes.ask("kind", "most", lambda: self._ahead.kind)
+        votes.ask("checksum", "most", lambda: self._ahead.checksum)
+        votes.ask("seconds", "most", lambda: self._unrecorded_seconds)
+        votes.ask("stop", "any", lambda: False)
+        return votes
 
     def _most_steps_of_a_call(self, execution: Execution) -> int | None:
         """None where only the time of a call limits them."""
@@ -146,7 +166,7 @@ class Runner:
         """
         first = source.start_step
         try:
-            for chunk in source.chunks(number, lambda: min(self.choice.steps, max_steps())):
+            for chunk in source.chunks(number, functools.partial(self._limit, source, max_steps)):
                 yield StepCall(
                     first,
                     chunk.steps,
@@ -157,6 +177,35 @@ class Runner:
                 first += chunk.steps
         finally:
             self._block = None  # it may hold the whole data set
+
+    def _limit(self, source: Source, max_steps: Callable[[], int]) -> int:
+        """The most steps of the next chunk; 0 where a worker asks to stop. Collective.
+
+        Raises:
+            DataError: the workers have other batches.
+        """
+        if not self.votes.cluster.has_others:
+            return min(self.choice.steps, max_steps())
+        votes, self._ahead = self.votes, source.ahead()
+        votes.take()
+        if any(len({*votes.of_each(name)}) > 1 for name in ("kind", "checksum")):
+            raise DataError(
+                f"`{source.name}` gives the workers other batches: they have not drawn the same rows "
+                "in the same order. Shuffle with a seed, and let the data depend on nothing that "
+                "differs between the processes."
+            )
+        steps, self._unrecorded_steps = self._unrecorded_steps, 0
+        seconds, self._unrecorded_seconds = votes["seconds"], 0.0
+        if steps and self._block is not None:
+            self.choice.record(steps, seconds)
+        if votes["stop"]:
+            return 0
+        return min(self.choice.steps, max_steps(), max(1, int(votes["steps"])))
+
+    def _agreed_on(self, failed: bool, seconds: float) -> tuple[bool, float]:
+        """Whether one of the workers has failed, and what the slowest took. Collective."""
+        rows = self.votes.cluster.gather([failed, seconds])
+        return bool(rows[:, 0].any()), float(rows[:, 1].max())
 
     def trace(self, batch: Any) -> None:
         """Traces the step of one batch, which finds its variables; an eager step is run."""
@@ -215,7 +264,12 @@ class Runner:
         logs = run(chunk)
         if self._waits:
             tf.test.experimental.sync_devices()
-        self.choice.record(chunk.steps, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        if self.votes.cluster.has_others:
+            self._unrecorded_steps += chunk.steps
+            self._unrecorded_seconds += seconds
+        else:
+            self.choice.record(chunk.steps, seconds)
         return logs
 
     def _run_first(self, loop: Loop, chunk: Chunk) -> list[Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from kerastrain import notices
+from kerastrain.distribution import Cluster
 from kerastrain.guard import finite
 from kerastrain.guard.finite import FiniteCheck
 from kerastrain.state import ModelState
@@ -18,6 +19,7 @@ class Checks:
     Args:
         model: the model that trains, compiled.
         state: its variables.
+        cluster: of the workers, which judge together.
 
     Attributes:
         enabled: whether anything is checked.
@@ -25,8 +27,8 @@ class Checks:
         seconds: what checks have taken in the training.
     """
 
-    def __init__(self, model: keras.Model, state: ModelState):
-        self._model, self._state = model, state
+    def __init__(self, model: keras.Model, state: ModelState, cluster: Cluster):
+        self._model, self._state, self._cluster = model, state, cluster
         self._watch: FiniteCheck | None = None
         self._seconds_of_one = self._checked_at = 0.0
         self.start(enabled=False)
@@ -43,7 +45,11 @@ class Checks:
         """Whether all variables that steps change are watched, and finite."""
         watch = self._watch
         # One with values that were not finite before is looked at again.
-        return watch is not None and watch.is_whole and watch.all_are_finite()
+        return self._all(watch is not None and watch.is_whole and watch.all_are_finite())
+
+    def _all(self, good: bool) -> bool:
+        """Whether it holds on all workers: each has batch statistics and losses of its own."""
+        return not self._cluster.any(not good)
 
     def watch(self) -> None:
         """Watches what steps change from now on."""
@@ -64,16 +70,16 @@ class Checks:
         assert self._watch is not None
         return self._watch
 
-    def is_due(self, now: float) -> bool:
+    def is_due(self) -> bool:
         """Whether a check now takes a small enough share of the time since the last."""
-        return now - self._checked_at >= self._seconds_of_one / finite.SHARE
+        return time.perf_counter() - self._checked_at >= self._seconds_of_one / finite.SHARE
 
     def are_passed(self) -> bool:
         """Whether all is finite, the loss too where it counts."""
         if not self.enabled:
             return True
         begun = time.perf_counter()
-        good = self._watched().all_are_finite(self.counts_loss)
+        good = self._all(self._watched().all_are_finite(self.counts_loss))
         self._checked_at = time.perf_counter()
         self._seconds_of_one = self._checked_at - begun
         self.seconds += self._seconds_of_one
@@ -81,9 +87,9 @@ class Checks:
 
     def variables_are_finite(self) -> bool:
         """Whether all but the loss are."""
-        return self._watched().variables_are_finite()
+        return self._all(self._watched().variables_are_finite())
 
     def callbacks_left_all_finite(self) -> bool:
         """Whether nobody else has left anything that is not finite, after a step that was good."""
         watch = self._watch
-        return not (self.enabled and watch) or watch.all_are_finite(losses=False)
+        return not (self.enabled and watch) or self._all(watch.all_are_finite(losses=False))

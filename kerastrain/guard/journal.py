@@ -71,9 +71,9 @@ class Journal:
         """Whether it holds more batches than memory should be taken for."""
         return self._held_bytes > _MOST_BYTES
 
-    def snapshot_is_due(self, now: float) -> bool:
+    def snapshot_is_due(self) -> bool:
         """Whether a snapshot now takes a small enough share of the time since the last."""
-        return now - self._snapshot_at >= self._snapshot_seconds / finite.SHARE
+        return time.perf_counter() - self._snapshot_at >= self._snapshot_seconds / finite.SHARE
 
     def note(self, chunk: Chunk, settings: Settings) -> None:
         """A chunk has run, with what callbacks had set."""

@@ -29,7 +29,6 @@ and repeated in twice as many micro-batches, with ``StepOptions(micro_batches="a
 """
 
 import contextlib
-import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -39,6 +38,9 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain.data import Chunk
+from kerastrain.distribution import Cluster
+from kerastrain.distribution import cluster_of
+from kerastrain.distribution import Votes
 from kerastrain.guard import diagnosis
 from kerastrain.guard.between import Between
 from kerastrain.guard.between import put
@@ -65,6 +67,7 @@ class GuardedSteps:
         model: the model that trains, compiled.
         state: its variables.
         cut: sets the number of micro-batches from now on.
+        cluster: of the workers that train together; None for this process alone.
 
     Attributes:
         skipped: ``(epoch, step in it)`` of the batches that the training has skipped, counted
@@ -77,10 +80,14 @@ class GuardedSteps:
         model: keras.Model,
         state: ModelState,
         cut: Callable[[int], None] | None = None,
+        cluster: Cluster | None = None,
     ):
         self._model, self._state = model, state
-        self._journal, self._checks, self._cuts = Journal(), Checks(model, state), Cuts(cut)
+        cluster = cluster or cluster_of(None)
+        self._journal, self._cuts = Journal(), Cuts(cut)
+        self._checks = Checks(model, state, cluster)
         self.is_training = False
+        self.join(Votes(cluster))
         self._start(Guard("off"), False)
 
     def _start(self, options: Guard, may_cut: bool) -> None:
@@ -124,6 +131,12 @@ class GuardedSteps:
     def seconds(self) -> float:
         """What checks and snapshots have taken in the training."""
         return self._checks.seconds + self._journal.seconds
+
+    def join(self, votes: Votes) -> None:
+        """Lets the workers agree when checks and snapshots are due."""
+        votes.ask("check", "chief", lambda: self._checks.is_due())
+        votes.ask("snapshot", "chief", lambda: self._journal.snapshot_is_due())
+        self._votes = votes
 
     # The steps --------------------------------------------------------------------
 
@@ -200,13 +213,12 @@ class GuardedSteps:
             journal.note(chunk, settings)  # it may follow from a step that was not finite
             return recovery.replay()
         journal.note(chunk, settings)
-        now = time.perf_counter()
         odd = checks.enabled and logs is not None and not is_finite_in(logs[-1])
-        if odd or journal.is_crowded or checks.is_due(now) or self._saves:
+        if odd or journal.is_crowded or self._votes["check"] or self._saves:
             if not checks.are_passed():
                 return recovery.replay()
             recovery.good_logs = logs and logs[-1:]
-            if journal.is_crowded or journal.snapshot_is_due(now):
+            if journal.is_crowded or self._votes["snapshot"]:
                 journal.snapshot()
         if self._kept is not None and self.max_steps() == self._options.snapshot_every:
             logs = self.verify() or logs

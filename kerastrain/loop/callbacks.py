@@ -51,3 +51,33 @@ def listening(callbacks: Sequence[keras.callbacks.Callback], kind: str) -> Liste
     if all(getattr(one, "only_reads_logs", False) for one in listeners):
         return Listening.AFTERWARDS
     return Listening.BETWEEN
+
+
+# Those of Keras's that write, and change nothing that trains.
+_WRITERS = (
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.BackupAndRestore,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.TensorBoard,
+    keras.callbacks.RemoteMonitor,
+)
+
+
+def let_chief_write(callbacks: keras.callbacks.CallbackList) -> None:
+    """On a worker that is not the chief, replaces those that write by ones that do nothing.
+
+    These are called where the others are, so that all workers run the same steps in one call.
+    """
+    listed = callbacks.callbacks
+    listed[:] = [_silent(one) if isinstance(one, _WRITERS) else one for one in listed]
+
+
+def _silent(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
+    def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    kinds = [kind for kind in ("train", "test") if _keras.listens_to_batches(callback, kind)]
+    hooks = {f"on_{kind}_batch_end": nothing for kind in kinds}
+    silent = type("Silent", (keras.callbacks.Callback,), hooks)()
+    silent.only_reads_logs = getattr(callback, "only_reads_logs", False)
+    return silent

@@ -60,12 +60,15 @@ class Evaluation:
         model, logs, done, times = self._model, None, 0, Times()
         model.stop_evaluating = False
         callbacks.on_test_begin()
+        votes = runner.votes
+        votes.ask("draw", "any", lambda: progress is not None and progress.is_due)
+        votes.ask("stop", "any", lambda: model.stop_evaluating)
         for work in runner.epoch(source):
             logs = run_and_notify(work, callbacks, "test", times)
             done += work.steps
-            if progress is not None:
-                progress.update(done, self.results)
-            if model.stop_evaluating:
+            if votes["draw"] and progress is not None:
+                progress.update(done, self.results())
+            if model.stop_evaluating and not votes.cluster.has_others:
                 break
             between()
         if done:

@@ -99,6 +99,7 @@ class FitLoop:
             )
             times.lap("progress")
             callbacks.on_epoch_end(epoch, position.epoch_logs)
+            model.stop_training = runner.votes.cluster.any(model.stop_training)
             times.lap("callbacks")
             position = position.after_epoch(model.stop_training)
             self.saved.after_epoch(position)
@@ -117,6 +118,10 @@ class FitLoop:
         guard.begin(epoch, position.step, position.steps, runner.callbacks_may_act, saves)
         times.lap("step")
         is_over = position.is_trained or position.stopped
+        votes, begun = runner.votes, position.steps
+        several = votes.cluster.has_others
+        votes.ask("draw", "any", lambda: self.progress.is_due)
+        votes.ask("stop", "any", lambda: self.model.stop_training and position.steps > begun)
 
         def max_steps() -> int:
             if self.model.stop_training:  # since before the epoch: as in Keras, one step runs
@@ -128,13 +133,16 @@ class FitLoop:
             times.lap("data")
             position.logs = run_and_notify(work, self.callbacks, "train", times)
             position.step, position.steps = position.step + work.steps, position.steps + work.steps
-            self.progress.update(position.step, self._evaluation.results)
+            if votes["draw"]:
+                self.progress.update(position.step, self._evaluation.results())
             times.lap("progress")
-            position.stopped = self.model.stop_training
+            position.stopped = self.model.stop_training and not several
             self.saved.after_steps(position)
             times.lap("saving")
             if position.stopped:
                 break
+        if several and votes.cluster.any(self.model.stop_training):
+            position.stopped = self.model.stop_training = True
         times.lap("data")
 
     def _end_steps(self, epoch: int, position: Position) -> None:

@@ -33,7 +33,8 @@ def predict(runner: Runner, source: Source, verbose: Any) -> Any:
             results = work.run()
             assert results is not None  # steps of this kind return outputs
             outputs += results
-            progress.update(len(outputs), dict)
+            if progress.is_due:
+                progress.update(len(outputs), {})
         progress.end_epoch({})
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
 

@@ -4,16 +4,15 @@
 
     with Progress(verbose="auto", epochs=3) as progress:
         progress.begin_epoch(0, steps=100)
-        progress.update(17, read_results)      # draws a few times a second
+        if progress.is_due:                    # a few times a second
+            progress.update(17, read_results())
         progress.end_epoch({"loss": 0.5})
 
-``read_results`` is called only when the line is drawn, so that a training step
-need not wait for its results.
+Results are read only when the line is drawn, so that a training step need not wait for them.
 """
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -89,17 +88,21 @@ class Progress:
         self._live = Live(self._bar, console=self._console, transient=True, auto_refresh=False)
         self._live.start()
 
-    def update(self, steps_done: int, read_results: Callable[[], dict[str, Any]]) -> None:
-        """Draws the line if it is time to.
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to draw the line."""
+        return self._live is not None and time.perf_counter() >= self._next
+
+    def update(self, steps_done: int, results: dict[str, Any]) -> None:
+        """Draws the line.
 
         Args:
             steps_done: steps of this epoch that are done.
-            read_results: returns ``{name: float}``; this waits for the steps.
+            results: ``{name: float}``.
         """
-        if self._live is None or time.perf_counter() < self._next:
+        if self._live is None:
             return
-        results = format_results(read_results())
-        self._bar.update(self._task, completed=steps_done, results=results)
+        self._bar.update(self._task, completed=steps_done, results=format_results(results))
         self._live.refresh()
         self._next = time.perf_counter() + INTERVAL
 

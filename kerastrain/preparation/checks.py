@@ -16,6 +16,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain import validation
+from kerastrain.distribution import Cluster
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
 from kerastrain.errors import MetricError
@@ -23,6 +24,7 @@ from kerastrain.errors import ModelError
 from kerastrain.errors import UnsupportedTypeError
 from kerastrain.options import Execution
 from kerastrain.options import Guard
+from kerastrain.options import StepOptions
 from kerastrain.validation import did_you_mean
 
 # Short names, which are no attributes of Keras's modules.
@@ -306,4 +308,17 @@ def check_optimizer_knows(optimizer: Any, model: keras.Model) -> None:
             f"{type(optimizer).__name__} was built, which has no state for them. Compile "
             "the model again with a new optimizer; one that was passed to Trainer stays, so make a new "
             "Trainer with another."
+        )
+
+
+def check_workers(cluster: Cluster, options: StepOptions) -> None:
+    """Refuses what one of several workers would decide by itself.
+
+    Raises:
+        ArgumentError: memory that is too small for one of them.
+    """
+    if cluster.has_others and options.micro_batches == "auto":
+        raise ArgumentError(
+            'micro_batches="auto" cuts a batch where memory is too small, which one of several workers '
+            f"cannot do alone; there are {cluster.count}. Pass a number, such as micro_batches=2."
         )

@@ -15,8 +15,8 @@ from kerastrain.run import state_trees
 from kerastrain.run.identity import compared_options
 from kerastrain.run.null_run import NullRun
 from kerastrain.run.position import Position
-from kerastrain.run.run_directory import make_run
 from kerastrain.run.run_directory import Run
+from kerastrain.run.shared_run import make_run
 from kerastrain.run.training import Training
 
 __all__ = [

@@ -30,6 +30,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from collections.abc import Container
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
@@ -42,6 +43,7 @@ import safetensors.numpy
 from kerastrain import notices
 from kerastrain._version import __version__
 from kerastrain.errors import CheckpointError
+from kerastrain.errors import KerastrainError
 
 FORMAT, VERSION = "kerastrain-checkpoint", 1
 _TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
@@ -363,3 +365,19 @@ def _errno_in(error: Exception) -> int:
     """The number of the operating system's error, which the library gives in its message."""
     found = re.search(r"os error (\d+)", str(error))
     return int(found[1]) if found else errno.EIO
+
+
+@contextlib.contextmanager
+def of_a_training(path: Path) -> Iterator[None]:
+    """What is found is what a training saved, or that is an error."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, KerastrainError):
+            raise
+        raise CheckpointError(
+            f"{path} is not of a training: {type(error).__name__}: {error}. "
+            "Move it away to resume from the one before it."
+        ) from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from kerastrain.data import Source
 from kerastrain.distribution import MetricStates
+from kerastrain.distribution import Votes
 from kerastrain.execution import StepCall
 from kerastrain.run.position import Position
 from kerastrain.run.training import Training
@@ -32,6 +33,9 @@ class NullRun:
     def restore(self, epoch: int, metrics: MetricStates) -> Position:
         """The beginning of the first epoch."""
         return Position(epoch=epoch)
+
+    def join(self, train: Votes, test: Votes) -> None:
+        """There is nothing to agree on."""
 
     def steps_until_save(self, steps: int) -> int:
         """No limit."""

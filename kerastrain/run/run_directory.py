@@ -19,21 +19,20 @@ The directory has ``checkpoints/`` (`kerastrain.run.checkpoint`), ``lock`` (`ker
 """
 
 import contextlib
+import functools
+from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from typing import NoReturn
 
-import keras
-
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain.data import Source
 from kerastrain.distribution import MetricStates
+from kerastrain.distribution import Votes
 from kerastrain.errors import ArgumentError
-from kerastrain.errors import CheckpointError
 from kerastrain.errors import DataError
-from kerastrain.errors import KerastrainError
 from kerastrain.errors import RunError
 from kerastrain.execution import StepCall
 from kerastrain.options import RunDir
@@ -41,11 +40,11 @@ from kerastrain.run.best import Best
 from kerastrain.run.callback_states import CallbackStates
 from kerastrain.run.checkpoint import Checkpoint
 from kerastrain.run.checkpoint import Checkpoints
+from kerastrain.run.checkpoint import of_a_training
 from kerastrain.run.identity import changes_noted
 from kerastrain.run.identity import check_identity
 from kerastrain.run.identity import identity_of
 from kerastrain.run.lock import Lock
-from kerastrain.run.null_run import NullRun
 from kerastrain.run.position import Position
 from kerastrain.run.saving import Saver
 from kerastrain.run.signals import Signals
@@ -89,22 +88,27 @@ class Run:
 
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as stack:
-            lock = stack.enter_context(Lock(self.directory))
-            if self._checkpoints.directory.is_symlink():
-                raise RunError(f"{self._checkpoints.directory} is a link. Pass another run_dir.")
-            with _listed(self.directory):
-                self._checkpoints.remove_unfinished()
-                existing = self._checkpoints.paths()
-            if not self._options.resume and existing:
-                raise RunError(
-                    f"There is a run in {self.directory}. Pass RunDir(path, resume=True) to resume it, or "
-                    "another run_dir."
-                )
+            renew = self._take_directory(stack)
             stack.enter_context(self._signals)
-            self._saver = Saver(self._checkpoints, self._options, lock.renew)
+            self._saver = Saver(self._checkpoints, self._options, renew)
             stack.callback(self._saver.close)
             self._stack = stack.pop_all()
         return self
+
+    def _take_directory(self, stack: contextlib.ExitStack) -> Callable[[], str | None]:
+        """Takes the directory, until the stack is closed; returns what takes it again."""
+        lock = stack.enter_context(Lock(self.directory))
+        if self._checkpoints.directory.is_symlink():
+            raise RunError(f"{self._checkpoints.directory} is a link. Pass another run_dir.")
+        with _listed(self.directory):
+            self._checkpoints.remove_unfinished()
+            existing = self._checkpoints.paths()
+        if not self._options.resume and existing:
+            raise RunError(
+                f"There is a run in {self.directory}. Pass RunDir(path, resume=True) to resume it, or "
+                "another run_dir."
+            )
+        return lock.renew
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
@@ -156,24 +160,31 @@ class Run:
             training.guard,
         )
         self._identity = identity_of(state.model, sources, training.seed, training.options)
+        self._replicas = self._identity["replicas"]
         self._epochs = int(training.epochs)
         self._stack.enter_context(changes_noted(state.model, self._identity))
         self._stack.enter_context(state.unsaved.watching())
-        with _listed(self.directory):
-            self._found = self._checkpoints.newest()
+        self._found = self._newest()
         if self._found is None:
-            if any(self._checkpoints.directory.glob("set-aside/*")):
-                notices.warn(
-                    f"No checkpoint in {self.directory} can be used: the training begins anew."
-                )
             return
-        with _of_a_training(self._found.path):
-            info = self._found.info
-            check_identity(info["identity"], self._identity, str(self.directory), state.model)
+        with of_a_training(self._found.path):
+            info, replicas = self._found.info, self._found.info.get("replicas")
+            # The number of replicas may be another, where it was saved.
+            begun = info["identity"] | ({"replicas": self._replicas} if replicas else {})
+            check_identity(begun, self._identity, str(self.directory), state.model)
             self._identity |= info["identity"]  # of when the run was begun
             with preparation.begun_as(info.get("trainable")):
-                self._state.load(info["state"], self._found.tensors)
+                self._state.load(info["state"], self._found.tensors, replicas)
             self._state.warn_of_learning_rate(info["identity"]["optimizer"])
+
+    def _newest(self) -> Checkpoint | None:
+        with _listed(self.directory):
+            found = self._checkpoints.newest()
+        if found is None and any(self._checkpoints.directory.glob("set-aside/*")):
+            notices.warn(
+                f"No checkpoint in {self.directory} can be used: the training begins anew."
+            )
+        return found
 
     def restore(self, epoch: int, metrics: MetricStates) -> Position:
         """Puts the training where it was saved: after ``on_train_begin``.
@@ -189,7 +200,7 @@ class Run:
         self._state.begin(metrics)
         if self._found is None:
             return Position(epoch=epoch)
-        with _of_a_training(self._found.path):
+        with of_a_training(self._found.path):
             info = self._found.info
             # More epochs than before may be worth another plan.
             position = self._state.restore(same_plan=info["epochs"] == self._epochs)
@@ -242,10 +253,17 @@ class Run:
         Raises:
             Preempted, KeyboardInterrupt: after a signal; all is saved.
         """
-        if self._signals.received is not None:
+        if self._has_signal("train"):
             self._save_and_leave(position)
-        if self._saver.is_due(position.steps) or self._signals.is_noted_by_outer():
+        if self._is_due(position):
             self._save(position)
+
+    def _has_signal(self, kind: str) -> bool:
+        """Whether the training is to end, in steps of a kind; None between them."""
+        return self._signals.received is not None
+
+    def _is_due(self, position: Position) -> bool:
+        return self._saver.is_due(position.steps) or self._signals.is_noted_by_outer()
 
     @contextlib.contextmanager
     def validation(self, position: Position) -> Iterator[None]:
@@ -268,7 +286,7 @@ class Run:
         Raises:
             Interrupted: after a signal.
         """
-        if self._signals.received is not None:
+        if self._has_signal("test"):
             raise Interrupted
 
     def after_epoch(self, position: Position) -> None:
@@ -277,19 +295,33 @@ class Run:
         Args:
             position: at the begin of the next epoch, with the results in ``epoch_logs``.
         """
-        model, results = self._state.model, position.epoch_logs or {}
-        if self._best.is_beaten_by(results, position.epoch - 1, model):
+        is_best, is_due, leaves = self._at_epoch_end(position)
+        if is_best:
             self._guard.verify_all()  # a callback may have changed what the results are of
-            self._best.export(model, self._saver.check_directory)
+            self._export_best()
             self._save(position, as_best=True)
-        elif self._saver.is_due(position.steps) or self._saver.is_due_at_epoch_end():
+        elif is_due:
             self._save(position)
-        if self._signals.received is not None:
+        if leaves or self._has_signal("end"):
             self._save_and_leave(position)
+
+    def _at_epoch_end(self, position: Position) -> tuple[bool, bool, bool]:
+        """``(whether the results are the best, whether to save, whether to leave)``."""
+        model, results = self._state.model, position.epoch_logs or {}
+        is_best = self._best.is_beaten_by(results, position.epoch - 1, model)
+        saver = self._saver
+        return is_best, saver.is_due(position.steps) or saver.is_due_at_epoch_end(), False
+
+    def _export_best(self) -> None:
+        ready = functools.partial(self._saver.check_directory, tells=True)
+        self._best.export(self._state.model, ready)
 
     def after_training(self, position: Position) -> None:
         """Saves the end, unless that is done, and waits for it."""
         self._save_at_last(position)
+
+    def join(self, train: Votes, test: Votes) -> None:
+        """Where several workers train, what this one asks before their steps: nothing."""
 
     def wait(self) -> None:
         """Waits until what is being saved is on the disk."""
@@ -309,6 +341,7 @@ class Run:
             info = {
                 "identity": self._identity,
                 "epochs": self._epochs,
+                "replicas": self._replicas,
                 "state": state,
                 "best": best,
                 "trainable": self._preparation.trainable(),
@@ -320,44 +353,27 @@ class Run:
                 if as_best:
                     self._best.accept(best)
 
-            self._saver.save(info, tensors, position.steps, written, as_best)
+            self._write(info, tensors, position.steps, written, as_best)
+
+    def _write(self, *state: Any) -> None:
+        self._saver.save(*state)
+
+    def _is_saved(self, position: Position) -> bool:
+        return self._saved == position.place
 
     def _save_at_last(self, position: Position, before: dict[str, Any] | None = None) -> None:
         """Saves what is not, and waits for it; what fails is tried once more."""
         self.wait()
         for _ in range(2):
-            if self._saved != position.place:
+            if not self._is_saved(position):
                 self._save(position, before)
                 self.wait()
 
     def _save_and_leave(self, position: Position, before: dict[str, Any] | None = None) -> NoReturn:
         self._save_at_last(position, before)
-        if self._saved != position.place:
+        if not self._is_saved(position):
             notices.warn("The last steps before the signal are not saved.")
         self._signals.leave()
-
-
-def make_run(run_dir: Any, callbacks: Any) -> Run | NullRun:
-    """What `Trainer.fit` saves its training with.
-
-    Args:
-        run_dir: a path, a `RunDir`, or None for none.
-        callbacks: as passed to ``fit``.
-
-    Raises:
-        ArgumentError: arguments that cannot work, or not together.
-    """
-    if run_dir is None:
-        return NullRun()
-    options = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)
-    listed = (
-        callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
-    )
-    if any(isinstance(c, keras.callbacks.BackupAndRestore) for c in keras.tree.flatten(listed)):
-        raise ArgumentError(
-            "BackupAndRestore and `run_dir` both resume the training. Remove the callback."
-        )
-    return Run(options)
 
 
 @contextlib.contextmanager
@@ -370,19 +386,3 @@ def _listed(directory: Path) -> Iterator[None]:
             f"`run_dir` cannot be read: {error.filename or ''} {error.strerror}. "
             f"Received: run_dir={str(directory)!r}."
         ) from None
-
-
-@contextlib.contextmanager
-def _of_a_training(path: Path) -> Iterator[None]:
-    """What is found is what a training saved, or that is an error."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, KerastrainError):
-            raise
-        raise CheckpointError(
-            f"{path} is not of a training: {type(error).__name__}: {error}. "
-            "Move it away to resume from the one before it."
-        ) from error

@@ -55,7 +55,7 @@ class Saver:
         renew: Callable[[], str | None] = lambda: None,
     ):
         self._checkpoints, self._keep, self._renew = checkpoints, int(options.keep), renew
-        self._checkpoints.ready = self._check_directory
+        self._checkpoints.ready = self.check_directory
         self._happened: list[str] = []  # to the directory, to be warned of
         every = EVERY if options.save_every is None else options.save_every
         self._steps = None if isinstance(every, datetime.timedelta) else int(every)
@@ -78,6 +78,10 @@ class Saver:
             return _NO_LIMIT
         left = self._saved_steps + self._steps - steps
         return left if left > 0 else _NO_LIMIT  # overdue: what is being written takes its time
+
+    def steps_left(self, steps: int) -> int | None:
+        """The steps after ``steps`` until a save is due; None where that depends on the clock."""
+        return None if self._steps is None else self._saved_steps + self._steps - steps
 
     def is_due(self, steps: int) -> bool:
         """Whether to save after ``steps``. Not while a save is being written."""
@@ -132,7 +136,7 @@ class Saver:
 
     def _write(self, info: dict[str, Any], tensors: dict[str, np.ndarray], as_best: bool) -> Path:
         begun = time.monotonic()
-        self._check_directory()
+        self.check_directory()
         path = self._checkpoints.write(tensors, info)
         if as_best:
             self.best = path
@@ -140,19 +144,20 @@ class Saver:
         self._cost = time.monotonic() - begun
         return path
 
-    def check_directory(self) -> None:
+    def check_directory(self, tells: bool = False) -> None:
         """Makes sure that the directory is this process's, and there.
+
+        Args:
+            tells: whether to warn of what has happened to it now, as in the main thread.
 
         Raises:
             RunError, OSError: it is not.
         """
-        self._check_directory()
-        self._tell()
-
-    def _check_directory(self) -> None:
         happened = self._renew()
         if happened:
             self._happened.append(happened)
+        if tells:
+            self._tell()
 
     def _tell(self) -> None:
         while self._happened:

@@ -29,6 +29,8 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain.data import Source
+from kerastrain.distribution import cluster_of
+from kerastrain.distribution import merging
 from kerastrain.distribution import MetricStates
 from kerastrain.errors import RunError
 from kerastrain.execution import Runner
@@ -92,6 +94,7 @@ class TrainingState:
         )
         self._copies = self._before = HostCopies([])
         self._metrics: MetricStates | None = None
+        self._saved_replicas: int | None = None
         self._begun_with: set[str] = set()  # the names of variables
         self._has_warned_of_late = False
         self._drawn_from: set[str] = set()  # global random numbers, by functions that make batches
@@ -143,7 +146,9 @@ class TrainingState:
             notices.warn(message)
         info, tensors = state_trees.pack(values)
         self._copies = _copies_of(variables.values(), self._copies)
-        for name, parts in zip(variables, self._copies.take(), strict=True):
+        for (name, variable), parts in zip(variables.items(), self._copies.take(), strict=True):
+            if _keras.differs_by_replica(variable) and _keras.span_of(variable)[1] > len(parts):
+                parts = [part.numpy() for part in _keras.read_all(variable)]  # of other workers too
             if all(_same(part, parts[0]) for part in parts[1:]):
                 parts = parts[:1]
             for index, part in enumerate(parts):
@@ -199,13 +204,20 @@ class TrainingState:
 
     # Restore --------------------------------------------------------------------
 
-    def load(self, info: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+    def load(
+        self, info: dict[str, Any], tensors: dict[str, np.ndarray], replicas: int | None = None
+    ) -> None:
         """Takes a state that was saved, and compares. Before ``on_train_begin``.
+
+        Args:
+            info, tensors: as `get` returned them.
+            replicas: how many there were then; None for as many as now.
 
         Raises:
             RunError: it has other variables than the model, its optimizer and its metrics.
             CheckpointError: it is of no training.
         """
+        self._saved_replicas = replicas
         values = state_trees.unpack(info, tensors)
         check_values(values, self._sources)
         values, tensors = by_callbacks(values, tensors)
@@ -288,7 +300,12 @@ class TrainingState:
         warn_of_lost(
             {name.split("@")[0].removeprefix("others/") for name in left}, self._variables()
         )
-        if self._metrics is not None:
+        now = self.model.distribute_strategy.num_replicas_in_sync
+        is_cut_alike = (
+            self._saved_replicas in (None, now)
+            and not cluster_of(self.model.distribute_strategy).has_others
+        )
+        if self._metrics is not None and is_cut_alike:
             self._metrics.fresh = values.get("metrics")
         self._restore_layers(values.get("layers", {}))
         for kind, runner in self._runners().items():
@@ -338,10 +355,20 @@ class TrainingState:
     def _local_parts(
         self, name: str, variable: Any, tensors: dict[str, np.ndarray]
     ) -> list[np.ndarray]:
-        """The value of a variable on each replica, of the right shape."""
-        local = _keras.read_local(variable)
-        parts: list[Any] = [tensors.get(f"{name}@{i}" if i else name) for i in range(len(local))]
-        parts = [parts[0] if part is None else part for part in parts]
+        """The value of a variable on each replica of this worker, of the right shape."""
+        local, (first, count) = _keras.read_local(variable), _keras.span_of(variable)
+        number = self._saved_replicas or count
+        saved: list[Any] = [tensors.get(f"{name}@{i}" if i else name) for i in range(number)]
+        saved = [saved[0] if part is None else part for part in saved]
+        rule = merging.rules_of(self.model).get(id(variable))
+        if rule is None:
+            parts = [saved[min(i, number - 1)] for i in range(count)]
+        elif number == count:
+            parts = saved
+        else:
+            merged = merging.merge(rule, saved)
+            parts = [np.asarray(part) for part in merging.spread(rule, merged, count)]
+        parts = parts[first : first + len(local)]
         for part, mine in zip(parts, local, strict=True):
             wanted = np.dtype(mine.dtype.as_numpy_dtype), tuple(mine.shape)
             if (part.dtype, part.shape) != wanted:

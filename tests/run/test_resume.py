@@ -24,6 +24,7 @@ from kerastrain.testing import resume
 from kerastrain.testing import verify_resume
 from tests.support import resuming
 from tests.support import tiers
+from tests.support.assertions import assert_close_runs
 from tests.support.models import small_network
 from tests.support.resuming import BATCH
 from tests.support.resuming import network
@@ -69,6 +70,30 @@ def test_global_random_numbers(tmp_path, saves_end):
         run(tmp_path / "stopped")
     after.clear()
     assert whole[2:] == run(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("before, after", [("mirrored:2", None), (None, "mirrored:2")])
+def test_another_number_of_replicas(before, after, tmp_path, saves_end):
+    """The same numbers, those of the epoch that was interrupted too."""
+
+    class StopsAfter(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += 1
+            if self.steps == 3:
+                raise Stopped
+
+    def run(directory, strategy, **arguments):
+        measured = ["mae", keras.metrics.RootMeanSquaredError()]
+        make = trainer(strategy=strategy, execution="step", metrics=measured)
+        made, history = fit(directory, make, **arguments)
+        return made.model, history.history
+
+    whole = run(None, None)
+    with pytest.raises(Stopped):
+        run(tmp_path, before, callbacks=[StopsAfter()])
+    assert_close_runs(whole, run(tmp_path, after))
 
 
 def test_metrics_of_each_replica_are_saved(tmp_path):
