@@ -25,8 +25,9 @@ Or subclass `TrainableModel` and call Keras's own ``fit``. `kerastrain.metrics`,
 For readers of the code, from the top down: `trainer` and `model` are the two entry points;
 `preparation` is what happens before the first step, `loop` what happens when, `run` saves and
 resumes, `guard` rolls steps back, `execution` runs many in one call, and `step` is one of them.
-A folder imports only those below it: `cli`, `testing`, `trainer`, `model`, `preparation`, `loop`,
-`run`, `guard`, `execution`, `step`, `xla`, `metrics`, `distribution`, `data`, `state`, `_keras`.
+A folder imports only those below it: `cli`, `launch`, `testing`, `trainer`, `model`,
+`preparation`, `loop`, `run`, `guard`, `execution`, `step`, `xla`, `metrics`, `distribution`,
+`data`, `state`, `_keras`.
 """
 
 import importlib as _importlib

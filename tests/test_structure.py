@@ -39,7 +39,7 @@ ORDER = (
     "datasets",
     "testing",
     *("__init__", "examples"),
-    *("cli", "__main__"),
+    *("launch", "cli", "__main__"),
 )
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
@@ -48,6 +48,7 @@ MOST_PARAMETERS = 7
 # What users call, with the arguments of Keras or options of their own, all by name.
 PUBLIC = {"Trainer.__init__", "Trainer.fit", "Trainer.evaluate", "TrainableModel.compile"}
 PUBLIC |= {"check_metric", "check_equivalence"}
+PUBLIC |= {"launch"}  # the verb, whose parameters are the options
 # Classes whose docstring says why they have more methods.
 LARGE = {"Choice", "GuardedSteps", "Run", "Runner", "Source"}
 

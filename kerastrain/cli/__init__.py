@@ -2,7 +2,8 @@
 
 `app` declares the verbs and parses the arguments, which needs no TensorFlow, so that ``--help``
 and mistakes are answered at once. A verb that runs imports the rest, quietly (`quiet_import`):
-the demo is a program in `kerastrain.cli.demo`, the check is `kerastrain.testing`'s.
+the demo is a program in `kerastrain.cli.demo`, the check is `kerastrain.testing`'s. The launcher
+is `kerastrain.launch`'s, and needs no TensorFlow either.
 """
 
 from kerastrain.cli.app import app

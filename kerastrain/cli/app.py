@@ -5,13 +5,17 @@
     python -m kerastrain demo
     python -m kerastrain demo --data fashion.npz --epochs 5
     python -m kerastrain check my_metrics:F1 --inputs multiclass_classification
+    python -m kerastrain launch --workers 2 train.py
 
 Each verb is one function of `app`. Exit status: 0 done, 1 a metric breaks a law,
-2 wrong arguments or data, in one line on standard error; anything else is a
-mistake of the program and shows its traceback.
+2 wrong arguments or data, in one line on standard error; `launch` has that of its workers;
+anything else is a mistake of the program and shows its traceback.
 """
 
 import contextlib
+import glob
+import os
+import sys
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -22,6 +26,9 @@ from kerastrain._version import __version__
 from kerastrain.cli.quiet import quiet_import
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import KerastrainError
+from kerastrain.launch import Hosts
+from kerastrain.launch import launch as launch_workers
+from kerastrain.validation import did_you_mean
 
 app = typer.Typer(
     help="A training loop for Keras 3 on TensorFlow.",
@@ -157,3 +164,67 @@ def check(
             typer.echo(str(error))
             raise typer.Exit(1) from None
     typer.echo(str(report))
+
+
+# What follows the script is the script's, options too.
+@app.command(context_settings={"allow_interspersed_args": False})
+def launch(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="What each worker runs.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGUMENTS", help="The script's own.")
+    ] = None,
+    *,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")],
+    module: Annotated[
+        bool, typer.Option("--module", "-m", help="SCRIPT is a module, as in python -m.")
+    ] = False,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often all are started again when one has failed.")
+    ] = 0,
+    run_dir: Annotated[
+        str | None, typer.Option(metavar="PATH", help="KERASTRAIN_RUN_DIR of the workers.")
+    ] = None,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds from SIGTERM to SIGKILL.")] = 30,
+    stall: Annotated[
+        float, typer.Option(min=0, help="Seconds without progress that are a failure; 0: none.")
+    ] = 600,
+    hosts: Annotated[
+        str | None, typer.Option(metavar="H1,H2,...", help="All machines of the training.")
+    ] = None,
+    host_index: Annotated[
+        int | None, typer.Option(min=0, help="Which of them this one is, from 0.")
+    ] = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="On a shared disk; finds the index of this machine."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of the first worker of each host.")
+    ] = None,
+) -> None:
+    """Start a script in several workers, and restart them all when one fails."""
+    with one_line_errors():
+        if not module and not os.path.exists(script):
+            known = glob.glob(os.path.join(glob.escape(os.path.dirname(script)), "*.py"))
+            raise ArgumentError(
+                f"There is no script {script!r}. Pass the path of a file, or -m and the name of a "
+                f"module.{did_you_mean(script, known)}"
+            )
+        several = None
+        if hosts is not None:
+            if port is None:
+                raise ArgumentError(f"--hosts {hosts} needs --port, of the first worker of each.")
+            several = Hosts(hosts.split(","), port, host_index, rendezvous)
+        for name, value in (("host-index", host_index), ("rendezvous", rendezvous), ("port", port)):
+            if hosts is None and value is not None:
+                raise ArgumentError(f"--{name} {value} needs --hosts, the names of all machines.")
+        status = launch_workers(
+            [sys.executable, *(["-m"] if module else []), script, *(arguments or [])],
+            workers=workers,
+            max_restarts=max_restarts,
+            run_dir=run_dir,
+            grace=grace,
+            stall=stall,
+            hosts=several,
+        )
+    raise typer.Exit(status)
