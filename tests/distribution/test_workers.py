@@ -126,6 +126,21 @@ def test_resumed_by_another_number(before, after, whole, tmp_path):
 
 
 @pytest.mark.process
+def test_launched_and_restarted(tmp_path):
+    """One is killed, and all are started again: the bits of a training that nothing happened to."""
+    (tmp_path / "whole").mkdir()
+    resumed(2, "whole", tmp_path / "whole")
+    module = "tests.support.worker_runs"
+    status, text = workers.launched(2, module, "kill one, once", tmp_path, restarts=1)
+    assert 0 == status, text[-3000:]
+    assert "worker 1 was killed by SIGKILL: ending all workers, then restart 1 of 1" in text
+    assert "[0] Resuming at epoch 2, step " in text
+    for index in range(2):
+        one, other = (d / f"{index}.pickle" for d in (tmp_path / "whole", tmp_path))
+        assert 0.0 == apart(pickle.loads(one.read_bytes()), pickle.loads(other.read_bytes()))
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("mode", ["term", "term, unsaved"])
 def test_a_signal_to_one_ends_all(mode, whole, tmp_path):
     """After the same step, saved where there is a directory, with the status of SIGTERM."""

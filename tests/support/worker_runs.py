@@ -56,7 +56,9 @@ class Happens(keras.callbacks.Callback):
             return
         if self.mode.startswith("term"):
             os.kill(os.getpid(), signal.SIGTERM)
-        elif self.mode == "kill one":
+        elif self.mode == "kill one, once" and os.environ["KERASTRAIN_RESTART"] != "0":
+            pass
+        elif self.mode in ("kill one", "kill one, once"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.mode == "stop one":
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -8,6 +8,7 @@
 TensorFlow's servers bind all interfaces, whatever the cluster says; here there is no other.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -69,17 +70,27 @@ def run(count, module, *arguments, directory, seconds=300, present=None, **envir
     try:
         parent.wait(seconds + 60)
     finally:
-        with_all = parent.pid
-        try:
-            os.killpg(with_all, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
         parent.wait()
     ended = json.loads((pathlib.Path(directory) / "ended.json").read_text())
     return {
         index: Output(*ended[str(index)][:1], _text(directory, index), ended[str(index)][1])
         for index in present
     }
+
+
+def launched(count, module, *arguments, restarts, seconds=300):
+    """The same by `kerastrain.launch`; returns its exit status and what was printed."""
+    need_namespace()
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    plan = {"launch": command, "workers": count, "max_restarts": restarts}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        ["unshare", "-rn", sys.executable, "-m", __name__, json.dumps(plan)],
+        cwd=ROOT, env=environment, timeout=seconds, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
 
 
 def _text(directory, index):
@@ -100,6 +111,10 @@ def _loopback_up():
 def main(plan):
     """In the namespace: starts the workers, and waits for them."""
     _loopback_up()
+    if "launch" in plan:
+        from kerastrain.launch import launch
+
+        sys.exit(launch(plan.pop("launch"), **plan))
     directory = pathlib.Path(plan["directory"])
     addresses = [f"127.0.0.1:{23450 + index}" for index in range(plan["count"])]
     begun, running = time.monotonic(), {}
@@ -117,8 +132,7 @@ def main(plan):
             if process.poll() is not None:
                 ended[index] = process.returncode, time.monotonic() - begun
                 del left[index]
-        only_stopped = left and all(_is_stopped(process.pid) for process in left.values())
-        if only_stopped:
+        if left and all(_is_stopped(process.pid) for process in left.values()):
             break
         time.sleep(0.1)
     for index, process in left.items():
