@@ -113,16 +113,19 @@ class Cluster:
         Args:
             seconds: None for ever.
         """
-        if not self.has_others or seconds is None:
+        if not self.has_others:
             yield
             return
         is_over = threading.Event()
         self._renewed = time.monotonic()
-        threading.Thread(target=self._watch, args=(seconds, is_over), daemon=True).start()
+        if seconds is not None:
+            threading.Thread(target=self._watch, args=(seconds, is_over), daemon=True).start()
         try:
             yield
         finally:
             is_over.set()
+            with contextlib.suppress(OSError, KeyError):  # who starts workers waits for it no more
+                os.remove(os.environ[PROGRESS_FILE])
 
     def _watch(self, seconds: float, is_over: threading.Event) -> None:
         while not is_over.wait(min(1.0, seconds / 10)):

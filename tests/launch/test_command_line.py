@@ -1,5 +1,6 @@
 """``kerastrain launch``: its arguments, its signals, and that it imports nothing heavy."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -136,7 +137,8 @@ class TestSignals:
             processes, end="wait_for(f'signals{rank}'); time.sleep(0.5); note(f'saved{rank}')"
         )
         for pid in processes.alive():
-            os.kill(int(pid), signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGTERM)
         launcher.communicate(timeout=BOUND)
         assert 143 == launcher.returncode
         assert 2 == len(list(processes.directory.glob("saved?")))

@@ -1,5 +1,6 @@
 """No process is left behind, whoever is killed."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -89,9 +90,12 @@ class TestKilled:
     def test_all_that_name_the_script(self, processes):
         """``pkill -9 -f script.py`` finds the launcher and the workers, and leaves nothing."""
         launcher = launched(processes)
-        for pid in processes.alive():
-            if b"script" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(int(pid), signal.SIGKILL)
+        commands = {pid: pathlib.Path(f"/proc/{pid}/cmdline") for pid in processes.alive()}
+        found = [int(pid) for pid, file in commands.items() if b"script" in file.read_bytes()]
+        assert 3 == len(found)
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):  # it ends with the launcher
+                os.kill(pid, signal.SIGKILL)
         assert -signal.SIGKILL == closed(launcher)[0]
         processes.assert_none_left()
 
