@@ -43,7 +43,7 @@ trainer.evaluate(x, y, verbose="auto", return_dict=flag)
 outputs = trainer.predict(x, batch_size=2)
 parts: int = StepOptions(micro_batches=2).parts
 seconds: dict[str, float] = trainer.times.seconds
-kerastrain.testing.check_metric(keras.metrics.Mean)
+kerastrain.testing.check_metric(keras.metrics.Mean, inputs=kerastrain.testing.regression())
 """
 WRONG = (
     "kerastrain.Trainerr(model)",

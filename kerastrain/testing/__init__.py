@@ -26,6 +26,7 @@ package imports this one, and importing it starts no device of TensorFlow.
 
 import importlib
 from typing import Any
+from typing import TYPE_CHECKING
 
 from kerastrain.testing.differences import CutResult
 from kerastrain.testing.differences import Difference
@@ -62,20 +63,39 @@ __all__ += _MODULE_OF
 __all__.sort()
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
-    except ImportError as error:
-        if error.name != "hypothesis":
-            raise
-        raise ImportError(
-            f"kerastrain.testing.{name} needs Hypothesis. Install it with "
-            "`pip install 'kerastrain[testing]'`.",
-            name="hypothesis",
-        ) from error
-    return getattr(module, name)
+if TYPE_CHECKING:
+    from kerastrain.testing.check import check_metric as check_metric
+    from kerastrain.testing.check import metric_laws as metric_laws
+    from kerastrain.testing.inputs import arguments as arguments
+    from kerastrain.testing.inputs import binary_classification as binary_classification
+    from kerastrain.testing.inputs import Column as Column
+    from kerastrain.testing.inputs import multiclass_classification as multiclass_classification
+    from kerastrain.testing.inputs import multilabel_classification as multilabel_classification
+    from kerastrain.testing.inputs import ranking as ranking
+    from kerastrain.testing.inputs import regression as regression
+    from kerastrain.testing.inputs import segmentation as segmentation
+    from kerastrain.testing.inputs import sequences as sequences
+    from kerastrain.testing.laws import LAWS as LAWS
+    from kerastrain.testing.report import MetricReport as MetricReport
+    from kerastrain.testing.report import Outcome as Outcome
+    from kerastrain.testing.streams import Stream as Stream
+    from kerastrain.testing.violations import MetricLawError as MetricLawError
+else:  # a type checker would take every name for one that is here
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
+        except ImportError as error:
+            if error.name != "hypothesis":
+                raise
+            raise ImportError(
+                f"kerastrain.testing.{name} needs Hypothesis. Install it with "
+                "`pip install 'kerastrain[testing]'`.",
+                name="hypothesis",
+            ) from error
+        return getattr(module, name)
 
 
 def __dir__() -> list[str]:
