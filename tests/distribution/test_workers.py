@@ -169,11 +169,12 @@ def test_a_worker_that_is_lost(mode, tmp_path):
 
 @pytest.mark.process
 def test_a_worker_that_hangs(tmp_path):
-    """The other one ends after the bound that was set, with the stacks of its threads."""
+    """Both end after the bound that was set; who notices first prints the stacks of its threads."""
     ended = resumed(2, "hang", tmp_path, seconds=150)
-    assert 1 == ended[0].status, ended[0].text[-3000:]
-    assert "worker 0 has heard nothing of the others for 8 s" in ended[0].text
-    assert "most recent call first" in ended[0].text
+    assert {1} == {out.status for out in ended.values()}, ended[0].text[-3000:]
+    text = ended[0].text + ended[1].text
+    assert "has heard nothing of the others for 8 s" in text
+    assert "most recent call first" in text
 
 
 @pytest.mark.slow
