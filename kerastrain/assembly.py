@@ -132,7 +132,8 @@ class Assembly:
             try:
                 yield
             except Exception as error:
-                if self.cluster.has_others and (task := _keras.lost_task(error)) is not None:
+                task = _keras.lost_task(error, self.cluster.index)
+                if self.cluster.has_others and task is not None:
                     raise WorkerLostError(
                         f"{f'The worker {task!r}' if task else 'Another worker'} has ended, or does not "
                         f"answer ({type(error).__name__}): its own output says why. Start all workers "

@@ -18,13 +18,9 @@ from kerastrain._keras.patching import patched
 
 # Milliseconds that the workers may take to meet, and that one may be silent.
 _REGISTER, _HEARTBEAT = 60_000, 10_000
-_LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.InternalError,
-)
+# What collective operations raise when another worker is lost; the last two mean other things too.
+_LOST = tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError
+_PERHAPS_LOST = tf.errors.CancelledError, tf.errors.InternalError
 _TASK = re.compile(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)")
 
 
@@ -106,12 +102,17 @@ def results_of_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         yield
 
 
-def lost_task(error: BaseException) -> str | None:
-    """The worker that an error of a collective operation names; "" for one that it does not name.
+def lost_task(error: BaseException, own: int) -> str | None:
+    """The other worker that an error of a collective operation names; "" where it names none.
 
     None where the error is of another kind.
+
+    Args:
+        error: that this worker has met.
+        own: the number of this worker.
     """
-    if not isinstance(error, _LOST):
-        return None
-    found = _TASK.search(str(error))
-    return f"{found[1]} {found[2]}" if found else ""
+    if isinstance(error, (*_LOST, *_PERHAPS_LOST)):
+        for job, task in _TASK.findall(str(error)):
+            if int(task) != own:
+                return f"{job} {task}"
+    return "" if isinstance(error, _LOST) else None

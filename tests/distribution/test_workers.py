@@ -6,7 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from kerastrain import _keras
 from kerastrain.distribution.cluster import Cluster
 from kerastrain.distribution.cluster import Votes
 from tests.support import tiers
@@ -34,6 +36,21 @@ def test_one_worker_asks_nobody():
     np.testing.assert_array_equal([[1.0, 2.0]], alone.gather([1, 2]))
     assert alone.any(True) and not alone.any(False)
     np.testing.assert_array_equal(np.arange(3), alone.chiefs(np.arange(3)))
+
+
+@pytest.mark.parametrize(
+    "kind, text, task",
+    [
+        (tf.errors.UnavailableError, "from /job:worker/replica:0/task:1 while", "worker 1"),
+        (tf.errors.DeadlineExceededError, "no name", ""),
+        (tf.errors.InternalError, "peer /job:worker/task:2 is gone", "worker 2"),
+        (tf.errors.InternalError, "a kernel failed on /job:worker/task:0/device:CPU:0", None),
+        (tf.errors.InvalidArgumentError, "in /job:worker/task:0", None),
+    ],
+)
+def test_which_errors_are_of_a_lost_worker(kind, text, task):
+    """Those of collective operations; others only where they name a worker."""
+    assert task == _keras.lost_task(kind(None, None, text), own=0)
 
 
 # Several ------------------------------------------------------------------------------
