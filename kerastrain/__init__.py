@@ -25,7 +25,7 @@ Or subclass `TrainableModel` and call Keras's own ``fit``. `kerastrain.metrics`,
 For readers of the code, from the top down: `trainer` and `model` are the two entry points;
 `preparation` is what happens before the first step, `loop` what happens when, `run` saves and
 resumes, `guard` rolls steps back, `execution` runs many in one call, and `step` is one of them.
-A folder imports only those below it: `cli`, `launch`, `testing`, `trainer`, `model`,
+A folder imports only those below it: `cli`, `launch`, `ray`, `testing`, `trainer`, `model`,
 `preparation`, `loop`, `run`, `guard`, `execution`, `step`, `xla`, `metrics`, `distribution`,
 `data`, `state`, `_keras`.
 """
@@ -44,6 +44,7 @@ __all__ = [
     "Execution",
     "Guard",
     "KerastrainError",
+    "Limits",
     "MetricError",
     "ModelError",
     "NonFiniteError",
@@ -85,6 +86,7 @@ if not _is_command_line():
     from kerastrain.errors import ShapeError
     from kerastrain.errors import UnsupportedTypeError
     from kerastrain.errors import WorkerLostError
+    from kerastrain.limits import Limits
     from kerastrain.model import TrainableModel
     from kerastrain.options import Execution
     from kerastrain.options import Guard
@@ -113,7 +115,7 @@ else:  # a type checker would take every name for one that is here
             globals().pop(name, None)
             return module
         if name in __all__:  # on the command line
-            for home in ("_backend", "errors", "options", "model", "trainer"):
+            for home in ("_backend", "errors", "options", "limits", "model", "trainer"):
                 module = _importlib.import_module(f"{__name__}.{home}")
                 if hasattr(module, name):
                     return getattr(module, name)

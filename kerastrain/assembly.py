@@ -24,13 +24,19 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import notices
+from kerastrain.data import as_arrays
 from kerastrain.data import checks as data_checks
+from kerastrain.data import known_rows
 from kerastrain.data import named_sets
+from kerastrain.data import Share
 from kerastrain.data import Source
 from kerastrain.distribution import cluster_of
 from kerastrain.distribution import MetricStates
+from kerastrain.errors import DataError
 from kerastrain.errors import ModelError
+from kerastrain.errors import UnsupportedTypeError
 from kerastrain.errors import WorkerLostError
+from kerastrain.execution import other_batches
 from kerastrain.execution import Runner
 from kerastrain.execution import Times
 from kerastrain.guard import GuardedSteps
@@ -41,13 +47,18 @@ from kerastrain.loop import FitLoop
 from kerastrain.loop import predict
 from kerastrain.loop import predict_by_keras
 from kerastrain.loop import Progress
+from kerastrain.loop import schedule
 from kerastrain.options import Guard
 from kerastrain.preparation import checks
 from kerastrain.preparation import CompiledModel
 from kerastrain.preparation import own_methods
 from kerastrain.preparation import Preparation
 from kerastrain.preparation import target_checks
+from kerastrain.run import check_alike
+from kerastrain.run import check_calls_alike
 from kerastrain.run import compared_options
+from kerastrain.run import contract_of
+from kerastrain.run import learning_rate_of
 from kerastrain.run import NullRun
 from kerastrain.run import Run
 from kerastrain.run import Training
@@ -67,6 +78,18 @@ class Validation(NamedTuple):
     sources: dict[str, Source]
     frequency: int | list[int]
     validate: Callable[..., dict[str, float]]
+
+
+class Extent(NamedTuple):
+    """How long a training is.
+
+    Attributes:
+        epochs: all of them.
+        seconds: after which it ends with the step that runs; None for never.
+    """
+
+    epochs: range
+    seconds: float | None = None
 
 
 class Assembly:
@@ -128,7 +151,11 @@ class Assembly:
             WorkerLostError: another worker has ended, or does not answer.
         """
         seconds = self.compiled.execution.stall_seconds if votes else None
-        with notices.silenced(not self.cluster.is_chief), self.cluster.watched(seconds):
+        with (
+            notices.silenced(not self.cluster.is_chief),
+            self.cluster.watched(seconds),
+            _keras.results_of_workers(self._strategy),  # callbacks may evaluate by Keras's method
+        ):
             try:
                 yield
             except Exception as error:
@@ -145,14 +172,59 @@ class Assembly:
         """What of ``verbose`` is for this worker."""
         return verbose if self.cluster.is_chief else 0
 
+    def check_call(self, given: dict[str, Any], callbacks: Any) -> None:
+        """Compares the arguments of a call, before anything else is done together. Collective.
+
+        Args:
+            given: arguments by name: of data what they are, of numbers these.
+            callbacks: as passed. Those of all workers are to do the same with batches, as steps run one
+                by one where one acts on them.
+
+        Raises:
+            ArgumentError: a worker was given something else than the first.
+        """
+        if self.cluster.has_others:
+            kinds = ("train", "test")
+            uses = {kind: callbacks_lib.uses_of_batches(callbacks, kind) for kind in kinds}
+            rate = learning_rate_of(self.compiled.optimizer)
+            with self._together(votes=False):
+                check_calls_alike(self.cluster, given, uses, rate)
+
     # Data ---------------------------------------------------------------------
 
     def source(self, *data: Any, **options: Any) -> Source:
         """A source whose batches lie as the execution wants them."""
         if self.cluster.has_others and options.get("shuffle") and options.get("seed") is None:
             options["seed"] = int(self.cluster.chiefs(np.int64(random.randrange(2**31))))
-        source, execution = Source(*data, **options), self.compiled.execution
+        options["share"] = self._share()
+        source = Source(*data, **schedule.limited_batches(data, options))
+        if source.has_share:
+            source.num_batches = self._agreed_count(source)
+        return self._in_blocks(source)
+
+    def _in_blocks(self, source: Source) -> Source:
+        execution = self.compiled.execution
         return source.in_blocks(execution.resident_bytes) if execution.in_blocks else source
+
+    def _share(self) -> Share:
+        """The part of each batch that this worker reads, holds and trains on."""
+        replicas = 1 if self._strategy is None else self._strategy.num_replicas_in_sync
+        return Share(self.cluster.index, self.cluster.count, replicas, self.cluster.gather_objects)
+
+    def _agreed_count(self, source: Source) -> int | None:
+        """The batches of an epoch that all workers have. Collective.
+
+        Raises:
+            DataError: one has more of them than another.
+        """
+        each = self.cluster.gather([source.num_batches or 0])[:, 0].astype(int).tolist()
+        if len({*each}) > 1:
+            raise DataError(
+                f"`{source.name}` gives the workers {each} batches of an epoch, in their order. Let each "
+                "worker's data set have rows of every global batch: shard the rows before they are "
+                "batched."
+            )
+        return each[0] or None
 
     def validation(self, data: Any, frequency: int | list[int], **options: Any) -> Validation:
         """The data sets to validate on, as passed to ``fit``, and how that is done."""
@@ -187,27 +259,41 @@ class Assembly:
         run: Run | NullRun,
         source: Source,
         validation: Validation,
-        epochs: range,
+        extent: Extent,
         *,
         callbacks: Any,
         verbose: Any,
         class_weight: dict[int, float] | None,
     ) -> keras.callbacks.History:
-        """Trains for these epochs, or for those of them that a resumed run has not had."""
+        """Trains for these epochs, or for those of them that a resumed run has not had.
+
+        Args:
+            run: that saves it.
+            source, validation: the data.
+            extent: how long.
+            callbacks, verbose, class_weight: as of `Trainer.fit`.
+        """
+        epochs = range(extent.epochs.start, schedule.limited_epochs(extent.epochs.stop))
         sources = {part.name: part for part in (source, *validation.sources.values())}
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._together())
             stack.enter_context(run)
+            if self.cluster.has_others:
+                _keras.prepare_saving()  # which the chief does alone
             model = stack.enter_context(self.compiled.activated())
             for part in sources.values():
                 stack.enter_context(contextlib.closing(run.track(part, part is not source)))
             stack.callback(self.preparation.end)
-            self.preparation.ready(source, validation.sources.values())
             verbose = self._shown(verbose)
-            progress = stack.enter_context(Progress(verbose, epochs.stop))
+            progress = Progress(verbose, epochs.stop, first=epochs.start)
+            stack.enter_context(progress)
+            with progress.phase("drawing the first batch"):
+                self.preparation.ready(source, validation.sources.values())
+            progress.rows = known_rows(source.peek()) or 0
             listed = callbacks_lib.make_list(
                 callbacks, model, verbose, epochs.stop, source.num_batches, add_history=True
             )
+            callbacks_lib.warn_of_replaced_fit(listed.callbacks)
             if not self.cluster.is_chief:
                 callbacks_lib.let_chief_write(listed)
             model.stop_training = False
@@ -230,15 +316,19 @@ class Assembly:
                     guard,
                 ),
             )
+            if self.cluster.has_others:
+                given = training.options | {"epochs": [epochs.start, epochs.stop]}
+                check_alike(self.cluster, contract_of(model, validation.sources, self._seed, given))
             run.load_latest(training)
             guarded.join(training.runner("train").votes)
             if self.cluster.has_others:
                 run.join(training.runner("train").votes, training.runner("test").votes)
             loop = FitLoop(
                 *(model, run, training, source, validation.sources, validation.frequency),
-                *(listed, progress, self._states, validation.validate),
+                *(listed, progress, self._states, validation.validate, extent.seconds),
             )
             self.times = loop.times
+            stack.enter_context(self._states.untouched_by_callbacks())
             loop.run(epochs)
         return _keras.history_of(listed)
 
@@ -250,8 +340,9 @@ class Assembly:
             self.compiled.activated() as model,
             contextlib.closing(source),
         ):
-            self.preparation.ready(source, train=False)
             with Progress(verbose, None, "Evaluate") as progress, self._states.isolated():
+                with progress.phase("drawing the first batch"):
+                    self.preparation.ready(source, train=False)
                 listed = callbacks_lib.make_list(
                     callbacks, model, verbose, 1, source.num_batches, add_history=False
                 )
@@ -267,14 +358,25 @@ class Assembly:
     ) -> Any:
         """The model's outputs for ``x``: many batches in one call where that can be."""
         by_step = not self.compiled.predicts_by_itself
-        in_loops = by_step and not (callbacks or steps or self._strategy)
+        is_limited = callbacks or steps or keras.config.max_steps_per_epoch()
+        in_loops = by_step and not (is_limited or self._strategy)
+        if data_checks.is_function(x):
+            raise UnsupportedTypeError(
+                "`predict` returns an output for each row in order, and `x` is a function that gives each "
+                "worker other rows. Pass arrays, or one data set of all rows."
+            )
+        x, _, _ = as_arrays("x", x, None, None)
         # A stream is Keras's to draw from: looking at it would lose its batches.
         source = None
         if not data_checks.is_streamed(x):
-            make_source = self.source if in_loops else Source
-            source = make_source(x, batch_size=batch_size, steps=steps)
+            source = Source(x, batch_size=batch_size, steps=steps, share=self._share())
+            if in_loops:
+                source = self._in_blocks(source)
         verbose = self._shown(verbose)
         with self._together(votes=False), self.compiled.activated() as model:
+            if self.cluster.has_others and source is not None and source.has_share:
+                if len({*self.cluster.gather([source.ahead().checksum])[:, 0]}) > 1:
+                    raise other_batches("x")
             if source is not None and source.arrays is not None and by_step:
                 self.preparation.check_rows(source)
                 target_checks.check_call(model, source.peek(), "x")

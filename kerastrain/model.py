@@ -39,6 +39,7 @@ from kerastrain.options import Lint
 from kerastrain.options import lint_of_strict
 from kerastrain.options import MicroBatches
 from kerastrain.options import StepOptions
+from kerastrain.preparation import checks
 from kerastrain.preparation import lint
 from kerastrain.renaming import renamed_arguments
 from kerastrain.renaming import with_suggestions
@@ -226,6 +227,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         """
         made = self.train_function is None or force
         if made:  # before Keras makes it, or the next `fit` would find it made
+            checks.check_steps_of_workers(self)
             lint.check(self, _keras.random_batch(self), self.step_options)
         super().make_train_function(force)
         if made and FitLoops.fit_for(self):

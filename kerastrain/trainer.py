@@ -6,32 +6,9 @@
     history = trainer.fit(x, y, epochs=3, validation_data=(x_val, y_val))
     results = trainer.evaluate({"clean": (x1, y1), "noisy": (x2, y2)}, return_dict=True)
 
-The loop, whose order a test holds::
-
-    on_train_begin
-    for epoch in range(initial_epoch, epochs):
-        reset the train metrics
-        on_epoch_begin
-        for each batch:
-            on_train_batch_begin; run the step; on_train_batch_end
-            leave where a callback has set `stop_training`
-        where due, for each validation set, with metric state of its own:
-            on_test_begin
-            for each batch: on_test_batch_begin; evaluate; on_test_batch_end
-            on_test_end
-        on_epoch_end
-        leave where a callback has set `stop_training`
-    on_train_end
-
-These are Keras's events in Keras's order, with its names in ``logs``. With no callback that
-listens to batches, no result is computed for a batch.
-
-While ``fit`` or ``evaluate`` runs, the model carries the trainer's optimizer, loss and
-metrics, where Keras has them. Afterwards the model is compiled as it was.
-
-A callback that listens to batches gets each one before the next is run. One with the
-attribute ``only_reads_logs = True`` gets the same events with the same logs after a few
-steps have run in one call, which is faster: it cannot act on the steps in between.
+The order of events is in `kerastrain.loop.fit_loop`. While ``fit`` or ``evaluate`` runs, the model
+carries the trainer's optimizer, loss and metrics, where Keras has them. Afterwards the model is
+compiled as it was.
 """
 
 import functools
@@ -44,9 +21,11 @@ from typing import overload
 import keras
 
 from kerastrain.assembly import Assembly
+from kerastrain.assembly import Extent
 from kerastrain.data import named_sets
 from kerastrain.distribution import strategy as strategy_lib
 from kerastrain.execution import Times
+from kerastrain.limits import Limits
 from kerastrain.old_arguments import takes_old_options
 from kerastrain.old_arguments import takes_old_run_arguments
 from kerastrain.options import Execution
@@ -61,12 +40,16 @@ from kerastrain.options import step_options_given
 from kerastrain.options import StepOptions
 from kerastrain.preparation import checks
 from kerastrain.preparation import CompiledModel
+from kerastrain.preparation import NotAModel
 from kerastrain.preparation import own_methods
 from kerastrain.quoting import short_tracebacks
 from kerastrain.run import make_run
 
+# Arguments that may differ on the workers: what the chief alone writes and shows.
+_NOT_COMPARED = ("self", "callbacks", "verbose", "run_dir")
 
-class Trainer:
+
+class Trainer(NotAModel):
     """Trains, evaluates and predicts with a Keras model.
 
     Arguments you omit default to the model's compile arguments, as it is compiled when ``fit``,
@@ -221,7 +204,7 @@ class Trainer:
 
     @short_tracebacks
     @takes_old_run_arguments
-    @own_methods.inside_own_method("run_dir", unless=own_methods.refuse_named_validation)
+    @own_methods.inside_own_method("run_dir", "limits", unless=own_methods.refuse_named_validation)
     def fit(
         self,
         x: Any = None,
@@ -242,12 +225,13 @@ class Trainer:
         validation_freq: int | list[int] = 1,
         *,
         run_dir: str | os.PathLike[str] | RunDir | None = None,
+        limits: Limits | None = None,
     ) -> keras.callbacks.History:
         """Trains for a number of epochs.
 
         Args:
-            x, y, sample_weight: arrays with the same number of rows, or ``x``
-                a source of batches (`kerastrain.data`).
+            x, y, sample_weight: arrays with the same number of rows, or ``x`` a source of
+                batches, or a function of a ``tf.distribute.InputContext`` that returns one.
             batch_size: rows of a global batch. Default 32 for arrays.
             epochs: the epoch to stop before, 1 or more.
             verbose: 0, 1, 2 or ``"auto"`` (`kerastrain.loop.progress`).
@@ -256,8 +240,7 @@ class Trainer:
             validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a source
                 of batches, or a dict of those by name: then the logs have
                 ``val_<name>_<metric>``.
-            shuffle: whether to shuffle arrays each epoch; ``"batch"`` only
-                within batches.
+            shuffle: whether to shuffle arrays each epoch; ``"batch"`` only within batches.
             class_weight: ``{class index: weight of its rows in the loss}``.
             initial_epoch: the epoch to begin with, counted from 0.
             steps_per_epoch, validation_steps: batches of each; None for one pass.
@@ -266,9 +249,10 @@ class Trainer:
                 after, counted from 1.
             run_dir: a directory that the training is saved in and resumed from, or a `RunDir`
                 with how (`kerastrain.run`); None for none.
+            limits: how much of it is run (`kerastrain.limits`); None for all.
 
         Returns:
-            The ``History``; ``history.history[name][i]`` is the result of the
+            The ``History``, which can plot itself; ``history.history[name][i]`` is the result of the
             i-th epoch that ran, also of those before a resume.
 
         Raises:
@@ -276,7 +260,12 @@ class Trainer:
                 `NonFiniteError` at the step, which is rolled back.
             Preempted, KeyboardInterrupt: after a signal; ``run_dir`` has it all.
         """
+        given = {name: value for name, value in locals().items() if name not in _NOT_COMPARED}
         self._parts.refuse_within_fit()
+        self._parts.check_call(given, callbacks)
+        limits = checks.as_limits(limits)
+        if limits.fast_dev_run:
+            run_dir, epochs, validation_freq = None, initial_epoch + 1, 1
         run = make_run(run_dir, callbacks, self._parts.cluster)
         checks.check_epochs(epochs, initial_epoch, validation_freq)
         checks.check_callbacks(callbacks)
@@ -290,7 +279,9 @@ class Trainer:
             *(x, y, sample_weight),
             batch_size=batch_size,
             steps=steps_per_epoch,
-            shuffle=shuffle,
+            most=limits.of_training,
+            shuffle=shuffle if limits.overfit_batches is None else False,
+            begins_anew=limits.overfit_batches is not None,
             class_weight=class_weight,
             seed=self._seed,
             first_pass=0 if steps_per_epoch else initial_epoch,
@@ -299,9 +290,10 @@ class Trainer:
             *(validation_data, validation_freq),
             batch_size=validation_batch_size or batch_size,
             steps=validation_steps,
+            most=limits.of_validation,
         )
         return self._parts.train(
-            *(run, source, validation, range(initial_epoch, epochs)),
+            *(run, source, validation, Extent(range(initial_epoch, epochs), limits.seconds)),
             callbacks=callbacks,
             verbose=verbose,
             class_weight=class_weight,

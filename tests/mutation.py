@@ -313,8 +313,26 @@ FAULTS = (
     Fault(
         "a batch that is skipped after a resume",
         "data/array_passes.py",
-        "for start in range(taken * size, self._count, size):",
-        "for start in range((taken + bool(taken)) * size, self._count, size):",
+        "for index in range(taken, len(own.sizes)):",
+        "for index in range(taken + bool(taken), len(own.sizes)):",
+    ),
+    Fault(
+        "rows that two workers have",
+        "data/shares.py",
+        "return -(-rows * self.index // self.count),",
+        "return rows * self.index // self.count,",
+    ),
+    Fault(
+        "steps that only one worker can take",
+        "execution/agreement.py",
+        'return max(1, int(self.votes["steps"]))',
+        "return 2**31 - 1",
+    ),
+    Fault(
+        "streams that differ between workers",
+        "execution/agreement.py",
+        "self._taken = zlib.crc32(digest_of(batch).encode(), self._taken)",
+        "pass",
     ),
     Fault(
         "stacks that begin at the wrong batch",
@@ -580,8 +598,8 @@ FAULTS = (
     Fault(
         "saved after the next batch",
         "loop/fit_loop.py",
-        'self.saved.after_steps(position)\n            times.lap("saving")\n            if',
-        'times.lap("saving")\n            if',
+        'self.saved.after_steps(position)\n            times.lap("saving")',
+        'times.lap("saving")',
         ("run",),
     ),
     Fault(
@@ -594,8 +612,8 @@ FAULTS = (
     Fault(
         "training on after a stop",
         "loop/fit_loop.py",
-        "if position.stopped:\n                break\n        if several",
-        "pass\n        if several",
+        "if position.stopped or self._is_out_of_time:",
+        "if self._is_out_of_time:",
         ("test_trainer.py", "run"),
     ),
     Fault(

@@ -4,15 +4,25 @@ The rule for ``.. code-block:: python`` in ``README.rst`` and ``kerastrain/docs/
 first line is an import is a program of its own; any other block continues the program before it.
 What a program printed since the block before is compared with the literal block that follows a line
 that ends in ``prints::``. A program with ``:class: slow`` in one of its blocks runs with ``-m slow``,
-and so do those of the pages that show what the README or another page shows.
+and so do those of the pages that show what the README or another page shows. One with
+``:class: process`` starts processes: it is a script of its own, and runs with ``-m process``. The
+programs of ``ray.rst`` start daemons, and are run by ``tests/test_ray.py``. A program that imports a
+package of an extra is skipped where that is not installed.
 """
 
+import ast
+import contextlib
 import doctest
 import importlib
+import os
 import pathlib
 import pkgutil
 import re
+import signal
+import subprocess
+import sys
 import warnings
+from importlib.util import find_spec
 
 import keras
 import numpy as np
@@ -20,8 +30,10 @@ import pytest
 import tensorflow as tf
 
 import kerastrain
+from benchmarks import loopback
+from tests.support import workers
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = ROOT / "README.rst"
 PAGES = sorted((ROOT / "kerastrain" / "docs").glob("*.rst"))
 NAMES = ["kerastrain"] + [
@@ -81,14 +93,14 @@ def dedented(text):
 
 
 def programs(page):
-    """``[(code, what it prints or None) of each block], whether it is slow`` of each program of a page."""
+    """``[(code, what it prints or None) of each block], its classes`` of each program of a page."""
     found = []
     for options, code, shown in re.findall(BLOCK, page.read_text(encoding="utf-8")):
         if re.match(r"(import|from) ", dedented(code)):
-            found.append(([], []))
+            found.append(([], set()))
         found[-1][0].append((dedented(code), dedented(shown) or None))
-        found[-1][1].append(":class: slow" in options)
-    return [(blocks, any(slow)) for blocks, slow in found]
+        found[-1][1].update(re.findall(":class: (\\w+)", options))
+    return found
 
 
 # What they show is in other examples, or in tests of what they call.
@@ -98,12 +110,13 @@ MUCH_LIKE_OTHERS = {
 }
 
 
-def with_programs():
-    for page in (README, *PAGES):
-        for number, (blocks, slow) in enumerate(programs(page)):
+def with_programs(of_processes=False):
+    for page in (README, *(page for page in PAGES if page.stem != "ray")):
+        for number, (blocks, classes) in enumerate(programs(page)):
             name = f"{page.stem}-{number}"
-            marks = pytest.mark.slow if slow or name in MUCH_LIKE_OTHERS else ()
-            yield pytest.param(blocks, id=name, marks=marks)
+            slow = "slow" in classes or name in MUCH_LIKE_OTHERS
+            if of_processes == ("process" in classes):
+                yield pytest.param(blocks, id=name, marks=pytest.mark.slow if slow else ())
 
 
 def numbers_and_words(text):
@@ -121,15 +134,50 @@ def assert_prints(shown, printed):
         assert got == (pytest.approx(want, abs=0.02) if isinstance(want, float) else want), printed
 
 
+def imported(code):
+    """The packages that a program imports."""
+    for node in ast.walk(ast.parse(code)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        yield from (name.partition(".")[0] for name in names)
+
+
 @pytest.mark.parametrize("blocks", list(with_programs()))
 def test_example(blocks, capsys, tmp_path, monkeypatch):
     """Each program of the README and of the pages runs, and prints what stands below it."""
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
+    if missing := [name for code, _ in blocks for name in imported(code) if not find_spec(name)]:
+        pytest.skip(f"{missing[0]} is not installed.")
     for code, shown in blocks:
         printed = run(code, capsys, names)
         if shown is not None:
             assert_prints(shown, printed)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("blocks", list(with_programs(of_processes=True)))
+def test_example_of_processes(blocks, tmp_path):
+    """It prints what stands below it, in time, and leaves no process behind."""
+    workers.need_namespace()
+    ((code, shown),) = blocks
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    process = subprocess.Popen(
+        loopback.command_in_namespace([sys.executable, str(script)]),
+        cwd=tmp_path, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=(tmp_path / "errors").open("w"), text=True,
+    )  # fmt: skip
+    try:
+        printed, _ = process.communicate(timeout=300)
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 0 == process.returncode, (tmp_path / "errors").read_text()[-3000:]
+    assert_prints(shown, printed)
 
 
 def test_readme_has_a_first_screen():
@@ -140,10 +188,12 @@ def test_readme_has_a_first_screen():
 
 
 def test_readme_is_short():
-    """All that is not for everybody is in the pages, which the README lists."""
+    """All that is not for everybody is in the pages, which the README or a page it lists links."""
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 330
-    assert [] == [page.name for page in PAGES if f"kerastrain/docs/{page.name}>" not in text]
+    listed = {target.resolve() for target, _ in links(README)}
+    listed |= {target.resolve() for page in listed & {*PAGES} for target, _ in links(page)}
+    assert [] == [page.name for page in PAGES if page not in listed]
 
 
 def links(page):

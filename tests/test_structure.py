@@ -20,9 +20,12 @@ ORDER = (
         "validation",
         "renaming",
         "quoting",
+        "run_files",
         "options",
+        "limits",
         "old_arguments",
     ),
+    "report",
     "_keras",
     "state",
     "data",
@@ -37,7 +40,7 @@ ORDER = (
     "preparation",
     *("model", "assembly", "trainer"),
     "datasets",
-    "testing",
+    *("testing", "ray"),
     *("__init__", "examples"),
     *("launch", "cli", "__main__"),
 )
@@ -48,9 +51,9 @@ MOST_PARAMETERS = 7
 # What users call, with the arguments of Keras or options of their own, all by name.
 PUBLIC = {"Trainer.__init__", "Trainer.fit", "Trainer.evaluate", "TrainableModel.compile"}
 PUBLIC |= {"check_metric", "check_equivalence"}
-PUBLIC |= {"launch"}  # the verb, whose parameters are the options
+PUBLIC |= {"fit", "launch"}  # the verbs, whose parameters are the options
 # Classes whose docstring says why they have more methods.
-LARGE = {"Choice", "GuardedSteps", "Run", "Runner", "Source"}
+LARGE = {"Choice", "GuardedSteps", "Run", "Runner", "SharedRun", "Source"}
 
 
 def modules():

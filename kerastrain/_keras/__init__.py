@@ -6,11 +6,12 @@ name starts with an underscore from a Keras object, so a new Keras release is
 checked by reading this folder.
 """
 
+from kerastrain._keras.batch_hooks import listens_to_batches
+from kerastrain._keras.batch_hooks import use_of_batches
 from kerastrain._keras.building import BuildsFromShapes
 from kerastrain._keras.building import random_batch
 from kerastrain._keras.callbacks import history_of
 from kerastrain._keras.callbacks import is_better
-from kerastrain._keras.callbacks import listens_to_batches
 from kerastrain._keras.compiling import as_symbolic
 from kerastrain._keras.compiling import base_compile
 from kerastrain._keras.compiling import clear_compile_state
@@ -30,6 +31,7 @@ from kerastrain._keras.data import is_without_batches
 from kerastrain._keras.data import list_to_tuple
 from kerastrain._keras.data import split_rows
 from kerastrain._keras.data import yields_tensors
+from kerastrain._keras.entry_points import base_method
 from kerastrain._keras.entry_points import base_method_replaced
 from kerastrain._keras.graphs import advanced_generators
 from kerastrain._keras.graphs import depends_on
@@ -83,6 +85,7 @@ from kerastrain._keras.models import is_users_method
 from kerastrain._keras.models import loss_tracker
 from kerastrain._keras.models import losses_by_replica
 from kerastrain._keras.models import overrides
+from kerastrain._keras.models import prepare_saving
 from kerastrain._keras.models import random_states
 from kerastrain._keras.models import reduce_model
 from kerastrain._keras.models import regularization_losses
@@ -143,6 +146,7 @@ from kerastrain._keras.wiring import is_functional
 from kerastrain._keras.wiring import wiring
 from kerastrain._keras.workers import has_started
 from kerastrain._keras.workers import lost_task
+from kerastrain._keras.workers import make_all_types
 from kerastrain._keras.workers import notice_lost_workers
 from kerastrain._keras.workers import results_of_workers
 from kerastrain._keras.workers import sum_over_workers
@@ -170,6 +174,7 @@ __all__ = [
     "assignments_seen",
     "base_attributes",
     "base_compile",
+    "base_method",
     "base_method_replaced",
     "begins_alike",
     "build_output_losses",
@@ -229,6 +234,7 @@ __all__ = [
     "losses_by_replica",
     "losses_not_scaled",
     "lost_task",
+    "make_all_types",
     "metric_function",
     "metric_names_by_output",
     "metrics_or_logs",
@@ -248,6 +254,7 @@ __all__ = [
     "patched",
     "pipeline_traits",
     "plain_attributes",
+    "prepare_saving",
     "python_logs",
     "random_batch",
     "random_seeds",
@@ -286,6 +293,7 @@ __all__ = [
     "unknown_to_optimizer",
     "unreduced_loss",
     "updates_in_replicas",
+    "use_of_batches",
     "variable_keys",
     "weighted_twins",
     "wiring",

@@ -41,6 +41,13 @@ def base_method_replaced(
         _remove(method)
 
 
+def base_method(method: str) -> Callable:
+    """What ``keras.Model.<method>`` is, but for what `base_method_replaced` has put in its place."""
+    with _LOCK:
+        _, original, count = _REPLACED.get(method, (None, None, 0))
+        return original if original is not None and count else getattr(keras.Model, method)
+
+
 def _install(method: str, key: str) -> None:
     with _LOCK:
         replaced = _REPLACED.get(method)

@@ -12,6 +12,7 @@ from keras.src.models import functional as keras_functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving import object_registration
+from keras.src.saving import saving_lib
 
 from kerastrain._keras.compiling import _COMPILE_ATTRIBUTES
 
@@ -287,6 +288,18 @@ def reduce_model(model: keras.Model) -> tuple:
     """How to pickle a model: as its ``.keras`` archive, by no name of its class."""
     _, arguments = keras.Model.__reduce__(model)
     return keras.Model._unpickle_model, arguments
+
+
+def prepare_saving() -> None:
+    """Lets one worker save a model by itself. Not under the strategy.
+
+    For each save Keras makes an optimizer, to see its attributes, and under a strategy of several
+    workers its variable is made by all of them or by none. Keras notes the attributes, but looks for
+    them by another name.
+    """
+    for kind in ("Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss"):
+        name = f"saving_attr_skiplist_{kind}"
+        global_state.set_global_attribute(name, saving_lib.get_attr_skipset(kind))
 
 
 def take_initial_epoch(model: keras.Model) -> int | None:

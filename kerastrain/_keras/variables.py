@@ -18,6 +18,8 @@ from tensorflow.python.distribute import ps_values
 from tensorflow.python.distribute import values as values_lib
 from tensorflow.python.ops import resource_variable_ops
 
+from kerastrain._keras.workers import as_sent
+
 
 def model_strategy(model: keras.Model) -> tf.distribute.Strategy | None:
     """The strategy in whose scope the model was made, or None."""
@@ -143,7 +145,8 @@ def read_all(variable: keras.Variable | tf.Variable) -> list[tf.Tensor]:
         return parts
 
     def gathered(parts: list[tf.Tensor]) -> tf.Tensor:
-        return strategy.gather(values_lib.PerReplica(parts), axis=0)
+        found = strategy.gather(values_lib.PerReplica([*map(as_sent, parts)]), axis=0)
+        return tf.cast(found, parts[0].dtype)
 
     count = strategy.num_replicas_in_sync
     if not (value.shape.rank and value.shape[0] is None):

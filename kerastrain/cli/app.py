@@ -6,14 +6,19 @@
     python -m kerastrain demo --data fashion.npz --epochs 5
     python -m kerastrain check my_metrics:F1 --inputs multiclass_classification
     python -m kerastrain launch --workers 2 train.py
+    python -m kerastrain report runs/a runs/b
+    python -m kerastrain doctor
+    python -m kerastrain fit net.py:network --data points.csv --target label --epochs 5
 
-Each verb is one function of `app`. Exit status: 0 done, 1 a metric breaks a law,
-2 wrong arguments or data, in one line on standard error; `launch` has that of its workers;
-anything else is a mistake of the program and shows its traceback.
+Each verb is one function of `app`. Exit status: 0 done, 1 a metric breaks a law, or something that
+kerastrain needs does not work here, 2 wrong arguments or data, in one line on standard error;
+`launch` has that of its workers; anything else is a mistake of the program and shows its traceback.
 """
 
 import contextlib
 import glob
+import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -228,3 +233,125 @@ def launch(
             hosts=several,
         )
     raise typer.Exit(status)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="The page, which is replaced.")
+    ] = "report.html",
+) -> None:
+    """Write one HTML page of runs: curves, speed, where the time went, and what differs."""
+    with one_line_errors():
+        path = importlib.import_module("kerastrain.report").write_report(runs, output)
+    typer.echo(f"Wrote {path}")
+
+
+@app.command()
+def doctor(
+    steps: Annotated[
+        bool,
+        typer.Option(
+            "--steps/--no-steps",
+            help="Train a tiny model by each way to run steps, which takes seconds.",
+        ),
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON in place of a table. Default: off.")
+    ] = False,
+) -> None:
+    """Show versions, devices, and what works on this machine."""
+    program = importlib.import_module("kerastrain.cli.doctor")
+    found = program.examine(with_steps=steps)
+    if as_json:
+        typer.echo(json.dumps(program.as_dict(found), indent=2))
+    else:
+        console = rich.console.Console(highlight=False)
+        console.print(program.table(found))
+        console.print(*program.summary(found), sep="\n", soft_wrap=True, markup=False)
+    raise typer.Exit(0 if program.works(found) else 1)
+
+
+@app.command()
+def fit(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE_OR_FILE:NAME",
+            help="A keras.Model, or a function without arguments that returns one, compiled or "
+            "not: net.py:network, my_package.models:network.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="A .npz file or a directory of .npy files with x and y, or x_train and y_train; "
+            "x.npy,y.npy; or a .csv or .parquet file.",
+        ),
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Of a .csv or .parquet file, the column that is y, or several with commas; the "
+            "others are x. Default: none.",
+        ),
+    ] = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Like --data. Default: x_val and y_val, or x_test and y_test, of --data, if it "
+            "has them.",
+        ),
+    ] = None,
+    validation_split: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Of the last rows, to validate on, such as 0.2. Default: none."
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a training step.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides every number.")] = 0,
+    run_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A directory that the training is saved in and resumed from. Default: none.",
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Such as mse. Default: that of the compiled model.")
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="Such as sgd. Default: that of the compiled model, else adam."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="With commas, such as mae,mse. Default: those of the compiled model."),
+    ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.keras", help="Where to save the trained model. Default: nowhere."
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print no progress. Default: off.")
+    ] = False,
+) -> None:
+    """Train a model of yours on the data of a file."""
+    program = importlib.import_module("kerastrain.cli.fit")
+    with one_line_errors():
+        request = program.Request(
+            *(model, data, target, validation_data, validation_split, epochs, batch_size, seed),
+            *(run_dir, loss, optimizer, metrics, save),
+            verbose=0 if quiet else "auto",
+        )
+        outcome = program.run(request)
+    for line in program.lines(outcome):
+        typer.echo(line)

@@ -17,13 +17,19 @@ from kerastrain.data.memory import PeekedAt
 from kerastrain.data.passes import Passes
 from kerastrain.data.pipeline_passes import PipelinePasses
 from kerastrain.data.python_passes import PythonPasses
+from kerastrain.data.shares import ALL
+from kerastrain.data.shares import Share
 from kerastrain.errors import DataError
 from kerastrain.quoting import reason_of
 from kerastrain.quoting import users_cause
 
 
 def passes_of_data(
-    name: str, data: tuple[Any, Any, Any], options: tuple[Any, ...], seed: int
+    name: str,
+    data: tuple[Any, Any, Any],
+    options: tuple[Any, ...],
+    seed: int,
+    share: Share = ALL,
 ) -> tuple[Passes, Any]:
     """``(the passes over data, their rows as NumPy arrays or None)``."""
     batch_size, steps, shuffle, class_weight = options
@@ -42,7 +48,7 @@ def passes_of_data(
     arrays = _arrays_of(name, adapter)
     if arrays is not None:
         size = batch_size or (math.ceil(rows_of(arrays) / steps) if steps else 32)
-        return ArrayPasses(arrays, size, shuffle, seed), arrays
+        return ArrayPasses(arrays, size, shuffle, seed, share), arrays
     if _keras.yields_tensors(adapter):
         return PipelinePasses(adapter, seed, steps), None
     return PythonPasses(adapter, x, steps), None

@@ -1,11 +1,15 @@
 """Passes over NumPy arrays, shuffled by ``(seed, pass)``.
 
-They are kept resident, or their rows are gathered in the background, a stack at a time.
+They are kept resident, or their rows are gathered in the background, a stack at a time. Of several
+workers each gathers and holds its own rows of each batch.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Generator
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,10 +23,30 @@ from kerastrain.data.blocks import rows_of
 from kerastrain.data.passes import drawn_ahead
 from kerastrain.data.passes import NOTHING
 from kerastrain.data.passes import Passes
+from kerastrain.data.shares import ALL
+from kerastrain.data.shares import digest_of_arrays
+from kerastrain.data.shares import Share
+from kerastrain.data.shares import WholeOfArrays
 
 # The batches of a stack of arrays at most: more than of what comes batch by batch, and may
 # take its time.
 _OF_ARRAYS = 256
+
+
+class _Order(NamedTuple):
+    """The rows that a pass takes, batch by batch.
+
+    Attributes:
+        rows: their numbers; None for all in their own order.
+        sizes: how many of them each batch has.
+        full: how many a full batch has: batch ``i`` begins at ``i * full``.
+        of_all: the order of all workers, of global batches; None where it is the same.
+    """
+
+    rows: np.ndarray | None
+    sizes: np.ndarray
+    full: int
+    of_all: np.ndarray | None = None
 
 
 class ArrayPasses(Passes):
@@ -30,50 +54,69 @@ class ArrayPasses(Passes):
 
     Args:
         arrays: a structure of arrays with the rows first.
-        batch_size: rows of a batch.
+        batch_size: rows of a global batch.
         shuffle: False, True or ``"batch"``.
         seed: an integer.
+        share: what of each batch is read and held.
     """
 
     follow_seed, replay, seeks = True, NOTHING, True
     advice = "Pass the arrays that the run was begun with."
 
-    def __init__(self, arrays: Any, batch_size: int, shuffle: bool | str, seed: int) -> None:
+    def __init__(
+        self, arrays: Any, batch_size: int, shuffle: bool | str, seed: int, share: Share = ALL
+    ) -> None:
         self._arrays, self._batch_size = arrays, batch_size
-        self._shuffle, self._seed = shuffle, seed
+        self._shuffle, self._seed, self._share = shuffle, seed, share
         self._count = rows_of(arrays)
         self._resident: Any = None
         self.num_batches = math.ceil(self._count / batch_size)
 
     def in_blocks(self, resident_bytes: int) -> None:
         """From the next pass on, batches lie together."""
-        self.storage = "arrays" if bytes_of(self._arrays) <= resident_bytes else "stack"
+        held = bytes_of(self._arrays) // self._share.count
+        self.storage = "arrays" if held <= resident_bytes else "stack"
 
     def begin(self, number: int, taken: int = 0) -> Pass:
         """A pass, from the batch on that comes after those ``taken``."""
         order = self._order(number)
-        if self.storage == "arrays":
+        if self.storage == "arrays" and self._share.count == 1:
             if self._resident is None:
                 self._resident = map_leaves(memory.copied, self._arrays)
-            blocks: Generator[Block, None, None] = (
+            whole: Generator[Block, None, None] = (
                 b for b in [Block.of_arrays(self._resident, order, self._batch_size)]
             )
-            return Pass(blocks, number, taken, skipped=taken)
+            return Pass(whole, number, taken, skipped=taken)
+        own = self._own(order)
+        if self.storage == "batch" or not own.full:
+            return Pass(self._batches(own, taken), number, taken)
+        # One worker's rows are others in each pass that is shuffled, and are gathered for each.
+        of_stack = len(own.sizes) if self.storage == "arrays" else self._batches_in_a_stack(own)
+        blocks = self._stacks(own, taken // of_stack, of_stack)
         if self.storage == "stack":
-            of_stack = self._batches_in_a_stack()
-            blocks = drawn_ahead(self._stacks(order, taken // of_stack, of_stack))
-            return Pass(blocks, number, taken, skipped=taken % of_stack)
-        return Pass(self._batches(order, taken), number, taken)
+            blocks = drawn_ahead(blocks)
+        return Pass(blocks, number, taken, skipped=taken % of_stack)
+
+    def _own(self, order: np.ndarray | None) -> _Order:
+        """The rows of this worker's share, in the order of a pass."""
+        sizes = np.diff([*range(0, self._count, self._batch_size), self._count])
+        if self._share.count == 1:
+            return _Order(order, sizes, self._batch_size)
+        begin, end = self._share.span(sizes)
+        batch, row = np.divmod(np.arange(self._count), self._batch_size)
+        rows = np.flatnonzero((begin[batch] <= row) & (row < end[batch]))
+        full = int(np.subtract(*self._share.span(self._batch_size)[::-1]))
+        return _Order(rows if order is None else order[rows], end - begin, full, order)
 
     def set_seed(self, seed: int) -> None:
         """Lets the order of passes follow another seed."""
         self._seed = seed
 
-    def _batches(self, order: np.ndarray | None, taken: int) -> Generator[Block, None, None]:
-        size = self._batch_size
-        for start in range(taken * size, self._count, size):
-            rows = self._taken(order, start, min(size, self._count - start))
-            yield Block.of_batch(map_leaves(memory.as_tensor, rows))
+    def _batches(self, own: _Order, taken: int) -> Generator[Block, None, None]:
+        for index in range(taken, len(own.sizes)):
+            rows = self._taken(own.rows, index * own.full, int(own.sizes[index]))
+            block = Block.of_batch(map_leaves(memory.as_tensor, rows))
+            yield self._with_whole(block, own, index)
 
     def _order(self, number: int) -> np.ndarray | None:
         """The rows in the order of a pass, or None for their own."""
@@ -104,17 +147,25 @@ class ArrayPasses(Passes):
 
         return map_leaves(gathered, self._arrays)
 
-    def _batches_in_a_stack(self) -> int:
-        return stacks.batches_of(
-            bytes_of(self._arrays) * self._batch_size // self._count, _OF_ARRAYS
-        )
+    @functools.cached_property
+    def _digest(self) -> str:
+        return digest_of_arrays(self._arrays)
 
-    def _stacks(
-        self, order: np.ndarray | None, first: int, number: int
-    ) -> Generator[Block, None, None]:
-        size = self._batch_size
-        for start in range(first * number * size, self._count, number * size):
-            rows = min(number * size, self._count - start)
-            sizes = np.diff([*range(0, rows, size), rows])
-            arrays = self._taken(order, start, rows, capacity=number * size)
-            yield Block.of_rows(arrays, sizes, size, number)
+    def _batches_in_a_stack(self, own: _Order) -> int:
+        return stacks.batches_of(bytes_of(self._arrays) * own.full // self._count, _OF_ARRAYS)
+
+    def _stacks(self, own: _Order, first: int, number: int) -> Generator[Block, None, None]:
+        for index in range(first * number, len(own.sizes), number):
+            sizes = own.sizes[index : index + number]
+            start, rows = index * own.full, int(sizes.sum())
+            arrays = self._taken(own.rows, start, rows, capacity=number * own.full)
+            block = Block.of_rows(arrays, sizes, own.full, number)
+            yield self._with_whole(block, own, index)
+
+    def _with_whole(self, block: Block, own: _Order, first: int) -> Block:
+        """The block; where it has a share of each batch, with the global batches."""
+        if self._share.count == 1:
+            return block
+        digest = lambda: self._digest
+        whole = WholeOfArrays(self._arrays, own.of_all, self._batch_size, first, digest)
+        return dataclasses.replace(block, whole=whole)

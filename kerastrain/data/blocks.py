@@ -16,9 +16,14 @@ own, without an order.
 A pass over a data set is a sequence of blocks, and a position in it is a block and an
 index. How many batches one call of a compiled loop takes is so independent of how they
 are stored.
+
+Of several workers each may have blocks of its own rows alone (`kerastrain.data.shares`). ``batch`` is
+the global batch all the same, for what looks at it; the steps take ``part``, and a chunk of them
+has what the workers have agreed on.
 """
 
 import dataclasses
+import enum
 import functools
 import zlib
 from collections.abc import Callable
@@ -32,6 +37,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain.data import memory
+from kerastrain.data.shares import Whole
 from kerastrain.state import digest_of
 
 
@@ -46,6 +52,7 @@ class Block:
         steps: how many batches these are.
         full: how many of them, from the first on, have ``rows`` rows.
         is_whole: whether these are all rows of the data set, in another order.
+        whole: the global batches, where the data are one worker's rows of them; else None.
     """
 
     data: Any
@@ -54,6 +61,7 @@ class Block:
     steps: int
     full: int
     is_whole: bool = False
+    whole: Whole | None = None
 
     @classmethod
     def of_batch(cls, batch: Any) -> "Block":
@@ -105,11 +113,17 @@ class Block:
         return not self.rows
 
     def batch(self, index: int) -> Any:
-        """The batch of an index."""
+        """The global batch of an index. Collective, where nobody can read all of it."""
+        return self.part(index) if self.whole is None else self.whole.batch(index)
+
+    def part(self, index: int) -> Any:
+        """What this worker has of the batch of an index: all of it, without several workers."""
         return self.data if self.is_batch else batch_at(self.data, index, self.rows)
 
     def numbers(self, index: int) -> np.ndarray | None:
         """Which rows of the data set a batch has; None where the block does not know."""
+        if self.whole is not None:
+            return self.whole.numbers(index)
         if not self.is_whole:
             return None
         begin = index * self.rows
@@ -135,12 +149,42 @@ class Block:
         return map_leaves(lambda leaf: leaf.numpy(), arrays), order.numpy()
 
     @functools.cached_property
+    def shape(self) -> int:
+        """A checksum of the types and shapes of a row."""
+        arrays = self.data if self.is_batch else self.data[0]
+        kinds = [
+            (path, None if leaf is None else (leaf.dtype.name, tuple(leaf.shape[1:])))
+            for path, leaf in keras.tree.flatten_with_path(arrays)
+        ]
+        return zlib.crc32(repr(kinds).encode())
+
+    @functools.cached_property
     def signature(self) -> tuple:
         """What a program of XLA over such a block depends on."""
         leaves = [leaf for leaf in tf.nest.flatten(self.data) if leaf is not None]
         shapes = tuple((leaf.dtype, tuple(leaf.shape)) for leaf in leaves)
         nesting = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, self.data)
         return self.rows, repr(nesting), shapes
+
+
+class ChunkKind(enum.IntEnum):
+    """What a chunk is of: a batch by itself, full batches, or one that is not full."""
+
+    ALONE = 0
+    FULL = 1
+    SHORT = 2
+
+
+class Agreed(NamedTuple):
+    """What several workers, of which each has its own rows, have agreed on about a chunk.
+
+    Attributes:
+        kind: other than ``FULL`` if it is so for one of them.
+        rows: of each worker in each batch of the chunk.
+    """
+
+    kind: ChunkKind
+    rows: tuple[int, ...]
 
 
 class Chunk(NamedTuple):
@@ -150,24 +194,49 @@ class Chunk(NamedTuple):
         block: which they are of.
         start: the index of the first in it.
         steps: how many.
+        agreed: on by several workers, where the block has the rows of one of them.
     """
 
     block: Block
     start: int
     steps: int
+    agreed: Agreed | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is one batch by itself."""
+        return self.block.is_batch if self.agreed is None else self.agreed.kind == ChunkKind.ALONE
 
     @property
     def is_full(self) -> bool:
         """Whether each of them has the rows of a full batch."""
+        if self.agreed is not None:
+            return self.agreed.kind == ChunkKind.FULL
         return self.start + self.steps <= self.block.full
 
     @property
     def rows(self) -> int:
-        """The rows of the first of them; 0 for a batch by itself."""
-        return 0 if self.block.is_batch else int(self.block.sizes[self.start])
+        """The rows of the first of them; 0 for a batch by itself.
+
+        Of several workers, as many as all have for certain.
+        """
+        if self.is_alone:
+            return 0
+        if self.agreed is not None:
+            return min(self.agreed.rows) * len(self.agreed.rows)
+        return int(self.block.sizes[self.start])
+
+    @property
+    def sizes(self) -> list[int | None]:
+        """The rows of each of the global batches; None where a batch has none, or no such axis."""
+        if self.agreed is not None:
+            return [sum(self.agreed.rows)] * self.steps
+        if self.block.is_batch:
+            return [known_rows(self.block.data)]
+        return [int(size) for size in self.block.sizes[self.start : self.start + self.steps]]
 
     def batch(self) -> Any:
-        """The first of the batches."""
+        """The first of the global batches."""
         return self.block.batch(self.start)
 
 
@@ -176,13 +245,20 @@ class Ahead(NamedTuple):
 
     Attributes:
         steps: how many batches the next chunk may have; 0 at the end.
-        kind: 0 for a batch by itself, 1 for full batches, 2 for one that is not full.
+        kind: of the chunk.
         checksum: of the next batch.
+        rows: of it that this worker has, where workers have their own; else 0.
+        shape: a checksum of what its rows are, the same.
     """
 
     steps: int
-    kind: int
+    kind: ChunkKind
     checksum: int
+    rows: int = 0
+    shape: int = 0
+
+
+NOTHING_AHEAD = Ahead(0, ChunkKind.ALONE, 0)
 
 
 def batch_at(data: Any, index: Any, rows: Any, fixed: bool = False) -> Any:
@@ -246,11 +322,16 @@ class Pass:
         """What comes next, which stays what comes next."""
         block = self._here()
         if block is None:
-            return Ahead(0, 0, 0)
-        is_full, is_alone = self._index < block.full, block.is_batch
+            return NOTHING_AHEAD
+        is_full = self._index < block.full
+        kind = ChunkKind.SHORT
+        if is_full:
+            kind = ChunkKind.ALONE if block.is_batch else ChunkKind.FULL
         steps = block.full - self._index if is_full else 1
-        checksum = zlib.crc32(digest_of(self.peek()).encode())
-        return Ahead(steps, 2 if not is_full else int(not is_alone), checksum)
+        if block.whole is None:
+            return Ahead(steps, kind, zlib.crc32(digest_of(self.peek()).encode()))
+        rows = int(block.sizes[self._index]) if block.rows else known_rows(block.data)
+        return Ahead(steps, kind, block.whole.checksum(self._index), rows or 0, block.shape)
 
     def take(self, most: int) -> Chunk | None:
         """The next batches, ``most`` or fewer: all full, or one that is not; None at the end."""
@@ -271,6 +352,12 @@ class Pass:
 def rows_of(arrays: Any) -> int:
     """The rows of arrays, from the first of them."""
     return next(a.shape[0] for a in keras.tree.flatten(arrays) if a is not None)
+
+
+def known_rows(batch: Any) -> int | None:
+    """The rows of a batch; None where it has no leaf, or the first has no such axis."""
+    leaf = next((leaf for leaf in tf.nest.flatten(batch) if leaf is not None), None)
+    return None if leaf is None or not leaf.shape.rank else leaf.shape[0]
 
 
 def _lengthened(leaf: Any, count: int) -> tf.Tensor:

@@ -24,6 +24,11 @@ def is_streamed(data: Any) -> bool:
     )
 
 
+def is_function(data: Any) -> bool:
+    """Whether it is a function of the input context, which returns a data set."""
+    return callable(data) and not is_streamed(data)
+
+
 def part_of(part: str, name: str) -> str:
     """How messages call x, y or sample_weight of a data set: of that to train on, only so.
 
@@ -129,10 +134,15 @@ def check_type(name: str, x: Any, y: Any, sample_weight: Any) -> None:
     check_lengths(name, x, y, sample_weight)
     if not is_streamed(x):
         check_weight_structure(name, y, sample_weight)
-    if not is_streamed(x) and not _keras.are_arrays((x, y, sample_weight)):
+    if is_streamed(x):
+        return
+    for part, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        if _keras.are_arrays(data):
+            continue
+        kind = next(type(leaf) for leaf in keras.tree.flatten(data) if not _keras.are_arrays(leaf))
         raise UnsupportedTypeError(
-            f"`{name}` is of type {type(x).__name__}, or holds one that cannot be "
-            "cut into rows. Use NumPy arrays, tensors, pandas, tf.data, "
+            f"{part_of(part, name)} is of type {kind.__name__}, or holds one, that cannot be "
+            "cut into rows. Use NumPy arrays, tensors, tables, tf.data, "
             "keras.utils.PyDataset, a generator, a torch DataLoader or Grain."
         )
 

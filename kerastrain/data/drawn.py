@@ -24,6 +24,8 @@ from kerastrain.state import digests
 # A pass has fewer batches than this; and a source has been gone through less often.
 _MOST = 2**40
 _NO_PASSES = _NO_BATCHES = ""
+# In place of the digest of a batch.
+_NOT_COMPARED = "not compared"
 
 
 class Drawn:
@@ -33,6 +35,7 @@ class Drawn:
         orders_itself: whether code of the user's own decides the order of each pass.
         keeps: how many digests of the last batches are kept; 0 for one of all batches of a
             pass. None if only the first and the last batch count.
+        compares: whether batches are compared at all.
 
     Attributes:
         passes: ``[batches, whether the data were over, how many passes]`` of those that have
@@ -40,7 +43,10 @@ class Drawn:
         each: the digests of the pass that is open, as ``keeps`` says.
     """
 
-    def __init__(self, orders_itself: bool = False, keeps: int | None = None):
+    def __init__(
+        self, orders_itself: bool = False, keeps: int | None = None, compares: bool = True
+    ):
+        self._compares = compares
         self._keeps, self._all_are_last = keeps, orders_itself and keeps == 0
         self.passes: list[list] = []
         self._digest = _NO_PASSES  # of the first and last batches of all closed passes
@@ -56,11 +62,12 @@ class Drawn:
     def look(self, batch: Any) -> None:
         """The next batch of the pass is seen, and stays the next one."""
         if self._first is None and batch is not None:
-            self._first = digests.digest_of(batch)
+            self._first = digests.digest_of(batch) if self._compares else _NOT_COMPARED
 
     def take(self, chunk: Chunk) -> None:
         """Batches are taken."""
-        self.look(chunk.batch() if self._first is None else None)
+        if self._first is None:
+            self.look(chunk.batch() if self._compares else _NOT_COMPARED)
         self._last, self._taken = chunk, self._taken + chunk.steps
         if self._keeps is None:
             return
@@ -98,6 +105,8 @@ class Drawn:
     def _last_digest(self) -> str | None:
         if self._last is None:
             return None
+        if not self._compares:
+            return _NOT_COMPARED
         if self._all_are_last or self._keeps:
             return self.each[-1]
         block, index = self._last.block, self._last.start + self._last.steps - 1

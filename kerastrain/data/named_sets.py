@@ -15,8 +15,10 @@ import keras
 
 from kerastrain import _keras
 from kerastrain.data import checks as data_checks
+from kerastrain.data.checks import is_function
 from kerastrain.data.checks import is_streamed
 from kerastrain.data.source import Source
+from kerastrain.data.tables import as_arrays
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
 from kerastrain.errors import KerastrainError
@@ -30,7 +32,7 @@ def named_sets(data: Any) -> dict[str, Any] | None:
     """
     if not isinstance(data, dict) or not data:
         return None
-    if all(isinstance(value, tuple) or is_streamed(value) for value in data.values()):
+    if all(isinstance(v, tuple) or is_streamed(v) or is_function(v) for v in data.values()):
         return data
     return None
 
@@ -69,11 +71,12 @@ def split(x: Any, y: Any, sample_weight: Any, validation_split: float) -> tuple[
             "`validation_split` must lie between 0 and 1. "
             f"Received: validation_split={validation_split!r}."
         )
-    if is_streamed(x):
+    if is_streamed(x) or is_function(x):
         raise ArgumentError(
             "`validation_split` needs arrays that can be cut by rows. Received: x of "
             f"type {type(x).__name__}. Pass `validation_data` instead."
         )
+    x, y, sample_weight = as_arrays("x", x, y, sample_weight)
     data_checks.check_lengths("x", x, y, sample_weight)
     try:
         return _keras.split_rows((x, y, sample_weight), validation_split)

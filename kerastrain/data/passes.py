@@ -8,6 +8,8 @@ pass is drawn again; and so can the passes before (`Passes.replay`).
 """
 
 import concurrent.futures
+import contextlib
+import dataclasses
 import itertools
 from collections.abc import Generator
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ from typing import Protocol
 
 from kerastrain.data.blocks import Block
 from kerastrain.data.blocks import Pass
+from kerastrain.data.shares import ALL
+from kerastrain.data.shares import Share
+from kerastrain.data.shares import WholeOfWorkers
 
 # What has to be done of the passes before one, to begin it as it was begun: nothing; begin and
 # end each; or draw each as far as it was drawn.
@@ -66,6 +71,10 @@ class Passes:
         is_endless: whether a pass is known never to end.
         iterators: the states that the next pass begins with.
         advice: what to do if the batches are not the same in another process.
+        function: what messages call a function of the input context that has made the data set, of
+            the rows of one worker; else empty. Nothing of such data is compared, as another number
+            of workers cuts them otherwise.
+        share: of this worker in such data.
     """
 
     follow_seed, storage, orders_itself = False, "batch", False
@@ -74,6 +83,7 @@ class Passes:
     digests: int | None = None
     is_endless = False
     iterators: IteratorStates = NoStates()
+    function, share = "", ALL
 
     def in_blocks(self, resident_bytes: int) -> None:
         """From the next pass on, batches lie together."""
@@ -81,7 +91,16 @@ class Passes:
 
     def begin(self, number: int, taken: int = 0) -> Pass:
         """A pass, from the batch on that comes after those ``taken``."""
+        return Pass(self._of_workers(self._blocks(number, taken)), number, taken)
+
+    def _blocks(self, number: int, taken: int) -> Generator[Block, None, None]:
         raise NotImplementedError
+
+    def _of_workers(self, blocks: Generator[Block, None, None]) -> Generator[Block, None, None]:
+        """The same blocks; where each worker has its own rows, with the batches of all."""
+        if self.share.count == 1:
+            return blocks
+        return _with_whole(blocks, self.share, self.function)
 
     def not_repeatable(self) -> str:
         """Why another process cannot draw the same batches, if that is known; else empty."""
@@ -139,6 +158,15 @@ def drawn_ahead(blocks: Iterator[Block], limit: int | None = None) -> Generator[
             yield block
             if waits:
                 coming = background.submit(next, blocks, None)
+
+
+def _with_whole(
+    blocks: Generator[Block, None, None], share: Share, name: str
+) -> Generator[Block, None, None]:
+    with contextlib.closing(blocks):
+        for block in blocks:
+            whole = WholeOfWorkers(block.part, share, name)
+            yield dataclasses.replace(block, whole=whole)
 
 
 def skip(iterator: Iterator[Any], number: int) -> None:

@@ -10,7 +10,6 @@ from kerastrain import _keras
 from kerastrain.data import memory
 from kerastrain.data import stacks
 from kerastrain.data.blocks import Block
-from kerastrain.data.blocks import Pass
 from kerastrain.data.passes import BEGIN
 from kerastrain.data.passes import DRAW
 from kerastrain.data.passes import drawn_ahead
@@ -117,10 +116,6 @@ class PipelinePasses(Passes):
         if self._traits is None:
             self._traits = _keras.pipeline_traits(self._adapter.get_tf_dataset())
         return self._traits
-
-    def begin(self, number: int, taken: int = 0) -> Pass:
-        """A pass, from the batch on that comes after those ``taken``."""
-        return Pass(self._blocks(number, taken), number, taken)
 
     def _blocks(self, number: int, taken: int) -> Generator[Block, None, None]:
         self._adapter.on_epoch_begin()

@@ -8,7 +8,6 @@ from kerastrain import _keras
 from kerastrain.data import stacks
 from kerastrain.data.blocks import Block
 from kerastrain.data.blocks import map_leaves
-from kerastrain.data.blocks import Pass
 from kerastrain.data.indexed import IndexedBatches
 from kerastrain.data.passes import BEGIN
 from kerastrain.data.passes import NOTHING
@@ -79,10 +78,6 @@ class PythonPasses(Passes):
     def drawn_from(self) -> str:
         """A digest of the global random numbers that passes began or ended with; or empty."""
         return self._data.drawn_from if isinstance(self._data, IndexedBatches) else ""
-
-    def begin(self, number: int, taken: int = 0) -> Pass:
-        """A pass, from the batch on that comes after those ``taken``."""
-        return Pass(self._blocks(number, taken), number, taken)
 
     def _blocks(self, number: int, taken: int) -> Generator[Block, None, None]:
         batches = map(_keras.list_to_tuple, self._batches(number, taken))

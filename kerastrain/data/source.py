@@ -42,6 +42,9 @@ from kerastrain.data.blocks import map_leaves
 from kerastrain.data.blocks import rows_of
 from kerastrain.data.cursor import Cursor
 from kerastrain.data.rewind import Rewind
+from kerastrain.data.shares import ALL
+from kerastrain.data.shares import Share
+from kerastrain.data.tables import as_arrays
 from kerastrain.errors import DataError
 from kerastrain.state import digest_of
 
@@ -60,6 +63,8 @@ class Batching:
             one from Python's ``random``, which ``keras.utils.set_random_seed``
             seeds.
         first_pass: the number of the first pass: ``initial_epoch``.
+        begins_anew: whether each epoch begins with a new pass, though it has ``steps``.
+        share: which rows of each batch are read here, by one of several workers.
     """
 
     batch_size: int | None = None
@@ -68,6 +73,8 @@ class Batching:
     class_weight: dict[int, float] | None = None
     seed: int | None = None
     first_pass: int = 0
+    begins_anew: bool = False
+    share: Share = ALL
 
 
 class Source:
@@ -77,12 +84,14 @@ class Source:
     one is, and how another process gets there.
 
     Args:
-        x, y, sample_weight: as for ``keras.Model.fit``.
+        x, y, sample_weight: as for ``keras.Model.fit``; or ``x`` a function of a
+            ``tf.distribute.InputContext`` that returns a source of this worker's rows of each batch.
         name: what the messages call the data, such as ``"validation_data"``.
         **options: how they are cut into batches, as `Batching` has it.
 
     Attributes:
         num_batches: batches per epoch, or None where unknown or endless.
+        has_share: whether the steps are given one worker's rows of each batch.
         missing: what of the data is NaN throughout, as far as they have been looked at; None
             for nothing.
 
@@ -108,6 +117,10 @@ class Source:
                 validation.whole_number(argument, value, 1, "None")
         data_checks.check_options(shuffle, class_weight)
         self.name, self.steps = name, None if steps is None else int(steps)
+        is_function = data_checks.is_function(x)
+        if is_function:
+            x = batching.share.dataset_of(x, name)
+        x, y, sample_weight = as_arrays(name, x, y, sample_weight)
         data_checks.check_type(name, x, y, sample_weight)
         # Whether the first batch is the same in each process, of what is no array.
         self._begins_alike = isinstance(x, tf.data.Dataset) and _keras.begins_alike(x)
@@ -124,7 +137,12 @@ class Source:
             is_ordered_here = isinstance(x, keras.utils.PyDataset) or not data_checks.is_streamed(x)
             seed = random.randrange(2**31) if shuffle and is_ordered_here else 0
         cut = batch_size, steps, shuffle, class_weight
-        self._passes, self.arrays = passes_of_data(name, (x, y, sample_weight), cut, seed)
+        share = batching.share
+        self._passes, self.arrays = passes_of_data(name, (x, y, sample_weight), cut, seed, share)
+        self._is_function = is_function
+        self.has_share = share.count > 1 and (is_function or self.arrays is not None)
+        if is_function:
+            self._passes.function, self._passes.share = name, share
         if isinstance(x, keras.utils.PyDataset):
             self._begins_alike = self._begins_alike and self._passes.seeks
         if self.arrays is not None:
@@ -136,7 +154,7 @@ class Source:
         self.seed, self._shuffle = int(seed), shuffle if shuffle == "batch" else bool(shuffle)
         self._cursor = Cursor(name, self._passes, first_pass, self.steps)
         self._count = 0  # batches drawn of the current epoch
-        self._begins_anew = False
+        self._begins_anew = batching.begins_anew
         self._resumed: int | None = None  # the same, where an epoch is resumed
         self._looked_at = False
 
@@ -259,8 +277,8 @@ class Source:
         Raises:
             DataError: another process is known to draw other batches.
         """
-        self._cursor.track(begins_anew)
-        self._begins_anew = begins_anew
+        self._begins_anew = begins_anew or self._begins_anew
+        self._cursor.track(self._begins_anew)
         return self
 
     def check_apart(self, other: "Source") -> None:
@@ -273,8 +291,10 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """Identifies a data set, of JSON's types: numbers, types, and a few rows of arrays."""
-        batch = self.peek()
         known: dict[str, Any] = {}
+        if self._is_function:  # whose batches another number of workers cuts otherwise
+            return {"steps_per_epoch": self.steps, "shuffle": self._shuffle}
+        batch = self.peek()
         if self.arrays is not None:
             count = rows_of(self.arrays)
             rows = np.unique(np.linspace(0, count - 1, 64).astype(int))
@@ -334,13 +354,18 @@ class Source:
         self._cursor.close()
 
 
+def free_memory() -> int | None:
+    """The bytes of memory that are free; None on a system that does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def _resident_budget() -> int:
     """A quarter of the free memory, in bytes; a gigabyte where that is unknown."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not on this system
-        free = 4 * 2**30
-    return int(_RESIDENT_SHARE * free)
+    free = free_memory()
+    return int(_RESIDENT_SHARE * (4 * 2**30 if free is None else free))
 
 
 # Batches ----------------------------------------------------------------------

@@ -25,7 +25,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kerastrain.datasets import _files
-from kerastrain.datasets._files import shown as shown  # for the command line
+from kerastrain.datasets._files import npz_names as npz_names  # these are for the command line
+from kerastrain.datasets._files import read_npz as read_npz
+from kerastrain.datasets._files import reason as reason
+from kerastrain.datasets._files import shown as shown
 from kerastrain.errors import DataError
 
 __all__ = ["Split", "load", "load_digits", "load_idx", "load_npz"]

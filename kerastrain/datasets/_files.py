@@ -67,23 +67,26 @@ def read_npz(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
             Python objects, or a member that is damaged or not as long as its
             header says.
     """
-    with _opened(path) as file:
-        size = _size(file)
-        if not zipfile.is_zipfile(file):
+    hint = " For idx files, give the directory that holds the four of them."
+    with _opened_npz(path, hint) as (archive, members, size):
+        missing = [key for key in keys if key not in members]
+        if missing:
             raise DataError(
-                f"{shown(path)}: not an .npz file, or a truncated one. For idx files, give "
-                "the directory that holds the four of them."
+                f"{shown(path)}: no array {', '.join(missing)}; it holds "
+                f"{', '.join(map(repr, sorted(members)[:8])) or 'nothing'}."
             )
-        with zipfile.ZipFile(file) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [key for key in keys if key not in members]
-            if missing:
-                raise DataError(
-                    f"{shown(path)}: no array {', '.join(missing)}; it holds "
-                    f"{', '.join(map(repr, sorted(members)[:8])) or 'nothing'}."
-                )
-            largest = _DEFLATE_RATIO * size
-            return {key: _read_member(path, archive, members[key], largest) for key in keys}
+        largest = _DEFLATE_RATIO * size
+        return {key: _read_member(path, archive, members[key], largest) for key in keys}
+
+
+def npz_names(path: str | Path) -> list[str]:
+    """The names of the arrays in an ``.npz`` file.
+
+    Raises:
+        DataError: no such file, or no ``.npz`` file.
+    """
+    with _opened_npz(path) as (_, members, _):
+        return sorted(members)
 
 
 def read_idx(path: str | Path, rank: int) -> np.ndarray:
@@ -141,6 +144,20 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
         raise
     except Exception as error:
         raise DataError(reason(path, error)) from error
+
+
+@contextlib.contextmanager
+def _opened_npz(
+    path: str | Path, hint: str = ""
+) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo], int]]:
+    """Opens an ``.npz`` file: the archive, its members by the names of the arrays, its size."""
+    with _opened(path) as file:
+        size = _size(file)
+        if not zipfile.is_zipfile(file):
+            raise DataError(f"{shown(path)}: not an .npz file, or a truncated one.{hint}")
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            yield archive, members, size
 
 
 def _size(file: BinaryIO) -> int:

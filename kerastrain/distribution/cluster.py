@@ -17,6 +17,7 @@ What is collective must be called by all workers, or none returns.
 import contextlib
 import faulthandler
 import os
+import pickle
 import sys
 import threading
 import time
@@ -34,6 +35,8 @@ from kerastrain import _keras
 
 # Names a file that a worker touches when it comes to agree with the others.
 PROGRESS_FILE = "KERASTRAIN_PROGRESS_FILE"
+# Seconds that a worker which has failed waits for the others to come and agree.
+_FAILED_ALONE = 50.0
 
 
 class Cluster:
@@ -103,6 +106,19 @@ class Cluster:
         sent = self._sum(words).tobytes()[: array.nbytes]
         return np.frombuffer(sent, array.dtype).reshape(array.shape)
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """A value of each worker, in their order: arrays, or what else can be pickled. Collective."""
+        if not self.has_others:
+            return [value]
+        data = pickle.dumps(value)
+        sizes = self.gather([len(data)])[:, 0].astype(int)
+        words = -(-int(sizes.max()) // 4)
+        rows = np.zeros((self.count, words), "int32")
+        rows[self.index] = np.frombuffer(data + bytes(4 * words - len(data)), "int32")
+        found = self._sum(rows)
+        pairs = zip(found, sizes, strict=True)
+        return [pickle.loads(row.tobytes()[:size]) for row, size in pairs]
+
     @contextlib.contextmanager
     def watched(self, seconds: float | None) -> Iterator[None]:
         """Inside, the process ends where the workers have agreed on nothing for so long.
@@ -116,26 +132,52 @@ class Cluster:
         if not self.has_others:
             yield
             return
+        try:
+            with (
+                contextlib.nullcontext()
+                if seconds is None
+                else self._bounded(
+                    seconds,
+                    f"worker {self.index} has heard nothing of the others for {seconds:g} s: one of them "
+                    "hangs, or takes longer than Execution(stall_seconds=...) allows.",
+                )
+            ):
+                yield
+        finally:
+            with contextlib.suppress(OSError, KeyError):  # who starts workers waits for it no more
+                os.remove(os.environ[PROGRESS_FILE])
+
+    def any_failed(self, failure: BaseException | None) -> bool:
+        """Whether one of the workers has failed. Collective.
+
+        The others may be inside the very call that has failed here, and wait for this one. So it
+        waits a minute for them, and then ends, which they notice.
+
+        Args:
+            failure: of this one; None where it has none.
+        """
+        if failure is None:
+            return self.any(False)
+        words = f"worker {self.index} alone has failed, with {type(failure).__name__}: {failure}."
+        with self._bounded(_FAILED_ALONE, words):
+            return self.any(True)
+
+    @contextlib.contextmanager
+    def _bounded(self, seconds: float, words: str) -> Iterator[None]:
+        """Inside, the process ends with these words where nothing was agreed on for so long."""
         is_over = threading.Event()
         self._renewed = time.monotonic()
-        if seconds is not None:
-            threading.Thread(target=self._watch, args=(seconds, is_over), daemon=True).start()
+        threading.Thread(target=self._watch, args=(seconds, words, is_over), daemon=True).start()
         try:
             yield
         finally:
             is_over.set()
-            with contextlib.suppress(OSError, KeyError):  # who starts workers waits for it no more
-                os.remove(os.environ[PROGRESS_FILE])
 
-    def _watch(self, seconds: float, is_over: threading.Event) -> None:
+    def _watch(self, seconds: float, words: str, is_over: threading.Event) -> None:
         while not is_over.wait(min(1.0, seconds / 10)):
             if time.monotonic() - self._renewed <= seconds:
                 continue
-            sys.stderr.write(
-                f"kerastrain: worker {self.index} has heard nothing of the others for {seconds:g} s: "
-                "one of them hangs, or takes longer than Execution(stall_seconds=...) allows. It ends "
-                "after the stacks of its threads.\n"
-            )
+            sys.stderr.write(f"kerastrain: {words} It ends after the stacks of its threads.\n")
             sys.stderr.flush()
             faulthandler.dump_traceback(all_threads=True)
             os._exit(1)

@@ -8,6 +8,8 @@ values of the metric's variables::
     with states.isolated():         # validation begins fresh, in the same objects
         ...
     # here every metric has its train state again
+    with states.untouched_by_callbacks():
+        ...                          # the same where a callback calls `model.evaluate`
 
 So a metric needs no configuration to be copied, all sets share one compiled
 step, ``reset_state`` runs once per epoch, and after ``fit`` the object that the
@@ -18,6 +20,7 @@ On several replicas states are merged by `kerastrain.distribution.merging`'s rul
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -121,6 +124,23 @@ class MetricStates:
         finally:
             for key, variable in variables.items():
                 _keras.assign_local(variable, kept[key])
+
+    @contextlib.contextmanager
+    def untouched_by_callbacks(self) -> Iterator[None]:
+        """Inside, Keras's own ``evaluate`` and ``test_on_batch`` of the model use isolated states.
+
+        A callback may call them at any time. (Keras 3.15.1 resets the metrics, so that the epoch has
+        the results of what came after the last call.)
+        """
+        with contextlib.ExitStack() as stack:
+            for method in ("evaluate", "test_on_batch"):
+                function = functools.partial(self._call_isolated, method)
+                stack.enter_context(_keras.base_method_replaced(self._model, method, function))
+            yield
+
+    def _call_isolated(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        with self.isolated(), _keras.base_method_replaced(self._model, method, None):
+            return getattr(keras.Model, method)(self._model, *args, **kwargs)
 
 
 class _Often:

@@ -58,7 +58,7 @@ class ScopedVariables:
             roots: by name, such as a model and its optimizer.
         """
         with contextlib.ExitStack() as stack:
-            stack.callback(self._leave, roots)
+            stack.push(lambda kind, error, traceback: self._leave(roots, alone=error is not None))
             walk = self._enter(roots)
             stack.enter_context(
                 _keras.under_strategy(
@@ -113,7 +113,15 @@ class ScopedVariables:
             for part, array in zip(parts, arrays, strict=True)
         ]
 
-    def _leave(self, roots: dict[str, Any]) -> None:
+    def _leave(self, roots: dict[str, Any], alone: bool) -> None:
+        """Gives the variables what they hold outside.
+
+        Args:
+            roots: as of `inside`.
+            alone: whether the other workers may not come: after an error here. What metrics have
+                counted elsewhere is lost then.
+        """
+        read = _keras.read_local if alone else _keras.read_all
         walk = Walk(roots)
         rules = _rules(walk)
         for variable in _of_keras(walk):
@@ -122,7 +130,7 @@ class ScopedVariables:
                 continue
             inside = _keras.held_by(variable)
             if id(variable) in rules and _keras.is_distributed(variable):
-                value = merging.merge(rules[id(variable)], _keras.read_all(variable))
+                value = merging.merge(rules[id(variable)], read(variable))
             else:
                 value = inside.numpy()
             if not inside.shape.is_compatible_with(value.shape):

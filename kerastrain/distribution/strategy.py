@@ -7,6 +7,7 @@
 
 import contextlib
 import os
+import shutil
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import UnsupportedTypeError
+from kerastrain.errors import WorkerLostError
 from kerastrain.validation import did_you_mean
 
 _NAMES = ("mirrored", "central_storage", "one_device", "multi_worker", "auto")
@@ -52,7 +54,9 @@ def resolve(strategy: Any) -> tf.distribute.Strategy | None:
     if strategy is None:
         return None
     if isinstance(strategy, tf.distribute.Strategy):
-        return _in_step(strategy)
+        in_step = _in_step(strategy)
+        _keras.make_all_types(in_step)
+        return in_step
     if not isinstance(strategy, str):
         raise UnsupportedTypeError(
             "`strategy` must be a tf.distribute.Strategy, a name or None. "
@@ -84,11 +88,24 @@ def _cluster_resolver() -> Any:
     if "TF_CONFIG" in os.environ:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        resolver = _slurm_resolver()
     else:
         return None
     spec = resolver.cluster_spec()
     return resolver if sum(spec.num_tasks(job) for job in spec.jobs) > 1 else None
+
+
+def _slurm_resolver() -> Any:
+    """That of TensorFlow, which divides the GPUs of a node among its tasks.
+
+    Where there are none, or SLURM has divided them, it must not: TensorFlow 2.21 asks ``nvidia-smi``,
+    and leaves out tasks that have no GPU of their own (slurm_cluster_resolver.py).
+    """
+    if "CUDA_VISIBLE_DEVICES" not in os.environ and shutil.which("nvidia-smi"):
+        return tf.distribute.cluster_resolver.SlurmClusterResolver()
+    return tf.distribute.cluster_resolver.SlurmClusterResolver(
+        gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]), gpus_per_task=1, auto_set_gpu=False
+    )
 
 
 def _of_workers(resolver: Any) -> tf.distribute.Strategy:
@@ -97,12 +114,24 @@ def _of_workers(resolver: Any) -> tf.distribute.Strategy:
         if _keras.has_started():
             raise ArgumentError(
                 'strategy="multi_worker" was asked for after TensorFlow had run something, when '
-                "workers cannot meet any more. Make the Trainer first of all, with a function that "
-                'builds the model: Trainer(lambda: build(), strategy="multi_worker"); or make a '
-                "tf.distribute.MultiWorkerMirroredStrategy as the first thing of the program."
+                "workers cannot meet any more; the making of a model, an optimizer or a metric is that "
+                "too. Make the Trainer first of all, with a function that builds the model and with "
+                'names: Trainer(build, optimizer="adam", strategy="multi_worker"); or make '
+                "tf.distribute.MultiWorkerMirroredStrategy() first of all, and pass it as `strategy`."
             )
         _keras.notice_lost_workers(resolver)
-        _OF_WORKERS.append(tf.distribute.MultiWorkerMirroredStrategy(resolver))
+        try:
+            _OF_WORKERS.append(tf.distribute.MultiWorkerMirroredStrategy(resolver))
+            _keras.make_all_types(_OF_WORKERS[0])
+        except tf.errors.OpError as error:
+            task = _keras.lost_task(error, own=resolver.task_id)
+            if task is None:
+                raise
+            raise WorkerLostError(
+                f"{f'The worker {task!r}' if task else 'Another worker'} has not come within a minute, "
+                f"or has ended ({type(error).__name__}): its own output says why. Start all workers at "
+                "the same time."
+            ) from error
     return _OF_WORKERS[0]
 
 
@@ -113,9 +142,10 @@ def _in_step(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy:
     asynchronous = tf.distribute.experimental.ParameterServerStrategy
     if isinstance(strategy, asynchronous):
         raise UnsupportedTypeError(
-            f"`strategy` is a {type(strategy).__name__}, whose replicas do not train in step, "
-            "so no number of theirs is that of one device. Use a MirroredStrategy, "
-            "CentralStorageStrategy or OneDeviceStrategy."
+            f"`strategy` is a {type(strategy).__name__}, whose replicas do not train in step, so no "
+            "number of theirs is that of one device. Use a MirroredStrategy, CentralStorageStrategy, "
+            "OneDeviceStrategy or MultiWorkerMirroredStrategy, or the loop in "
+            "kerastrain/docs/parameter_servers.rst."
         )
     return strategy
 

@@ -10,10 +10,12 @@ A plan that fails gives way to the next simpler one, with the same batches and t
 `FitLoops` gives the same loops to Keras's own ``fit``. `Times` says where the time went.
 """
 
+from kerastrain.execution.agreement import other_batches
 from kerastrain.execution.compiled_steps import Steps
 from kerastrain.execution.compiled_steps import trainable_state
 from kerastrain.execution.fit_loops import AUTO_STEPS
 from kerastrain.execution.fit_loops import FitLoops
+from kerastrain.execution.plan_choice import Choice
 from kerastrain.execution.runner import Runner
 from kerastrain.execution.step_calls import Listening
 from kerastrain.execution.step_calls import run_and_notify
@@ -23,6 +25,7 @@ from kerastrain.execution.timing import Times
 
 __all__ = [
     "AUTO_STEPS",
+    "Choice",
     "FitLoops",
     "Listening",
     "Runner",
@@ -30,6 +33,7 @@ __all__ = [
     "StepKind",
     "Steps",
     "Times",
+    "other_batches",
     "run_and_notify",
     "trainable_state",
 ]

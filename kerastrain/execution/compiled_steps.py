@@ -9,9 +9,9 @@
 
 A batch is always the global batch. Under a strategy each replica takes its
 own consecutive rows of it (`kerastrain.step.rows`): shards differ by at most one row
-and the order of rows is kept. A batch with fewer rows than all replicas have
-micro-batches runs a step of its own, in which an empty shard is padded with a
-row; the usual step need not provide for that.
+and the order of rows is kept. Of several workers each may have its own rows alone.
+A batch with fewer rows than all replicas have micro-batches runs a step of its own,
+in which an empty shard is padded with a row; the usual step need not provide for that.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ class Steps:
         self._model, self._strategy, self._execution = model, strategy, execution
         self.strategy = strategy
         self._ones: dict[tuple[str, bool], Callable[[Any], Any]] = {}
-        self._loops: dict[tuple[str, int, bool], Loop] = {}
+        self._loops: dict[tuple[str, int, bool, bool], Loop] = {}
         self.set_options(options)
         own_train = _keras.overrides(model, "train_step")
         own_test = _keras.overrides(model, "test_step")
@@ -155,24 +155,31 @@ class Steps:
         step = self.single_step(kind, report)
         getattr(step, "trace", step)(batch)
 
-    def loop(self, kind: str, outputs_per_call: int = 0, xla: bool = False) -> Loop:
+    def loop(
+        self, kind: str, outputs_per_call: int = 0, xla: bool = False, has_share: bool = False
+    ) -> Loop:
         """Many steps in one call.
 
         Args:
             kind: ``"train"``, ``"test"`` or ``"predict"``.
             outputs_per_call: for how many steps of a call the logs (the outputs) are returned; 0 for none.
             xla: whether XLA compiles the loop.
+            has_share: whether batches are one worker's rows of them.
         """
-        key = kind, outputs_per_call, xla
+        key = kind, outputs_per_call, xla, has_share
         if key not in self._loops:
             full = self._has_replicas() and not self._kinds[kind][1]
             traced = functools.partial(self._note, kind)
             if xla and self._has_replicas():
                 kind, xla = f"xla_{kind}", False
-            run = self._run(kind, bool(outputs_per_call), full)
-            static = kind == "predict"  # outputs of one shape are kept
             self._loops[key] = Loop(
-                run, xla, outputs_per_call, self._parts if full else 1, static, traced
+                self._run(kind, bool(outputs_per_call), full),
+                xla,
+                outputs_per_call,
+                min_rows=self._parts if full else 1,
+                static_batch=kind == "predict",  # outputs of one shape are kept
+                traced=traced,
+                workers=cluster_of(self._strategy).count if has_share else 0,
             )
         return self._loops[key]
 

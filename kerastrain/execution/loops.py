@@ -22,6 +22,7 @@ from kerastrain.data import batch_at
 from kerastrain.data import Block
 from kerastrain.data import Chunk
 from kerastrain.execution.dynamic_batch import DynamicBatchFunction
+from kerastrain.step import rows as rows_lib
 from kerastrain.xla import check_graph
 from kerastrain.xla import same_under_xla
 from kerastrain.xla import support as xla_support
@@ -37,6 +38,7 @@ class Loop:
         outputs_per_call: for how many steps of a call to return what each of them returned; 0
             for none.
         min_rows: the rows that a batch needs.
+        workers: how many there are, where each has its own rows of a batch; 0 where batches are whole.
         static_batch: whether the number of rows is known in the trace, as it always is with ``xla``.
         traced: called with each concrete function before it runs for the first time.
     """
@@ -49,8 +51,9 @@ class Loop:
         min_rows: int = 1,
         static_batch: bool = False,
         traced: Callable[[Any], None] = lambda _: None,
+        workers: int = 0,
     ):
-        self._tell = traced
+        self._tell, self._no_rows = traced, (0,) * workers
         self._step, self._outputs_per_call, self._min_rows = step, outputs_per_call, min_rows
         self._xla, self._static_batch = xla, static_batch or xla
         self._always_one = outputs_per_call == 1 and not xla
@@ -93,6 +96,11 @@ class Loop:
         self._prepared[block.signature] = False
         return False
 
+    @property
+    def has_run(self) -> bool:
+        """Whether it has run steps of any block."""
+        return any(self._prepared.values())
+
     def note_run(self, block: Block) -> None:
         """Steps of such a block have run, and no error came of it."""
         self._prepared[block.signature] = True
@@ -100,33 +108,39 @@ class Loop:
     def _compile(self, block: Block) -> None:
         """By a call without steps, where there can be one; else by tracing alone."""
         if not self._always_one:
-            self._run(block, 0, 0)
+            self._run(block, 0, 0, self._no_rows)
         elif not self._static_batch:
-            self._open.trace((block.data, tf.constant([0, 1, block.rows])))
+            self._open.trace((block.data, tf.constant([0, 1, block.rows, *self._no_rows])))
 
     def __call__(self, chunk: Chunk) -> list[Any] | None:
         """Runs the steps; returns what each of them returned, where that is asked for.
 
         The loop is prepared for such a block.
         """
-        kept = self._run(chunk.block, chunk.start, chunk.steps)
+        each = chunk.agreed.rows if chunk.agreed is not None else ()
+        kept = self._run(chunk.block, chunk.start, chunk.steps, each)
         if not self._outputs_per_call:
             return None
         kept = tf.nest.map_structure(lambda leaf: leaf.numpy(), kept)
         return [tf.nest.map_structure(lambda leaf, i=i: leaf[i], kept) for i in range(chunk.steps)]
 
-    def _run(self, block: Block, start: int, steps: int) -> Any:
+    def _run(self, block: Block, start: int, steps: int, each: tuple[int, ...]) -> Any:
+        """Runs steps; ``each`` are the rows of the workers in each of their batches."""
+        span = tf.constant([start, steps, block.rows, *each])
         if self._static_batch:
-            return self._compiled[block.signature](block.data, tf.constant([start, steps]))
-        return self._open((block.data, tf.constant([start, steps, block.rows])))
+            return self._compiled[block.signature](block.data, span)
+        return self._open((block.data, span))
 
     def _traced(self, block: Block) -> Callable[..., Any]:
         def loop(data: Any, span: tf.Tensor) -> Any:
-            return self._looping(lambda i: batch_at(data, i, block.rows, fixed=True), span)
+            return self._looping(
+                lambda i: self._with_rows(batch_at(data, i, block.rows, fixed=True), span), span
+            )
 
         function = tf.function(loop, jit_compile=self._xla or None, autograph=False)
         with same_under_xla() if self._xla else contextlib.nullcontext():
-            compiled = function.get_concrete_function(block.data, tf.constant([0, 0]))
+            span = tf.constant([0, 0, block.rows, *self._no_rows])
+            compiled = function.get_concrete_function(block.data, span)
         if self._xla:
             check_graph(compiled.graph)
             xla_support.check_graph(compiled.graph)
@@ -135,7 +149,12 @@ class Loop:
 
     def _loop_over_any(self, arguments: tuple[Any, tf.Tensor]) -> Any:
         data, span = arguments
-        return self._looping(lambda index: batch_at(data, index, span[2]), span)
+        return self._looping(
+            lambda index: self._with_rows(batch_at(data, index, span[2]), span), span
+        )
+
+    def _with_rows(self, batch: Any, span: tf.Tensor) -> Any:
+        return rows_lib.OwnRows(batch, span[3:]) if self._no_rows else batch
 
     def _looping(self, batch: Callable[[tf.Tensor], Any], span: tf.Tensor) -> Any:
         start, stop = span[0], span[0] + span[1]

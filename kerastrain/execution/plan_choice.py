@@ -202,6 +202,13 @@ class Choice:
             if (other.loops, other.xla) < (plan.loops, plan.xla) and other.name not in self.dropped
         ]
 
+    @property
+    def activity(self) -> str:
+        """What the next steps are for, besides training; empty for nothing."""
+        if self.plan is None:
+            return "compiling"
+        return "comparing plans" if self._compares and self._exploring is not None else ""
+
     def give_way(self, plan: Plan, error: Exception) -> list[str]:
         """Leaves out a plan whose first run has failed, and all that are not simpler.
 

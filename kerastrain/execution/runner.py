@@ -26,16 +26,13 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import notices
-from kerastrain.data import Ahead
 from kerastrain.data import Block
 from kerastrain.data import Chunk
 from kerastrain.data import Source
-from kerastrain.distribution import Cluster
 from kerastrain.distribution import cluster_of
-from kerastrain.distribution import Votes
-from kerastrain.errors import DataError
 from kerastrain.errors import UnsupportedByXla
 from kerastrain.execution import plan_choice
+from kerastrain.execution.agreement import Agreement
 from kerastrain.execution.candidates import candidates
 from kerastrain.execution.candidates import expected_gain_of_xla
 from kerastrain.execution.compiled_steps import Steps
@@ -47,6 +44,7 @@ from kerastrain.execution.step_calls import StepCall
 from kerastrain.execution.step_calls import StepKind
 from kerastrain.options import Execution
 from kerastrain.state import HostCopies
+from kerastrain.step import rows as rows_lib
 from kerastrain.xla import support as xla_support
 
 # Steps of one call at most, where the results of each are kept.
@@ -80,20 +78,21 @@ class Runner:
         steps: Steps,
         kind: StepKind,
         execution: Execution,
-        listening: Listening = Listening.NONE,
+        listening: Listening = Listening.NEVER,
         wrapper: Callable[[Run], Run] = lambda run: run,
     ):
         self._model, self._steps, self._kind, self._own = model, steps, kind.name, kind.is_users
-        self._listening = listening is not Listening.NONE
+        self._listening = listening is not Listening.NEVER
         self.callbacks_may_act = listening is Listening.BETWEEN
-        self._reports = kind.reports or self._listening
+        self._reports = kind.reports or listening.needs_logs
         self._run_watched = wrapper(self._run)
         self._block: Block | None = None
         self._is_new = True
         self._compiled_seconds = 0.0
         self._unrecorded_steps, self._unrecorded_seconds = 0, 0.0  # the choice is yet to know
-        self._ahead = Ahead(0, 0, 0)
-        self.votes = self._votes(cluster_of(steps.strategy))
+        self._has_share = False
+        self._agreement = Agreement(cluster_of(steps.strategy), lambda: self._unrecorded_seconds)
+        self.votes = self._agreement.votes
         self._waits = bool(tf.config.list_physical_devices("GPU"))
         max_steps_per_call = self._most_steps_of_a_call(execution)
         self._outputs_per_call = (max_steps_per_call or 0) if self._reports else 0
@@ -107,16 +106,6 @@ class Runner:
         )
         self._pinned = execution.plan if execution.plan != "auto" else None
         self._leave_out_xla(execution)
-
-    def _votes(self, cluster: Cluster) -> Votes:
-        """What several workers are to agree on before each chunk."""
-        votes = Votes(cluster)
-        votes.ask("steps", "least", lambda: self._ahead.steps)
-        votes.ask("kind", "most", lambda: self._ahead.kind)
-        votes.ask("checksum", "most", lambda: self._ahead.checksum)
-        votes.ask("seconds", "most", lambda: self._unrecorded_seconds)
-        votes.ask("stop", "any", lambda: False)
-        return votes
 
     def _most_steps_of_a_call(self, execution: Execution) -> int | None:
         """None where only the time of a call limits them."""
@@ -164,9 +153,10 @@ class Runner:
             max_steps: gives the most steps of the next call.
             wrapper: is given what runs a `Chunk`, and the chunk, and runs it.
         """
-        first = source.start_step
+        first, self._has_share = source.start_step, source.has_share
         try:
             for chunk in source.chunks(number, functools.partial(self._limit, source, max_steps)):
+                chunk = self._agreement.noted(chunk)
                 yield StepCall(
                     first,
                     chunk.steps,
@@ -175,32 +165,23 @@ class Runner:
                     self._listening,
                 )
                 first += chunk.steps
+            self._agreement.finish(source)
         finally:
             self._block = None  # it may hold the whole data set
 
     def _limit(self, source: Source, max_steps: Callable[[], int]) -> int:
-        """The most steps of the next chunk; 0 where a worker asks to stop. Collective.
-
-        Raises:
-            DataError: the workers have other batches.
-        """
-        if not self.votes.cluster.has_others:
+        """The most steps of the next chunk; 0 where a worker asks to stop. Collective."""
+        votes = self.votes
+        if not votes.cluster.has_others:
             return min(self.choice.steps, max_steps())
-        votes, self._ahead = self.votes, source.ahead()
-        votes.take()
-        if any(len({*votes.of_each(name)}) > 1 for name in ("kind", "checksum")):
-            raise DataError(
-                f"`{source.name}` gives the workers other batches: they have not drawn the same rows "
-                "in the same order. Shuffle with a seed, and let the data depend on nothing that "
-                "differs between the processes."
-            )
+        self._agreement.take(source)
         steps, self._unrecorded_steps = self._unrecorded_steps, 0
         seconds, self._unrecorded_seconds = votes["seconds"], 0.0
         if steps and self._block is not None:
             self.choice.record(steps, seconds)
         if votes["stop"]:
             return 0
-        return min(self.choice.steps, max_steps(), max(1, int(votes["steps"])))
+        return min(self.choice.steps, max_steps(), self._agreement.most_steps)
 
     def _agreed_on(self, failed: bool, seconds: float) -> tuple[bool, float]:
         """Whether one of the workers has failed, and what the slowest took. Collective."""
@@ -240,7 +221,7 @@ class Runner:
         for which XLA does not pay
         ============================================  =======================================
         """
-        if chunk.block.is_batch or not self._loop(plan_choice.LOOP).takes(chunk):
+        if chunk.is_alone or not self._loop(plan_choice.LOOP).takes(chunk):
             return self._run_each(chunk)
         self._block = chunk.block
         if not chunk.is_full:
@@ -275,24 +256,56 @@ class Runner:
     def _run_first(self, loop: Loop, chunk: Chunk) -> list[Any] | None:
         """By a loop that has not run yet; where it fails, by the next simpler plan."""
         plan, before = self._plan(), self._values()
-        try:
-            logs = self._run_measured(loop, chunk)
-        except Exception as error:
-            before.restore()
-            memory = isinstance(error, tf.errors.ResourceExhaustedError)
-            if memory and not any(p.name in self.choice.seconds for p in self.choice.simpler(plan)):
-                raise  # a simpler plan hardly takes less, but smaller parts of a batch do
-            left_out = self.choice.give_way(plan, error)
-            try:
-                logs = self._run(chunk)
-            except Exception:
-                before.restore()
-                self.choice.readmit(left_out)
-                raise
-            self._warn_if_pinned("run", error)
+        measured = functools.partial(self._run_measured, loop)
+        logs, failure = self._tried(measured, loop, chunk)
+        if failure is None:
             return logs
-        loop.note_run(chunk.block)
+        before.restore()
+        memory = isinstance(failure, tf.errors.ResourceExhaustedError)
+        if memory and not any(p.name in self.choice.seconds for p in self.choice.simpler(plan)):
+            raise failure  # a simpler plan hardly takes less, but smaller parts of a batch do
+        left_out = self.choice.give_way(plan, failure)
+        try:
+            logs = self._run(chunk)
+        except Exception:
+            before.restore()
+            self.choice.readmit(left_out)
+            raise
+        self._warn_if_pinned("run", failure)
         return logs
+
+    def _tried(
+        self, run: Run, loop: Loop, chunk: Chunk
+    ) -> tuple[list[Any] | None, Exception | None]:
+        """``(the logs, why it cannot run or None)`` of a loop that has not run such a block."""
+        logs, failure = None, None
+        try:
+            logs = run(chunk)
+        except Exception as error:
+            failure = error
+        failure = self._failure_of_all(loop, failure)
+        if failure is None:
+            loop.note_run(chunk.block)
+        return logs, failure
+
+    def _failure_of_all(self, loop: Loop, failure: Exception | None) -> Exception | None:
+        """The failure of this worker, or that another has failed; None for none. Collective.
+
+        They agree before the loop has run for the first time. Later, blocks may be of other shapes on
+        one worker alone, as when its data are slow.
+
+        Raises:
+            Exception: ``failure``, of one worker of several later: it ends, and the others with it.
+        """
+        cluster = self.votes.cluster
+        if not cluster.has_others:
+            return failure
+        if loop.has_run:
+            if failure is not None:
+                raise failure
+            return None
+        is_anybodys = cluster.any_failed(failure)
+        return failure or (RuntimeError("another worker cannot run it") if is_anybodys else None)
 
     def _values(self) -> HostCopies:
         """A copy of all that a step may change."""
@@ -329,33 +342,38 @@ class Runner:
         makes_variables = self._own and self.choice.plan in (None, plan_choice.STEP)
         if makes_variables or plan_choice.LOOP.name in self.choice.dropped:
             return self._run_each(chunk)
+        has_run, failure = False, None
         try:
             has_run = loop.prepare(chunk.block)
-        except Exception:  # the step of one batch reports what is wrong, if anything is
-            return self._run_each(chunk)
-        if not loop.takes(chunk):
+        except Exception as error:  # the step of one batch reports what is wrong, if anything is
+            failure = error
+        failure = self._failure_of_all(loop, failure)
+        if failure is not None or not loop.takes(chunk):
             return self._run_each(chunk)
         if has_run:
             return loop(chunk)
         before = self._values()
-        try:
-            logs = loop(chunk)
-        except Exception as error:
-            before.restore()
-            if isinstance(error, tf.errors.ResourceExhaustedError):
-                raise
-            return self._run_each(chunk)
-        loop.note_run(chunk.block)
-        return logs
+        logs, failure = self._tried(loop, loop, chunk)
+        if failure is None:
+            return logs
+        before.restore()
+        if isinstance(failure, tf.errors.ResourceExhaustedError):
+            raise failure
+        return self._run_each(chunk)
 
     def _run_each(self, chunk: Chunk) -> list[Any] | None:
         """Each batch by itself; there may be several, taken when a loop was to run them."""
         step = self._steps.single_step(self._kind, self._reports)
-        logs = [step(chunk.block.batch(chunk.start + index)) for index in range(chunk.steps)]
+        logs = []
+        for index in range(chunk.start, chunk.start + chunk.steps):
+            batch = chunk.block.part(index)
+            if chunk.agreed is not None:
+                batch = rows_lib.OwnRows(batch, tf.constant(chunk.agreed.rows))
+            logs.append(step(batch))
         return logs if self._reports else None
 
     def _loop(self, plan: Plan) -> Loop:
-        return self._steps.loop(self._kind, self._outputs_per_call, plan.xla)
+        return self._steps.loop(self._kind, self._outputs_per_call, plan.xla, self._has_share)
 
     def _plan(self) -> Plan:
         """The plan in force, once `Choice.start` has chosen one."""

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 from typing import NamedTuple
 
@@ -11,11 +12,23 @@ from kerastrain.execution.timing import Times
 
 
 class Listening(enum.Enum):
-    """When callbacks are called for each step."""
+    """When callbacks are called for each step, from what they do with it."""
 
-    NONE = "never"
-    AFTERWARDS = "after several steps have run in one call"
-    BETWEEN = "between the steps, where they may act"
+    NEVER = "nothing"
+    COUNTING = "counts"  # after several steps have run in one call, without logs
+    AFTERWARDS = "logs"  # the same with the logs of each
+    BETWEEN = "acts"  # between the steps
+
+    @property
+    def needs_logs(self) -> bool:
+        """Whether each step is to report."""
+        return self in (Listening.AFTERWARDS, Listening.BETWEEN)
+
+    @classmethod
+    def for_all(cls, wanted: Iterable["Listening"]) -> "Listening":
+        """What serves several callbacks."""
+        order = list(cls)
+        return max(wanted, key=order.index, default=cls.NEVER)
 
 
 class StepKind(NamedTuple):
@@ -76,8 +89,7 @@ def run_and_notify(
     times.lap("step")
     times.move(work.compiled(), "step", "compiling")
     if work.has_listeners:
-        assert logs is not None  # they are reported where callbacks listen
-        for index, one in enumerate(logs, work.first):
+        for index, one in enumerate(logs or [None] * work.steps, work.first):
             if work.steps > 1:
                 begin(index)
             end(index, one)

@@ -74,12 +74,17 @@ class Checks:
         """Whether a check now takes a small enough share of the time since the last."""
         return time.perf_counter() - self._checked_at >= self._seconds_of_one / finite.SHARE
 
-    def are_passed(self) -> bool:
-        """Whether all is finite, the loss too where it counts."""
+    def are_passed(self, alone: bool = False) -> bool:
+        """Whether all is finite, the loss too where it counts.
+
+        Args:
+            alone: whether this worker judges by itself, as the others may have gone.
+        """
         if not self.enabled:
             return True
         begun = time.perf_counter()
-        good = self._all(self._watched().all_are_finite(self.counts_loss))
+        good = self._watched().all_are_finite(self.counts_loss)
+        good = good if alone else self._all(good)
         self._checked_at = time.perf_counter()
         self._seconds_of_one = self._checked_at - begun
         self.seconds += self._seconds_of_one

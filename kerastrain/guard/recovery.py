@@ -90,7 +90,7 @@ class Recovery:
                 steps = range(chunk.start, chunk.start + chunk.steps)
                 # Lists of logs, or None each.
                 each: list[Any] = [
-                    self.run_again(Chunk(chunk.block, i, 1), settings) for i in steps
+                    self.run_again(chunk._replace(start=i, steps=1), settings) for i in steps
                 ]
                 return None if each[0] is None else [one[-1] for one in each]
             logs = self._without(chunk, settings, logs)

@@ -119,7 +119,7 @@ class GuardedSteps:
         except BaseException:
             # What has run since the last check is in nobody's logs.
             journal = self._journal
-            if journal.is_torn or journal.has_run and not self._checks.are_passed():
+            if journal.is_torn or journal.has_run and not self._checks.are_passed(alone=True):
                 journal.roll_back()
             raise
         finally:
@@ -208,8 +208,8 @@ class GuardedSteps:
                 raise
             return recovery.run_smaller(chunk, settings, error)
         except Exception:
-            if checks.are_passed():
-                raise
+            if self._votes.cluster.has_others or checks.are_passed():
+                raise  # it may be of this worker alone: the others cannot replay with it
             journal.note(chunk, settings)  # it may follow from a step that was not finite
             return recovery.replay()
         journal.note(chunk, settings)

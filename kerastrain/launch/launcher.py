@@ -12,6 +12,7 @@ once, and ends it; nothing is restarted then.
 """
 
 import contextlib
+import functools
 import json
 import math
 import numbers
@@ -231,16 +232,25 @@ def _tf_config(addresses: Iterable[str], rank: int) -> str:
     return json.dumps({"cluster": cluster, "task": {"type": "worker", "index": rank}})
 
 
+def _note(received: list[int], number: int, *_: Any) -> None:
+    received.append(number)
+
+
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """A list of the SIGTERM and SIGINT that are received; only the main thread may note them."""
+    """A list of the SIGTERM and SIGINT that are received; only the main thread may note them.
+
+    That the terminal was closed counts as SIGTERM, unless it is ignored, as with ``nohup``.
+    """
     received: list[int] = []
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        noted = {n: n for n in (signal.SIGTERM, signal.SIGINT)} | {signal.SIGHUP: signal.SIGTERM}
+        for number, as_which in noted.items():
             # None: not installed by Python, and not to be restored. What is ignored stays ignored.
             if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                before[number] = signal.signal(number, lambda n, frame: received.append(n))
+                note = functools.partial(_note, received, as_which)
+                before[number] = signal.signal(number, note)
     try:
         yield received
     finally:

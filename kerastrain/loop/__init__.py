@@ -1,11 +1,12 @@
 """When things happen: the loop of ``fit``, evaluation, prediction, and what is shown.
 
-`FitLoop` is the loop, in the order that the docstring of `kerastrain.trainer` states and a test
+`FitLoop` is the loop, in the order that its docstring states and a test
 holds. It owns no arithmetic: steps come from `kerastrain.execution`, through `kerastrain.guard`,
 and `kerastrain.run` decides when to save.
 """
 
 from kerastrain.loop import callbacks
+from kerastrain.loop import schedule
 from kerastrain.loop.evaluation import Evaluation
 from kerastrain.loop.fit_loop import FitLoop
 from kerastrain.loop.prediction import predict
@@ -19,4 +20,5 @@ __all__ = [
     "callbacks",
     "predict",
     "predict_by_keras",
+    "schedule",
 ]

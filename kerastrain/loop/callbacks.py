@@ -6,7 +6,10 @@ from typing import Any
 import keras
 
 from kerastrain import _keras
+from kerastrain import notices
+from kerastrain.errors import ArgumentError
 from kerastrain.execution import Listening
+from kerastrain.loop.history import History
 
 
 def make_list(
@@ -21,8 +24,11 @@ def make_list(
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks.set_model(model)  # which trains, and need not be the user's own
         return callbacks
+    listed = [one for one in keras.tree.flatten(callbacks) if one is not None]
+    if add_history and not any(isinstance(one, keras.callbacks.History) for one in listed):
+        listed.append(History())
     return keras.callbacks.CallbackList(
-        callbacks,
+        listed,
         add_history=add_history,
         add_progbar=False,
         model=model,
@@ -45,12 +51,62 @@ def listening(callbacks: Sequence[keras.callbacks.Callback], kind: str) -> Liste
         callbacks: all of them.
         kind: of the steps, ``"train"`` or ``"test"``.
     """
-    listeners = [one for one in callbacks if _keras.listens_to_batches(one, kind)]
-    if not listeners:
-        return Listening.NONE
-    if all(getattr(one, "only_reads_logs", False) for one in listeners):
-        return Listening.AFTERWARDS
-    return Listening.BETWEEN
+    return Listening.for_all(_listening(one, kind) for one in callbacks)
+
+
+def uses_of_batches(callbacks: Any, kind: str) -> str:
+    """What callbacks, as they are passed, do with the steps of a kind, in a word."""
+    listed = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))
+    return listening([one for one in listed if one is not None], kind).value
+
+
+def _listening(callback: keras.callbacks.Callback, kind: str) -> Listening:
+    """What one says of itself, or what is known of its code."""
+    said = getattr(callback, "uses_batches", None)
+    if isinstance(said, dict):
+        said = said.get(kind)
+    if said is None and getattr(callback, "only_reads_logs", False):
+        said = "logs"
+    if said is None or not _keras.listens_to_batches(callback, kind):
+        said = _keras.use_of_batches(callback, kind)
+    return Listening(said)
+
+
+def check_uses_of_batches(callbacks: Any) -> None:
+    """Refuses what a callback says of itself, where it means nothing.
+
+    Raises:
+        ArgumentError: as said.
+    """
+    known = [one.value for one in Listening]
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+        said = getattr(callback, "uses_batches", None)
+        each = list(said.values()) if isinstance(said, dict) else [said]
+        if unknown := [one for one in each if one not in (None, *known)]:
+            raise ArgumentError(
+                f"`uses_batches` of {type(callback).__name__} is {unknown[0]!r}. Set it to one of {known}."
+            )
+
+
+# What a package that logs Keras's `fit` has for a training that does not call it.
+_CALLBACKS = {
+    "mlflow": "mlflow.keras.MlflowCallback()",
+    "wandb": "wandb.integration.keras.WandbMetricsLogger()",
+}
+
+
+def warn_of_replaced_fit(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Warns where a package has put a function of its own in the place of Keras's ``fit``."""
+    place = getattr(_keras.base_method("fit"), "__globals__", {}).get("__name__", "")
+    package = place.partition(".")[0]
+    classes = [kind for callback in callbacks for kind in type(callback).__mro__]
+    if package in ("", "keras") or any(c.__module__.partition(".")[0] == package for c in classes):
+        return
+    callback = _CALLBACKS.get(package, f"a callback of {package}'s")
+    notices.warn(
+        f"{package} has replaced keras.Model.fit, as its autologging does, and a Trainer does not call "
+        f"that: {package} will log nothing of this training. Pass callbacks=[{callback}]."
+    )
 
 
 # Those of Keras's that write, and change nothing that trains.
@@ -76,8 +132,10 @@ def _silent(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
         pass
 
-    kinds = [kind for kind in ("train", "test") if _keras.listens_to_batches(callback, kind)]
-    hooks = {f"on_{kind}_batch_end": nothing for kind in kinds}
+    uses = {kind: _listening(callback, kind).value for kind in ("train", "test")}
+    hooks = {f"on_{kind}_batch_end": nothing for kind in uses}
+    if hasattr(callback, "on_epoch_saved"):  # whether an epoch is saved is a decision of all
+        hooks["on_epoch_saved"] = nothing
     silent = type("Silent", (keras.callbacks.Callback,), hooks)()
-    silent.only_reads_logs = getattr(callback, "only_reads_logs", False)
+    silent.uses_batches = uses
     return silent

@@ -42,7 +42,7 @@ class Evaluation:
         runner: Runner,
         source: Source,
         callbacks: keras.callbacks.CallbackList,
-        progress: Progress | None = None,
+        progress: Progress,
         between: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """One pass over a data set, in the metrics as they are.
@@ -59,18 +59,20 @@ class Evaluation:
         """
         model, logs, done, times = self._model, None, 0, Times()
         model.stop_evaluating = False
-        callbacks.on_test_begin()
-        votes = runner.votes
-        votes.ask("draw", "any", lambda: progress is not None and progress.is_due)
-        votes.ask("stop", "any", lambda: model.stop_evaluating)
-        for work in runner.epoch(source):
-            logs = run_and_notify(work, callbacks, "test", times)
-            done += work.steps
-            if votes["draw"] and progress is not None:
-                progress.update(done, self.results())
-            if model.stop_evaluating and not votes.cluster.has_others:
-                break
-            between()
+        with self._states.untouched_by_callbacks():
+            callbacks.on_test_begin()
+            votes = runner.votes
+            votes.ask("draw", "any", lambda: progress.is_due)
+            votes.ask("stop", "any", lambda: model.stop_evaluating)
+            for work in runner.epoch(source):
+                progress.note(runner.choice.activity)
+                logs = run_and_notify(work, callbacks, "test", times)
+                done += work.steps
+                if votes["draw"]:
+                    progress.update(done, self.results())
+                if model.stop_evaluating and not votes.cluster.has_others:
+                    break
+                between()
         if done:
             results = _keras.python_logs(self.epoch_logs(logs, "test"))
         else:

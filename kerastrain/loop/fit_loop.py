@@ -1,13 +1,40 @@
-"""The loop of `Trainer.fit`: when things happen, in the order of the table in `kerastrain.trainer`.
+"""The loop of `Trainer.fit`: when things happen.
 
 ::
 
     loop = FitLoop(model, run, training, source, validation, 1, callbacks, progress, states, validate)
     loop.run(range(10))
     loop.times
+
+The order, which a test holds::
+
+    on_train_begin
+    for epoch in range(initial_epoch, epochs):
+        reset the train metrics
+        on_epoch_begin
+        for each batch:
+            on_train_batch_begin; run the step; on_train_batch_end
+            leave where a callback has set `stop_training`
+        where due, for each validation set, with metric state of its own:
+            on_test_begin
+            for each batch: on_test_batch_begin; evaluate; on_test_batch_end
+            on_test_end
+        on_epoch_end
+        with `run_dir`: save where due; on_epoch_saved, a callback's of kerastrain's own
+        leave where a callback has set `stop_training`
+    on_train_end
+
+These are Keras's events in Keras's order, with its names in ``logs``. With no callback that
+listens to batches, no result is computed for a batch.
+
+A callback that listens to batches gets each one before the next is run. One with the
+attribute ``uses_batches = "logs"`` gets the same events with the same logs after a few
+steps have run in one call, which is faster: it cannot act on the steps in between.
 """
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Callable
 
 import keras
@@ -46,6 +73,7 @@ class FitLoop:
         states: of its metrics.
         validate: runs an evaluation of the set of a name, which it is given as a function of
             the source; with it the callbacks.
+        seconds: after which the training ends with the step that runs; None for never.
         times: where the time of the epochs went.
     """
 
@@ -59,16 +87,20 @@ class FitLoop:
     progress: Progress
     states: MetricStates
     validate: Callable[[str, Evaluate, Source, keras.callbacks.CallbackList], dict[str, float]]
+    seconds: float | None = None
     times: Times = dataclasses.field(default_factory=Times)
 
     def __post_init__(self) -> None:
+        self._begun, self._is_out_of_time = time.monotonic(), False
         self._evaluation = Evaluation(self.model, self.states)
 
     def run(self, epochs: range) -> None:
         """Trains for the epochs, or for those of them that a resumed run has not had."""
         model, callbacks, runner = self.model, self.callbacks, self.training.runner("train")
         callbacks.on_train_begin()
-        position = self.saved.restore(_keras.take_initial_epoch(model) or epochs.start, self.states)
+        with self._phase("restoring"):
+            first = _keras.take_initial_epoch(model) or epochs.start
+            position = self.saved.restore(first, self.states)
         self.progress.say(self.saved.resume_message)
         numbers = range(
             position.epoch,
@@ -79,6 +111,7 @@ class FitLoop:
             count = sum(is_due(epoch, self.validation_freq) for epoch in numbers)
             self.training.runner("test").begin(left_of(self.validation.values(), count))
         times = self.times
+        self.saved.begin_log(position, times)
         times.begin()
         for epoch in numbers:
             if position.step == 0:  # else the epoch is resumed where it was interrupted
@@ -89,20 +122,18 @@ class FitLoop:
             self.training.preparation.begin()
             self.progress.begin_epoch(epoch, self.source.num_batches)
             self._run_steps(epoch, position)
-            if position.step == 0:
-                break  # the data have ended; `source` has warned of it
+            if position.step == 0 or self._is_out_of_time and not position.is_trained:
+                break  # the data have ended, of which `source` has warned; or the time has
             self._end_steps(epoch, position)
             assert position.epoch_logs is not None  # of the steps that have just ended
-            choice = runner.choice
-            self.progress.end_epoch(
-                position.epoch_logs, str(choice) if choice.is_measured else None
-            )
+            self.progress.end_epoch(position.epoch_logs, runner.choice, position.step)
             times.lap("progress")
             callbacks.on_epoch_end(epoch, position.epoch_logs)
             model.stop_training = runner.votes.cluster.any(model.stop_training)
             times.lap("callbacks")
             position = position.after_epoch(model.stop_training)
-            self.saved.after_epoch(position)
+            with self._phase("saving"):
+                self.saved.after_epoch(position)
             times.lap("saving")
             if position.stopped:
                 break
@@ -121,6 +152,7 @@ class FitLoop:
         votes, begun = runner.votes, position.steps
         several = votes.cluster.has_others
         votes.ask("draw", "any", lambda: self.progress.is_due)
+        votes.ask("time", "chief", self._has_no_time)
         votes.ask("stop", "any", lambda: self.model.stop_training and position.steps > begun)
 
         def max_steps() -> int:
@@ -131,6 +163,7 @@ class FitLoop:
         works = runner.epoch(self.source, epoch, max_steps, guard.run)
         for work in () if is_over else self.saved.works(works, position):
             times.lap("data")
+            self.progress.note(runner.choice.activity)
             position.logs = run_and_notify(work, self.callbacks, "train", times)
             position.step, position.steps = position.step + work.steps, position.steps + work.steps
             if votes["draw"]:
@@ -139,7 +172,8 @@ class FitLoop:
             position.stopped = self.model.stop_training and not several
             self.saved.after_steps(position)
             times.lap("saving")
-            if position.stopped:
+            self._is_out_of_time = bool(votes["time"])
+            if position.stopped or self._is_out_of_time:
                 break
         if several and votes.cluster.any(self.model.stop_training):
             position.stopped = self.model.stop_training = True
@@ -163,7 +197,8 @@ class FitLoop:
         with self.saved.validation(position):
             for name, source in self.validation.items():
                 source.restart()
-                with self.states.isolated():
+                progress = self.progress.validating(name, source.num_batches)
+                with progress, self.states.isolated():
                     results = self.validate(name, self._evaluate, source, self.callbacks)
                 prefix = f"val_{name}_" if name else "val_"
                 logs.update({prefix + key: value for key, value in results.items()})
@@ -171,4 +206,12 @@ class FitLoop:
 
     def _evaluate(self, source: Source) -> dict[str, float]:
         runner, between = self.training.runner("test"), self.saved.in_validation
-        return self._evaluation.run(runner, source, self.callbacks, None, between)
+        return self._evaluation.run(runner, source, self.callbacks, self.progress, between)
+
+    def _has_no_time(self) -> bool:
+        return self.seconds is not None and time.monotonic() - self._begun >= self.seconds
+
+    def _phase(self, words: str) -> contextlib.AbstractContextManager[None]:
+        """Shows what a run directory takes time for."""
+        is_saved = isinstance(self.saved, Run)
+        return self.progress.phase(words) if is_saved else contextlib.nullcontext()

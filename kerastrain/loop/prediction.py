@@ -30,6 +30,7 @@ def predict(runner: Runner, source: Source, verbose: Any) -> Any:
     with Progress(verbose, None, "Predict") as progress, contextlib.closing(source):
         progress.begin_epoch(0, source.num_batches)
         for work in runner.epoch(source):
+            progress.note(runner.choice.activity)
             results = work.run()
             assert results is not None  # steps of this kind return outputs
             outputs += results

@@ -1,8 +1,10 @@
-"""Progress: a live line in a terminal, plain lines elsewhere.
+"""Progress: a live line in a terminal or notebook, plain lines elsewhere.
 
 ::
 
     with Progress(verbose="auto", epochs=3) as progress:
+        with progress.phase("drawing the first batch"):
+            ...
         progress.begin_epoch(0, steps=100)
         if progress.is_due:                    # a few times a second
             progress.update(17, read_results())
@@ -11,23 +13,38 @@
 Results are read only when the line is drawn, so that a training step need not wait for them.
 """
 
-import sys
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
+import keras
 from rich.progress import BarColumn
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as Bar
+from rich.progress import ProgressColumn
 from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 from kerastrain.errors import ArgumentError
+from kerastrain.execution import Choice
+from kerastrain.loop.displays import make_display
 
-# Seconds between two drawings of the live line.
+# Seconds between two drawings of the live line, and what of the time drawing may take in all, after
+# the first seconds of it: many epochs a second are not drawn one by one.
 INTERVAL = 0.2
+_SHARE, _FIRST = 0.02, 0.1
+# Characters of a line from which on there is a bar, and the speed too.
+_WITH_BAR, _WITH_SPEED = 80, 110
+# What a plan runs, by its name.
+_PLANS = {
+    "step": "one step at a time",
+    "xla_step": "one step at a time, compiled by XLA",
+    "loop": "many steps in one call",
+    "xla_loop": "one XLA program",
+}
 
 
 class Progress:
@@ -35,63 +52,104 @@ class Progress:
 
     Args:
         verbose: 0 for nothing; 1 for a live line with a plain line per epoch;
-            2 for the plain lines only; ``"auto"`` for 1. Where the output is
-            no terminal, 1 is 2.
+            2 for the plain lines only; ``"auto"`` for 1, or 2 where
+            ``keras.config.disable_interactive_logging()`` was called. Where the output is
+            no terminal and no notebook, 1 is 2.
         epochs: the number of epochs, or None for one pass without epochs.
         label: what the line calls a pass without epochs.
+        first: the number of the first epoch.
+
+    Attributes:
+        rows: of a batch, for the speed; 0 where that is not known.
 
     Raises:
         ArgumentError: another ``verbose``.
     """
 
-    def __init__(self, verbose: Any, epochs: int | None, label: str = "Epoch"):
+    def __init__(self, verbose: Any, epochs: int | None, label: str = "Epoch", first: int = 0):
         if verbose not in (0, 1, 2, "auto", True, False):
             raise ArgumentError(
                 '`verbose` must be 0 (silent), 1 (live), 2 (lines) or "auto". '
                 f"Received: verbose={verbose!r}."
             )
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self._lines = bool(verbose)
-        self._live_wanted = verbose in (1, "auto") and self._console.is_terminal
+        if verbose == "auto":
+            verbose = 1 if keras.config.is_interactive_logging_enabled() else 2
+        self.rows = 0
+        self._is_silent = not verbose
+        self._display = make_display(live=verbose == 1)
         self._epochs, self._label = epochs, label
-        self._live: Live | None = None
-        self._shown = False  # how the steps run
+        self._title = self._titled(first)
+        self._plan_is_shown = False
+        self._phase = ""
+        self._bar: _Bar | None = None
+        self._outer: _Bar | None = None  # of the epoch, during a validation
         self._next = self._begun = 0.0
+        self._trained_until: float | None = None  # when the steps of the epoch had run
+        self._entered, self._drawing = time.perf_counter(), 0.0
 
     def __enter__(self) -> "Progress":
+        self.note("starting")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self._display.close()
 
     def say(self, line: str) -> None:
         """Prints a line, unless it is empty or nothing is to be shown."""
-        if self._lines and line:
-            self._console.print(line, markup=False)
+        if line and not self._is_silent:
+            self._display.print(line)
+
+    # What is going on ---------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def phase(self, words: str) -> Iterator[None]:
+        """Inside, the line says what is done; before and after, what was.
+
+        Args:
+            words: such as ``"compiling"``.
+        """
+        before = self._phase
+        self.note(words)
+        try:
+            yield
+        finally:
+            self.note(before)
+
+    def note(self, words: str) -> None:
+        """Draws what is done from now on, where that is new; an empty text for the steps."""
+        if words != self._phase:
+            self._phase = words
+            self._draw()
 
     def begin_epoch(self, epoch: int, steps: int | None) -> None:
         """Starts the line of an epoch of ``steps`` steps (None: unknown)."""
-        self._title = f"{self._label} {epoch + 1}/{self._epochs}" if self._epochs else self._label
-        self._begun = time.perf_counter()
-        self._next = self._begun + INTERVAL
-        if not self._live_wanted:
-            return
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[results]}", table_column=Column(ratio=1, no_wrap=True)),
-            expand=True,
-        )
-        self._task = self._bar.add_task(self._title, total=steps, results="")
-        self._live = Live(self._bar, console=self._console, transient=True, auto_refresh=False)
-        self._live.start()
+        self._title, self._phase = self._titled(epoch), ""
+        self._begun, self._trained_until = time.perf_counter(), None
+        self._bar = _Bar(self._title, steps, self._display.width) if self._display.is_live else None
+        self._draw()
+
+    @contextlib.contextmanager
+    def validating(self, name: str, steps: int | None) -> Iterator[None]:
+        """Inside, `update` is about a validation, on a line of its own.
+
+        Args:
+            name: of the data set; empty for the only one.
+            steps: that it has; None where that is not known.
+        """
+        self._trained_until = self._trained_until or time.perf_counter()
+        self._outer, title = self._bar, " ".join(filter(None, ("validating", name)))
+        if self._display.is_live:
+            self._bar = _Bar(title, steps, self._display.width)
+        self._draw()
+        try:
+            yield
+        finally:
+            self._bar = self._outer
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to draw the line."""
-        return self._live is not None and time.perf_counter() >= self._next
+        return self._bar is not None and time.perf_counter() >= self._next
 
     def update(self, steps_done: int, results: dict[str, Any]) -> None:
         """Draws the line.
@@ -100,40 +158,134 @@ class Progress:
             steps_done: steps of this epoch that are done.
             results: ``{name: float}``.
         """
-        if self._live is None:
-            return
-        self._bar.update(self._task, completed=steps_done, results=format_results(results))
-        self._live.refresh()
-        self._next = time.perf_counter() + INTERVAL
+        if self._bar is not None:
+            self._bar.update(steps_done, results, self.rows)
+            self._draw()
 
-    def end_epoch(self, results: dict[str, Any], plan: str | None = None) -> None:
+    def end_epoch(
+        self, results: dict[str, Any], choice: Choice | None = None, steps: int = 0
+    ) -> None:
         """Ends the line and prints the epoch's results, and once how the steps run.
 
         Args:
             results: ``{name: value}``.
-            plan: the one that was measured and chosen; None while there is none.
+            choice: of the plan that runs the steps.
+            steps: that the epoch had.
         """
-        self._stop()
-        if plan is not None and not self._shown:
-            self.say(f"Plan: {plan}")
-            self._shown = True
-        seconds = time.perf_counter() - self._begun
-        self.say(f"{self._title} - {seconds:.1f}s - {format_results(results)}")
+        self._display.clear()
+        if choice is not None and choice.is_measured and not self._plan_is_shown:
+            self.say(f"Plan: {in_words(choice)}")
+            self._plan_is_shown = True
+        now, speed = time.perf_counter(), None
+        if steps and self._bar is not None:
+            trained = (self._trained_until or now) - self._begun
+            speed = speed_in_words(trained / steps, self.rows)
+        parts = [self._title, f"{now - self._begun:.1f}s", speed, format_results(results)]
+        self.say(" - ".join(part for part in parts if part))
+        self._bar = None
 
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def _titled(self, epoch: int) -> str:
+        return f"{self._label} {epoch + 1}/{self._epochs}" if self._epochs else self._label
+
+    def _draw(self) -> None:
+        begun = time.perf_counter()
+        is_too_often = self._drawing > _FIRST + _SHARE * (begun - self._entered)
+        if not self._display.is_live or is_too_often:
+            return
+        if self._bar is not None:
+            self._bar.note(self._phase)
+            self._display.draw(self._bar.renderable)
+        elif self._phase:
+            self._display.draw(Text(f"{self._title} - {self._phase} ...", no_wrap=True))
+        else:
+            self._display.clear()
+        now = time.perf_counter()
+        self._next, self._drawing = now + INTERVAL, self._drawing + now - begun
+
+
+class _Bar:
+    """The live line of the steps of an epoch, or of a validation."""
+
+    def __init__(self, title: str, steps: int | None, width: int):
+        is_known = steps is not None
+        columns: list[ProgressColumn] = [TextColumn("{task.description}")]
+        if is_known and width >= _WITH_BAR:
+            columns.append(BarColumn(bar_width=24 if width >= _WITH_SPEED else 12))
+        columns.append(MofNCompleteColumn() if is_known else TextColumn("{task.completed} steps"))
+        if is_known and width >= _WITH_BAR:
+            columns.append(TimeRemainingColumn(compact=True))
+        if width >= _WITH_SPEED:
+            columns.append(TextColumn("{task.fields[speed]}"))
+        results = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        columns.append(TextColumn("{task.fields[results]}", table_column=results))
+        self.renderable = Bar(*columns, expand=True)
+        self._task = self.renderable.add_task(title, total=steps, results="", speed="")
+        self._title = title
+        self._last: tuple[int, float] | None = None
+
+    def note(self, phase: str) -> None:
+        self.renderable.update(
+            self._task, description=" - ".join(filter(None, (self._title, phase)))
+        )
+
+    def update(self, done: int, results: dict[str, Any], rows: int) -> None:
+        now, speed = time.perf_counter(), ""
+        if self._last is not None and done > self._last[0]:
+            speed = speed_in_words((now - self._last[1]) / (done - self._last[0]), rows)
+        self._last = done, now
+        results_in_words = format_results(results)
+        self.renderable.update(self._task, completed=done, results=results_in_words, speed=speed)
+
+
+def speed_in_words(seconds: float, rows: int) -> str:
+    """The time of a step, and the rows that are trained on in a second.
+
+    Example:
+        >>> speed_in_words(0.0025, 32)
+        '2.5 ms/step - 12,800 rows/s'
+    """
+    words = f"{_time_in_words(seconds)}/step"
+    return f"{words} - {rows / seconds:,.0f} rows/s" if rows and seconds else words
+
+
+def in_words(choice: Choice) -> str:
+    """How steps run, and by how much that is faster than what else was measured.
+
+    Example:
+        >>> from kerastrain.execution.plan_choice import LOOP
+        >>> choice = Choice([LOOP], prepare=lambda plan: None)
+        >>> choice.start()
+        >>> in_words(choice)
+        'many steps in one call'
+    """
+    assert choice.plan is not None  # steps have run
+    name, seconds = choice.plan.name, dict(choice.seconds)
+    words = _PLANS.get(name, name)
+    if name not in seconds:
+        return words
+    mine = seconds.pop(name)
+    if not seconds:
+        return f"{words}, {_time_in_words(mine)} a step"
+    other, its = min(seconds.items(), key=lambda item: item[1])
+    return (
+        f"{its / mine:.2g}x faster as {words}: {_time_in_words(mine)} a step, "
+        f"{_time_in_words(its)} as {_PLANS.get(other, other)}"
+    )
 
 
 def format_results(results: dict[str, Any]) -> str:
-    """Results on one line.
+    """Results on one line: of training before those of validation, each with the loss first.
 
     Example:
-        >>> format_results({"loss": 0.123456, "accuracy": 1.0})
-        'loss: 0.1235 - accuracy: 1.0000'
+        >>> format_results({"accuracy": 1.0, "loss": 0.123456, "val_accuracy": 0.5, "val_loss": 1.0})
+        'loss: 0.1235 - accuracy: 1.0000 - val_loss: 1.0000 - val_accuracy: 0.5000'
     """
-    return " - ".join(f"{name}: {_number(value)}" for name, value in results.items())
+    ordered = sorted(results, key=lambda name: (name.startswith("val_"), not _is_loss(name)))
+    return " - ".join(f"{name}: {_number(results[name])}" for name in ordered)
+
+
+def _is_loss(name: str) -> bool:
+    return name == "loss" or (name.startswith("val_") and name.endswith("_loss"))
 
 
 def _number(value: Any) -> str:
@@ -142,3 +294,10 @@ def _number(value: Any) -> str:
     except (TypeError, ValueError):
         return str(value)
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.4e}"
+
+
+def _time_in_words(seconds: float) -> str:
+    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

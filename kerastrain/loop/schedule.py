@@ -1,8 +1,71 @@
-"""What is to come: steps that are left, and epochs after which to validate."""
+"""What is to come: steps that are left, epochs after which to validate, and Keras's limits of both."""
 
+import math
 from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
+import keras
+
+from kerastrain import notices
+from kerastrain.data import rows_of
 from kerastrain.data import Source
+from kerastrain.errors import ArgumentError
+from kerastrain.errors import DataError
+
+
+def limited_epochs(epochs: int) -> int:
+    """At most ``keras.config.max_epochs()``, of which a warning speaks."""
+    most = keras.config.max_epochs()
+    if not most or epochs <= most:
+        return epochs
+    notices.warn(f"The training ends before epoch {most}, by KERAS_MAX_EPOCHS.")
+    return most
+
+
+def limited_batches(data: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a `Source` with as many batches an epoch as limits allow.
+
+    Args:
+        data: x, y, sample_weight.
+        options: as the user has them, with ``most``: the most batches, or a share of them, or None.
+            ``keras.config.max_steps_per_epoch()`` limits them too, with a warning.
+
+    Returns:
+        The options without ``most``; the batches have as many rows as without limits.
+
+    Raises:
+        ArgumentError: a share of nobody knows how many.
+        DataError: epochs are to begin anew with data that cannot.
+    """
+    options = dict(options)
+    most, of_keras = options.pop("most", None), keras.config.max_steps_per_epoch()
+    if not (most or of_keras):
+        return options
+    steps, name = options.get("steps"), options.get("name", "x")
+    if options.get("begins_anew") and isinstance(data[0], Iterator):
+        raise DataError(
+            f"`{name}` is a generator, which cannot begin anew with each epoch, as overfit_batches does. "
+            "Pass arrays, a keras.utils.PyDataset or a tf.data.Dataset."
+        )
+    if not isinstance(data[0], Iterator):  # of which all are limited, as looking would draw
+        whole = Source(*data, **options)
+        whole.close()
+        steps = whole.num_batches
+        if whole.arrays is not None and options.get("batch_size") is None:
+            given, rows = options.get("steps"), rows_of(whole.arrays)
+            options["batch_size"] = math.ceil(rows / given) if given else 32
+    if isinstance(most, float):
+        if steps is None:
+            raise ArgumentError(
+                f"A share of the batches of `{name}` was asked for, {most!r}, and nobody knows how many "
+                "it has. Pass a number of batches."
+            )
+        most = max(1, round(most * steps))
+    if of_keras and min(steps or math.inf, most or math.inf) > of_keras:
+        notices.warn(f"An epoch of `{name}` has {of_keras} batches, by KERAS_MAX_STEPS_PER_EPOCH.")
+    least = min(number for number in (steps, most, of_keras) if number)
+    return options if least == steps else options | {"steps": least}
 
 
 def left_of(sources: Source | Iterable[Source], epochs: int, done: int = 0) -> int | None:

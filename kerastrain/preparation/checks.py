@@ -17,11 +17,14 @@ from kerastrain import _keras
 from kerastrain import notices
 from kerastrain import validation
 from kerastrain.distribution import Cluster
+from kerastrain.distribution import cluster_of
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
 from kerastrain.errors import UnsupportedTypeError
+from kerastrain.limits import Limits
+from kerastrain.loop import callbacks as callbacks_lib
 from kerastrain.options import Execution
 from kerastrain.options import Guard
 from kerastrain.options import StepOptions
@@ -113,11 +116,13 @@ def check_counts(**counts: Any) -> None:
 
 
 def check_callbacks(callbacks: Any) -> None:
-    """Refuses what is no callback.
+    """Refuses what is no callback, and one that says of itself what means nothing.
 
     Raises:
         UnsupportedTypeError: a class, a function, or another object.
+        ArgumentError: another ``uses_batches``.
     """
+    callbacks_lib.check_uses_of_batches(callbacks)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return
     for callback in keras.tree.flatten(callbacks):
@@ -128,6 +133,20 @@ def check_callbacks(callbacks: Any) -> None:
                 f"no keras.callbacks.Callback. {hint}, such as "
                 "keras.callbacks.TerminateOnNaN()."
             )
+
+
+def as_limits(limits: Any) -> Limits:
+    """Limits as they were passed; none for None.
+
+    Raises:
+        UnsupportedTypeError: something else.
+    """
+    if limits is not None and not isinstance(limits, Limits):
+        raise UnsupportedTypeError(
+            "`limits` must be Limits(...), such as kerastrain.Limits(train_batches=10), or None. "
+            f"Received: limits={limits!r} of type {type(limits).__name__}."
+        )
+    return limits or Limits()
 
 
 def as_seed(seed: Any) -> int | None:
@@ -308,6 +327,23 @@ def check_optimizer_knows(optimizer: Any, model: keras.Model) -> None:
             f"{type(optimizer).__name__} was built, which has no state for them. Compile "
             "the model again with a new optimizer; one that was passed to Trainer stays, so make a new "
             "Trainer with another."
+        )
+
+
+def check_steps_of_workers(model: keras.Model) -> None:
+    """Refuses several steps of Keras's in one call, which several workers cannot run.
+
+    TensorFlow 2.21 ends with an error about a placeholder there.
+
+    Raises:
+        ArgumentError: as said.
+    """
+    steps = getattr(model, "steps_per_execution", 1)
+    if steps != 1 and cluster_of(model.distribute_strategy).has_others:
+        raise ArgumentError(
+            "`steps_per_execution` of `compile` must be 1 under several workers, where Keras's own `fit` "
+            f"cannot run several steps in one call. Received: steps_per_execution={steps!r}. A Trainer "
+            "runs many."
         )
 
 

@@ -31,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain.distribution import cluster_of
 from kerastrain.distribution import merging
 from kerastrain.preparation import graphs
 
@@ -45,9 +46,7 @@ def can_run(model: keras.Model, batch: Any, strategy: tf.distribute.Strategy) ->
 
     With several workers it would wait for the others, which may have failed.
     """
-    resolver = strategy.cluster_resolver
-    cluster = resolver.cluster_spec().as_dict() if resolver is not None else {}
-    return has_rows(batch) and sum(len(tasks) for tasks in cluster.values()) <= 1
+    return has_rows(batch) and not cluster_of(strategy).has_others
 
 
 def has_rows(batch: Any) -> bool:

@@ -44,6 +44,7 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain import notices
+from kerastrain.distribution import cluster_of
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
 from kerastrain.options import StepOptions
@@ -58,6 +59,7 @@ from kerastrain.preparation.replica_rules import batch_statistics
 from kerastrain.preparation.replica_rules import outside_the_scope
 from kerastrain.preparation.replica_rules import training_call_of
 from kerastrain.preparation.replica_rules import unscaled_loss
+from kerastrain.preparation.row_rules import assigned_by_workers
 from kerastrain.preparation.row_rules import misread
 from kerastrain.preparation.row_rules import rows_compared
 
@@ -129,6 +131,7 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
             *(unscaled_loss(model, batch, strategy) if can_run else ()),
             *outside_the_scope(model, strategy, call),
             *statistics,
+            *(assigned_by_workers(model, batch) if cluster_of(strategy).has_others else ()),
             *of_rows,
             *(_metric_states(model, batch) if can_run else ()),
             *found,

@@ -36,6 +36,9 @@ from kerastrain.errors import ArgumentError
 from kerastrain.errors import ModelError
 from kerastrain.preparation import user_code
 
+# The argument by which Keras's `fit` lets `evaluate` know that it validates.
+_IN_FIT = "_use_cached_eval_dataset"
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 Evaluate = Callable[[Source], dict[str, float]]
 
@@ -127,7 +130,7 @@ def call(
                 f"`{name}` of {type(model).__name__} calls super().{name} more than once, and a "
                 "`run_dir` is of one training. Leave out `run_dir` and what belongs to it."
             )
-        kwargs.pop("_use_cached_eval_dataset", None)
+        kwargs.pop(_IN_FIT, None)
         with _keras.base_method_replaced(model, name, None):
             return run(*args, **kwargs)
 
@@ -204,6 +207,9 @@ class OwnValidation:
     ):
         self._model = model
         self._given = dict(zip(("x", "y", "sample_weight"), data, strict=True)) | options
+        # As Keras's `fit` has it: data that the model's own `fit` has prepared are not prepared again.
+        if _takes(model.evaluate, _IN_FIT):
+            self._given[_IN_FIT] = True
         self._make_source = functools.partial(_source_of, make_source, name)
         self._first = self._reached()
         self.source = self._make_source(self._first)
@@ -280,6 +286,12 @@ def validate_as_it_is(
     """The results of a set where the model has no ``evaluate`` of its own."""
     del name, callbacks
     return evaluate(source)
+
+
+def _takes(method: Callable[..., Any], name: str) -> bool:
+    """Whether a method can be given an argument by name."""
+    parameters = inspect.signature(method).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _source_of(make_source: Callable[..., Source], name: str, data: dict[str, Any]) -> Source:

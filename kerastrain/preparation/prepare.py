@@ -25,6 +25,7 @@ from kerastrain import _keras
 from kerastrain.data import checks as data_checks
 from kerastrain.data import Chunk
 from kerastrain.data import holds_composites
+from kerastrain.data import known_rows
 from kerastrain.data import rows_of
 from kerastrain.data import signature as signature_of
 from kerastrain.data import Source
@@ -200,7 +201,7 @@ class Preparation:
         """
         if not _keras.stateful_layers(self._model):
             return
-        first = _rows_of(source.peek())
+        first = known_rows(source.peek())
         rows = [first]
         if source.arrays is not None and source.steps is None and first is not None:
             rows.append(rows_of(source.arrays) % first or first)
@@ -229,7 +230,7 @@ class Preparation:
         own_results = _keras.overrides(self._model, "get_metrics_result")
         return not (own_results or self.reports_own_logs(kind))
 
-    def runner(self, kind: str, listening: Listening = Listening.NONE) -> Runner:
+    def runner(self, kind: str, listening: Listening = Listening.NEVER) -> Runner:
         """What runs steps; the choice of its plan is kept.
 
         Args:
@@ -291,10 +292,9 @@ class Preparation:
 
         def watched(chunk: Chunk) -> list[Any] | None:
             if chunk.block.is_batch and not own:  # others lie together, so their parts agree
-                data_checks.check_equal_rows("x", chunk.batch())
+                data_checks.check_equal_rows("x", chunk.block.data)
             if stateful:
-                rows = [_rows_of(chunk.batch())] if chunk.block.is_batch else _sizes_of(chunk)
-                checks.check_rows(self._model, rows, "x", None)
+                checks.check_rows(self._model, chunk.sizes, "x", None)
             if kind in self._run_once:
                 with self._state.watching(kind):
                     return run(chunk)
@@ -313,16 +313,6 @@ def build_optimizer(model: keras.Model) -> None:
     variables = model.trainable_variables
     if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built and variables:
         optimizer.build(variables)
-
-
-def _rows_of(batch: Any) -> int | None:
-    """The rows of a batch; None where it has none, or is of a step of the user's own."""
-    leaf = next((leaf for leaf in tf.nest.flatten(batch) if leaf is not None), None)
-    return None if leaf is None or not leaf.shape.rank else leaf.shape[0]
-
-
-def _sizes_of(chunk: Chunk) -> list[int]:
-    return [int(size) for size in chunk.block.sizes[chunk.start : chunk.start + chunk.steps]]
 
 
 @contextlib.contextmanager

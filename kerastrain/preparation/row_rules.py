@@ -7,6 +7,7 @@ import keras
 
 from kerastrain import _keras
 from kerastrain.options import StepOptions
+from kerastrain.preparation import dry_steps
 from kerastrain.preparation import logits
 from kerastrain.preparation import mixing
 from kerastrain.preparation import user_code
@@ -50,6 +51,36 @@ def rows_compared(
             ASSIGNMENT,
             f"{listed(names)}: assigned in training mode, {how}, so the values depend on how "
             f"the batch is cut. {fix}, or assign from a callback, after the step.",
+        )
+
+
+def assigned_by_workers(model: keras.Model, batch: Any) -> Iterator[Finding]:
+    """Finds what layers of the user's own assign in training mode, by a call on shapes alone.
+
+    Where several workers train no numbers are computed for the lint: whether the values depend on the
+    rows of a worker is not known.
+    """
+    owned = {
+        id(weight): layer
+        for layer in _keras.all_layers(model)
+        if user_code.is_users(type(layer)) and not isinstance(layer, keras.Model)
+        for weight in layer.non_trainable_weights
+    }
+    weights = [v for v in model.non_trainable_weights if id(v) in owned]
+    call = dry_steps.training_call(model, batch, [], weights) if weights else None
+    names = []
+    for weight in weights:
+        if call is not None and id(weight) in call.assigned:
+            owner, name = mixing.owner_and_name(model, weight)
+            where = f" of {owner.name!r}, {type(owner).__name__}" if owner is not None else ""
+            place = _assignment(owner, name) if owner is not None else ""
+            names.append(f"{name!r}{where}{place}")
+    if names:
+        yield Finding(
+            ASSIGNMENT,
+            f"{listed(names)}: assigned in training mode, by each worker. Where the values depend on "
+            "the rows of a batch, they depend on how it is cut. Train on one device, or assign from a "
+            "callback, after the step.",
         )
 
 

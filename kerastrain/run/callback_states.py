@@ -23,6 +23,7 @@ import keras
 
 from kerastrain import notices
 from kerastrain.run import state_trees
+from kerastrain.run.loggers import logger_of
 from kerastrain.state import class_name
 from kerastrain.state import digest
 from kerastrain.state import numbered
@@ -45,7 +46,7 @@ _REMEMBERED = {
         "_last_batch_seen",
         "_current_epoch",
     ),
-    keras.callbacks.History: ("epoch", "history"),
+    keras.callbacks.History: ("epoch", "history", "epochs_of"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
     keras.callbacks.TensorBoard: (
         "_global_train_batch",
@@ -62,6 +63,7 @@ _STATELESS = (
 )
 # Attributes of Keras's that are no state, or follow from what is saved.
 _KERAS_OWN = frozenset({"_model", "model", "params", "validation_data", "monitor_op", "min_delta"})
+_RUN_ID = "@run"  # of a logger; no attribute has such a name
 _BY_POSITION = re.compile(r"^((?:others/)?callbacks/)(\d+)/")
 
 
@@ -122,6 +124,8 @@ class CallbackStates:
         """Before ``on_train_begin``: a log that is written on must not be begun anew."""
         for callback, entry in self._matched(saved):
             state = entry["state"]
+            if (logger := logger_of(callback)) and not _has_state(callback):
+                logger.resume((state or {}).get(_RUN_ID))
             if isinstance(callback, keras.callbacks.CSVLogger) and state:
                 callback.append = True
                 length = int(state["bytes"])
@@ -202,7 +206,10 @@ class CallbackStates:
             return _of_csv_logger(callback)
         self._warn_of_changes(index, callback)
         names = _remembered(callback)
-        return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+        state = {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+        if logger := logger_of(callback):
+            state[_RUN_ID] = logger.run_id()
+        return state
 
     def _warn_of_changes(self, index: int, callback: keras.callbacks.Callback) -> None:
         if index in self._warned:
@@ -239,9 +246,9 @@ def _listens_to_tests(callback: keras.callbacks.Callback) -> bool:
 
 
 def _remembered(callback: keras.callbacks.Callback) -> list[str]:
-    return [
-        name for kind, names in _REMEMBERED.items() if isinstance(callback, kind) for name in names
-    ]
+    names = [n for kind, each in _REMEMBERED.items() if isinstance(callback, kind) for n in each]
+    logger = logger_of(callback)
+    return names + [*(logger.attributes if logger else ())]
 
 
 def _of_csv_logger(callback: keras.callbacks.CSVLogger) -> dict[str, Any] | None:

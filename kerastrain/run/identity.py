@@ -10,6 +10,7 @@ What a training changes is state, and no difference (`changes_noted`).
 
 import contextlib
 import dataclasses
+import datetime
 import dis
 import re
 import weakref
@@ -23,7 +24,10 @@ import numpy as np
 
 from kerastrain import _keras
 from kerastrain import notices
+from kerastrain.data import checks as data_checks
 from kerastrain.data import Source
+from kerastrain.distribution import Cluster
+from kerastrain.errors import ArgumentError
 from kerastrain.errors import RunError
 from kerastrain.options import Guard
 from kerastrain.options import StepOptions
@@ -218,6 +222,78 @@ def check_identity(saved: Any, now: dict[str, Any], where: str, model: keras.Mod
             f"The run in {where} is resumed although {'; '.join(doubtful[:3])}. If that decides the "
             "numbers of the training, they are not those of one run: pass another run_dir."
         )
+
+
+def contract_of(
+    model: keras.Model, sources: dict[str, Source], seed: int | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What several workers must have alike to train together: as `identity_of`, without the data."""
+    return {
+        **describer_of(model)(),
+        "seed": None if seed is None else int(seed),
+        "validation": list(sources),
+        "@options": described(options),
+    }
+
+
+def check_alike(cluster: Cluster, contract: dict[str, Any]) -> None:
+    """Refuses to train where a worker has been given something else than the first. Collective.
+
+    Args:
+        cluster: of the workers.
+        contract: of this one.
+
+    Raises:
+        ArgumentError: names the first thing that differs.
+    """
+    contracts = cluster.gather_objects(contract)
+    for number, other in enumerate(contracts):
+        for path, first, its in _differences(contracts[0], other, ""):
+            if ".@others" not in path and not path.startswith(_GLOBALS):
+                words = _in_words(path, first, its).replace(" was ", " is ", 1)
+                words = words.replace(", and is now ", f" on worker 0, and on worker {number} ")
+                raise ArgumentError(
+                    f"The workers do not train the same: {words}. Run one program with the same "
+                    "arguments on all of them."
+                )
+
+
+def check_calls_alike(
+    cluster: Cluster, given: dict[str, Any], uses: dict[str, str], rate: float | None
+) -> None:
+    """Refuses a call that another worker makes with other arguments. Collective.
+
+    Args:
+        cluster: of the workers.
+        given: arguments by name: numbers are compared, and of data what they are.
+        uses: what the callbacks do with batches, by the kind of steps.
+        rate: the learning rate; None where it is no number.
+
+    Raises:
+        ArgumentError: names the first argument that differs.
+    """
+    short = {name: _in_short(value) for name, value in given.items()}
+    others = {"uses_batches of the callbacks": uses, "the learning rate": rate}
+    check_alike(cluster, {"@options": short, **others})
+
+
+def _in_short(value: Any) -> Any:
+    """An argument as workers compare it: numbers and text as they are, of data what they are."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _in_short(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_short(one) for one in value]
+    if dataclasses.is_dataclass(value):
+        return _in_short({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, np.integer | np.floating):
+        return value.item()
+    if data_checks.is_function(value):
+        return "a function"
+    return type(value).__name__ if data_checks.is_streamed(value) else "arrays"
 
 
 def _with_names_of_now(saved: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ that this one has forked do not have it. It is of the file ``lock`` in the direc
 may remove with the directory, or replace: `Lock.renew` compares the file with the one that is there.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,4 +190,20 @@ def _take(descriptor: int, directory: Path) -> None:
         raise RunError(
             f"{directory} is in use by {owner or 'another process'}. Wait for it, end it, or pass "
             "another run_dir."
+        ) from None
+
+
+@contextlib.contextmanager
+def listed(directory: Path) -> Iterator[None]:
+    """Around what lists a run directory: before a step has run, an error is that of the argument.
+
+    Raises:
+        ArgumentError: it cannot be listed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ArgumentError(
+            f"`run_dir` cannot be read: {error.filename or ''} {error.strerror}. "
+            f"Received: run_dir={str(directory)!r}."
         ) from None

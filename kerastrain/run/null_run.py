@@ -8,6 +8,7 @@ from kerastrain.data import Source
 from kerastrain.distribution import MetricStates
 from kerastrain.distribution import Votes
 from kerastrain.execution import StepCall
+from kerastrain.execution import Times
 from kerastrain.run.position import Position
 from kerastrain.run.training import Training
 
@@ -33,6 +34,9 @@ class NullRun:
     def restore(self, epoch: int, metrics: MetricStates) -> Position:
         """The beginning of the first epoch."""
         return Position(epoch=epoch)
+
+    def begin_log(self, position: Position, times: Times) -> None:
+        """There is no log."""
 
     def join(self, train: Votes, test: Votes) -> None:
         """There is nothing to agree on."""

@@ -14,8 +14,8 @@
             run.after_epoch(position)
         run.after_training(position)
 
-The directory has ``checkpoints/`` (`kerastrain.run.checkpoint`), ``lock`` (`kerastrain.run.lock`) and
-``best.keras`` (`kerastrain.run.best`). `NullRun` has the same methods, for a training without one.
+The directory has ``checkpoints/`` (`kerastrain.run.checkpoint`), ``lock``, ``best.keras``, and what people
+read (`kerastrain.run.run_log`). `NullRun` has the same methods, for a training without one.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ from kerastrain import notices
 from kerastrain.data import Source
 from kerastrain.distribution import MetricStates
 from kerastrain.distribution import Votes
-from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
 from kerastrain.errors import RunError
 from kerastrain.execution import StepCall
+from kerastrain.execution import Times
 from kerastrain.options import RunDir
 from kerastrain.run.best import Best
 from kerastrain.run.callback_states import CallbackStates
@@ -44,8 +44,12 @@ from kerastrain.run.checkpoint import of_a_training
 from kerastrain.run.identity import changes_noted
 from kerastrain.run.identity import check_identity
 from kerastrain.run.identity import identity_of
+from kerastrain.run.lock import listed
 from kerastrain.run.lock import Lock
 from kerastrain.run.position import Position
+from kerastrain.run.run_config import config_of
+from kerastrain.run.run_config import learning_rate_of
+from kerastrain.run.run_log import RunLog
 from kerastrain.run.saving import Saver
 from kerastrain.run.signals import Signals
 from kerastrain.run.training import Training
@@ -82,6 +86,7 @@ class Run:
         self._saved: tuple[int, int, int] | None = (
             None  # where the training was when it was saved last
         )
+        self._saved_path: Path | None = None  # the checkpoint of that, where this process wrote it
         self.resume_message = ""
 
     # The directory --------------------------------------------------------------
@@ -91,6 +96,8 @@ class Run:
             renew = self._take_directory(stack)
             stack.enter_context(self._signals)
             self._saver = Saver(self._checkpoints, self._options, renew)
+            self._log = RunLog(self.directory, self._saver.check_directory)
+            stack.push(lambda kind, error, traceback: self._log.end(error))
             stack.callback(self._saver.close)
             self._stack = stack.pop_all()
         return self
@@ -100,7 +107,7 @@ class Run:
         lock = stack.enter_context(Lock(self.directory))
         if self._checkpoints.directory.is_symlink():
             raise RunError(f"{self._checkpoints.directory} is a link. Pass another run_dir.")
-        with _listed(self.directory):
+        with listed(self.directory):
             self._checkpoints.remove_unfinished()
             existing = self._checkpoints.paths()
         if not self._options.resume and existing:
@@ -150,10 +157,12 @@ class Run:
             ArgumentError: `monitor` names a result of a validation, and there is none.
         """
         sources, state, preparation = training.sources, training.state, training.preparation
+        self._training = training
         self._best.check(validates=len(sources) > 1)
         self._preparation = preparation
         kinds = ("train", "test") if len(sources) > 1 else ("train",)
         self._callbacks, self._guard = CallbackStates(training.callbacks), training.guard
+        self._wait_for_epochs = [c for c in training.callbacks if hasattr(c, "on_epoch_saved")]
         self._state = TrainingState(
             *(state, sources, self._callbacks),
             lambda: {kind: training.runner(kind) for kind in kinds},
@@ -178,7 +187,7 @@ class Run:
             self._state.warn_of_learning_rate(info["identity"]["optimizer"])
 
     def _newest(self) -> Checkpoint | None:
-        with _listed(self.directory):
+        with listed(self.directory):
             found = self._checkpoints.newest()
         if found is None and any(self._checkpoints.directory.glob("set-aside/*")):
             notices.warn(
@@ -225,6 +234,11 @@ class Run:
             )
         self._found, self._saved = None, position.place
         return position
+
+    def begin_log(self, position: Position, times: Times) -> None:
+        """What people read begins, or is written on."""
+        config = functools.partial(config_of, self._training, self._identity)
+        self._log.begin(config, position, times)
 
     # During the training ----------------------------------------------------------
 
@@ -292,9 +306,13 @@ class Run:
     def after_epoch(self, position: Position) -> None:
         """The same as `after_steps` at the end of an epoch, whose results may be the best.
 
+        Where a callback has ``on_epoch_saved``, the end of the epoch is on the disk when it is called.
+
         Args:
             position: at the begin of the next epoch, with the results in ``epoch_logs``.
         """
+        rate = learning_rate_of(self._state.model.optimizer)
+        self._log.epoch(position, rate, self._preparation.plans(), self._guard.skipped)
         is_best, is_due, leaves = self._at_epoch_end(position)
         if is_best:
             self._guard.verify_all()  # a callback may have changed what the results are of
@@ -304,6 +322,11 @@ class Run:
             self._save(position)
         if leaves or self._has_signal("end"):
             self._save_and_leave(position)
+        if self._wait_for_epochs:
+            self._save_at_last(position)
+            path = self._saved_path if self._saved == position.place else None
+            for callback in self._wait_for_epochs:
+                callback.on_epoch_saved(position.epoch - 1, position.epoch_logs, path)
 
     def _at_epoch_end(self, position: Position) -> tuple[bool, bool, bool]:
         """``(whether the results are the best, whether to save, whether to leave)``."""
@@ -349,7 +372,8 @@ class Run:
             place = position.place
 
             def written(path: Path) -> None:
-                self._saved = place
+                self._saved, self._saved_path = place, path
+                self._log.event("save", epochs_done=place[0], steps=place[2], best=as_best)
                 if as_best:
                     self._best.accept(best)
 
@@ -374,15 +398,3 @@ class Run:
         if not self._is_saved(position):
             notices.warn("The last steps before the signal are not saved.")
         self._signals.leave()
-
-
-@contextlib.contextmanager
-def _listed(directory: Path) -> Iterator[None]:
-    """What cannot be listed is an error of the argument, before a step has run."""
-    try:
-        yield
-    except OSError as error:
-        raise ArgumentError(
-            f"`run_dir` cannot be read: {error.filename or ''} {error.strerror}. "
-            f"Received: run_dir={str(directory)!r}."
-        ) from None

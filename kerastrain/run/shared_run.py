@@ -10,7 +10,7 @@ together, before each chunk of steps and at the ends of epochs.
 """
 
 import contextlib
-import pickle
+import zlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -18,21 +18,45 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastrain import _keras
 from kerastrain.distribution import Cluster
 from kerastrain.distribution import Votes
 from kerastrain.errors import ArgumentError
+from kerastrain.errors import ModelError
 from kerastrain.errors import RunError
 from kerastrain.execution import StepCall
+from kerastrain.execution import Times
 from kerastrain.options import RunDir
 from kerastrain.run.checkpoint import Checkpoint
 from kerastrain.run.null_run import NullRun
 from kerastrain.run.position import Position
 from kerastrain.run.run_directory import Run
 from kerastrain.run.signals import Signals
+from kerastrain.run.training import Training
+
+
+def _check_weights(cluster: Cluster, model: keras.Model, position: Position) -> None:
+    """Compares the weights of the workers, and what the optimizer keeps of them. Collective.
+
+    Raises:
+        ModelError: they differ.
+    """
+    total = 0
+    for variable in (*model.trainable_weights, *getattr(model.optimizer, "variables", ())):
+        value = _keras.read_local(variable)[0].numpy()
+        total = zlib.crc32(np.ascontiguousarray(value).tobytes(), total)
+    if len({*cluster.gather([total])[:, 0]}) > 1:
+        raise ModelError(
+            f"The workers have other weights, or another learning rate, at the end of epoch "
+            f"{position.epoch}: something has changed them on some workers alone, such as a callback "
+            "that does not do the same on all. Let it, and train anew."
+        )
 
 
 class SharedRun(Run):
     """A `Run` of several workers.
+
+    It has a method for each event of a training that they decide together, as `Run` has.
 
     Args:
         options: as of `Run`.
@@ -72,6 +96,11 @@ class SharedRun(Run):
         self._steps = position.steps
         return position
 
+    def begin_log(self, position: Position, times: Times) -> None:
+        """As of `Run`: the chief writes it."""
+        if self._cluster.is_chief:
+            super().begin_log(position, times)
+
     def works(self, works: Iterator[StepCall], position: Position) -> Iterator[StepCall]:
         """The works of an epoch, unchanged: one worker cannot leave by itself."""
         return works
@@ -80,6 +109,15 @@ class SharedRun(Run):
         """As of `Run`."""
         self._steps = position.steps
         super().after_steps(position)
+
+    def after_epoch(self, position: Position) -> None:
+        """As of `Run`.
+
+        Raises:
+            ModelError: the workers have other weights.
+        """
+        _check_weights(self._cluster, self._state.model, position)
+        super().after_epoch(position)
 
     def _has_signal(self, kind: str) -> bool:
         if kind == "end":
@@ -149,6 +187,18 @@ class UnsavedRun(NullRun):
         for votes in (train, test):
             votes.ask("signal", "most", lambda: self._signals.received or 0)
 
+    def load_latest(self, training: Training) -> None:
+        """There is nothing to load."""
+        self._model = training.state.model
+
+    def after_epoch(self, position: Position) -> None:
+        """There is nothing to save.
+
+        Raises:
+            ModelError: the workers have other weights.
+        """
+        _check_weights(self._cluster, self._model, position)
+
     def _leave_after(self, kind: str) -> None:
         if number := int(self._votes[kind]["signal"]):
             self._signals.received = self._signals.received or number
@@ -214,7 +264,5 @@ def _agreed(cluster: Cluster, what: str) -> Iterator[None]:
 
 def _sent(cluster: Cluster, value: Any) -> Any:
     """The chief's value, on all workers. Collective."""
-    data = pickle.dumps(value) if cluster.is_chief else b""
-    size = int(cluster.gather([len(data)])[0, 0])
-    sent = cluster.chiefs(np.frombuffer(data or bytes(size), "uint8"))
-    return value if cluster.is_chief else pickle.loads(sent.tobytes())
+    sent = cluster.gather_objects(value if cluster.is_chief else None)[0]
+    return value if cluster.is_chief else sent

@@ -1,5 +1,6 @@
 """Whether what was saved is of the model, the data and the callbacks that are to be resumed."""
 
+import zlib
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain.data import Source
+from kerastrain.distribution import cluster_of
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import RunError
 from kerastrain.run import state_trees
@@ -111,3 +113,34 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays have the same bytes."""
     one, other = (np.atleast_1d(array).view("uint8") for array in (one, other))
     return np.array_equal(one, other)
+
+
+def differ_by_worker(
+    model: keras.Model, variables: dict[str, Any], taken: dict[str, list[np.ndarray]]
+) -> set[str]:
+    """The names of variables of which another worker has other values. Collective.
+
+    What gradients update is the same on all workers, and is compared at the ends of epochs. All else is
+    compared here: statistics, metrics, and what a layer assigns by the rows that it has.
+
+    Args:
+        model: the model that trains.
+        variables: by name.
+        taken: the values of each on the replicas of this worker.
+    """
+    cluster = cluster_of(model.distribute_strategy)
+    if not cluster.has_others:
+        return set()
+    updated = (*model.trainable_weights, *getattr(model.optimizer, "variables", ()))
+    same = {id(variable) for variable in updated}
+    shapes = {name: _keras.tf_variable(v).shape for name, v in variables.items()}
+    growing = {name for name, shape in shapes.items() if not shape.is_fully_defined()}
+    names = [n for n, v in variables.items() if id(v) not in same and n not in growing]
+    sums = [[zlib.crc32(np.ascontiguousarray(part).tobytes()) for part in taken[n]] for n in names]
+    rows = cluster.gather([number for numbers in sums for number in numbers])
+    found, start = set(growing), 0
+    for name, numbers in zip(names, sums, strict=True):
+        if len(np.unique(rows[:, start : start + len(numbers)])) > 1:  # the same on all workers
+            found.add(name)
+        start += len(numbers)
+    return found

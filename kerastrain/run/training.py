@@ -23,6 +23,9 @@ class KnowsWhatTrains(Protocol):
     def trainable(self) -> dict[str, list[Any]]:
         """Which layers train, to be saved."""
 
+    def plans(self) -> dict[str, str]:
+        """How the steps of each kind run: a line."""
+
     def begun_as(
         self, saved: dict[str, list[Any]] | None
     ) -> contextlib.AbstractContextManager[None]:

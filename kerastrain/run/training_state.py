@@ -46,6 +46,7 @@ from kerastrain.run.state_checks import _same
 from kerastrain.run.state_checks import by_callbacks
 from kerastrain.run.state_checks import check_order_of_captured
 from kerastrain.run.state_checks import check_values
+from kerastrain.run.state_checks import differ_by_worker
 from kerastrain.run.state_checks import is_compared
 from kerastrain.run.state_checks import saved_logs
 from kerastrain.run.state_checks import warn_of_lost
@@ -146,9 +147,11 @@ class TrainingState:
             notices.warn(message)
         info, tensors = state_trees.pack(values)
         self._copies = _copies_of(variables.values(), self._copies)
-        for (name, variable), parts in zip(variables.items(), self._copies.take(), strict=True):
-            if _keras.differs_by_replica(variable) and _keras.span_of(variable)[1] > len(parts):
-                parts = [part.numpy() for part in _keras.read_all(variable)]  # of other workers too
+        taken = dict(zip(variables, self._copies.take(), strict=True))
+        spread = differ_by_worker(self.model, variables, taken)
+        for name, parts in taken.items():
+            if name in spread:
+                parts = [part.numpy() for part in _keras.read_all(variables[name])]
             if all(_same(part, parts[0]) for part in parts[1:]):
                 parts = parts[:1]
             for index, part in enumerate(parts):

@@ -23,5 +23,6 @@ def numbered(classes: Iterable[str]) -> list[str]:
 
 
 def class_name(callback: keras.callbacks.Callback) -> str:
-    """Module and name of a callback's class."""
-    return f"{type(callback).__module__}.{type(callback).__qualname__}"
+    """Module and name of a callback's class, or of the one that it is saved as."""
+    kind = getattr(callback, "saved_as", type(callback))
+    return f"{kind.__module__}.{kind.__qualname__}"

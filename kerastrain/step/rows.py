@@ -14,6 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain.distribution import cluster_of
 from kerastrain.errors import ArgumentError
 
 
@@ -27,8 +28,26 @@ def count_rows(x: Any) -> tf.Tensor:
     return tf.shape(leaf)[0]
 
 
+class OwnRows(NamedTuple):
+    """What one of several workers has of a global batch.
+
+    Attributes:
+        data: its rows, which may be none.
+        rows: how many each worker has, integers of shape ``(workers,)``.
+    """
+
+    data: Any
+    rows: tf.Tensor
+
+
 def known_rows(batch: Any) -> int:
-    """The rows of a batch if they are known before a step is run, else 0."""
+    """The rows of a batch if they are known before a step is run, else 0.
+
+    Where workers have their own, as many as all have for certain.
+    """
+    if isinstance(batch, OwnRows):
+        each = batch.rows.numpy()
+        return int(each.min()) * len(each)
     leaf = next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None)
     return (leaf.shape[0] or 0) if leaf.shape.rank else 0
 
@@ -150,22 +169,38 @@ class Shard(NamedTuple):
 
 
 def own_rows(batch: Any) -> Any:
-    """This replica's rows of the global batch, sliced on the host; there may be none."""
-    return _own(batch, lambda rows, start, size: slice_rows(batch, start, size))
+    """This replica's rows of the global batch, sliced on the host; there may be none.
+
+    Args:
+        batch: the global batch, or the `OwnRows` of this worker.
+    """
+    return _own(batch, lambda data, rows, start, size: slice_rows(data, start, size))
 
 
 def own_shard(batch: Any, full: bool = False) -> Shard:
-    """This replica's `Shard` of the global batch, sliced on the host."""
+    """This replica's `Shard` of the global batch, sliced on the host.
 
-    def shard(rows: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> Shard:
-        return Shard(_stood_in_for(batch, start, size, full), size, rows, full)
+    Args:
+        batch: as of `own_rows`.
+        full: whether every micro-batch of every replica is known to have rows.
+    """
+
+    def shard(data: Any, rows: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> Shard:
+        if isinstance(batch, OwnRows) and not full:
+            data = at_least_one_row(data, count_rows(data))
+        return Shard(_stood_in_for(data, start, size, full), size, rows, full)
 
     return _own(batch, shard)
 
 
-def _own(batch: Any, cut: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Any]) -> Any:
+def _own(batch: Any, cut: Callable[[Any, tf.Tensor, tf.Tensor, tf.Tensor], Any]) -> Any:
+    """``cut(rows that are here, number of all, first of this replica, number of this replica)``."""
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
     with tf.device("/CPU:0"):
-        rows = count_rows(batch)
-        return cut(rows, *_part(rows, replica, replicas))
+        if not isinstance(batch, OwnRows):
+            rows = count_rows(batch)
+            return cut(batch, rows, *_part(rows, replica, replicas))
+        local = replicas // cluster_of(context.strategy).count
+        part = _part(count_rows(batch.data), replica % local, local)
+        return cut(batch.data, tf.reduce_sum(batch.rows), *part)

@@ -64,7 +64,9 @@ class TestHelp:
 
     def test_help_names_the_verbs(self):
         """`--help` lists the verbs; a verb's lists its options."""
-        assert "demo" in invoke("--help").stdout
+        listed = invoke("--help").stdout
+        for verb in ("demo", "check", "launch", "doctor", "fit"):
+            assert f" {verb} " in listed
         found = invoke("demo", "--help")
         assert 0 == found.exit_code
         for option in ("--data", "--epochs", "--batch-size", "--seed", "--quiet"):
@@ -178,6 +180,7 @@ class TestCheck:
 
     @pytest.mark.parametrize("arguments, message", (
         (["keras.metrics"], "Expected MODULE:NAME"),
+        (["no_such_file.py:AUC"], "no file 'no_such_file.py'"),
         (["no_such_module:AUC"], "no module 'no_such_module'"),
         (["keras.metrics:Nothing"], "has no 'Nothing'"),
         (["keras.metrics:AUC", "--inputs", "numbers"], "Unknown inputs 'numbers'"),
@@ -225,7 +228,11 @@ class TestProcess:
         assert "KERAS_BACKEND=tensorflow" in last
 
     @pytest.mark.parametrize(
-        "arguments", [["--help"], ["--version"], ["check", "--help"], ["demo", "--epochs", "0"]]
+        "arguments",
+        [
+            *(["--help"], ["--version"], ["check", "--help"], ["doctor", "--help"]),
+            *(["fit", "--help"], ["demo", "--epochs", "0"]),
+        ],
     )
     def test_answers_without_tensorflow(self, tmp_path, arguments):
         """What needs no training is answered where TensorFlow and Keras cannot be imported."""

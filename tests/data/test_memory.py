@@ -135,11 +135,12 @@ def of_unknown_shape():
 
 def torch_loader():
     torch = pytest.importorskip("torch")
-    buffer = tuple(torch.from_numpy(part) for part in buffers())
+    buffer = buffers()
+    tensors = tuple(map(torch.from_numpy, buffer))  # in the same memory
 
     def collate(rows):
         fill(buffer, rows[0])
-        return buffer
+        return tensors
 
     return torch.utils.data.DataLoader(list(range(COUNT)), collate_fn=collate)
 

@@ -2,12 +2,15 @@
 
 import contextlib
 import itertools
+import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import kerastrain
 from kerastrain import ArgumentError
 from kerastrain import Execution
 from kerastrain import StepOptions
@@ -399,6 +402,15 @@ class TestNames:
         """What is no strategy is refused."""
         with pytest.raises(UnsupportedTypeError, match="int"):
             strategy.resolve(2)
+
+    def test_parameter_servers(self):
+        """Replicas that are not in step are refused, with the page that has a loop for them."""
+        asynchronous = tf.distribute.experimental.ParameterServerStrategy
+        with pytest.raises(UnsupportedTypeError, match="not train in step") as caught:
+            strategy.resolve(asynchronous.__new__(asynchronous))
+        (page,) = re.findall(r"kerastrain/docs/\w+\.rst", str(caught.value))
+        text = pathlib.Path(kerastrain.__file__).parents[1].joinpath(page).read_text()
+        assert "ClusterCoordinator" in text
 
 
 class TestOwnCode:

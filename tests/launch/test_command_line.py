@@ -118,6 +118,18 @@ class TestSignals:
         for rank in (0, 1):
             assert f"{number} " == (processes.directory / f"signals{rank}").read_text()
 
+    def test_of_a_closed_terminal(self, processes):
+        """It is SIGTERM for the workers, which would end without saving by their own SIGHUP."""
+        usual = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under `nohup`
+        try:
+            launcher = ready(processes, end="wait_for(f'signals{rank}'); sys.exit(143)")
+        finally:
+            signal.signal(signal.SIGHUP, usual)
+        launcher.send_signal(signal.SIGHUP)
+        launcher.communicate(timeout=BOUND)
+        assert 143 == launcher.returncode
+        assert "15 " == (processes.directory / "signals1").read_text()
+
     def test_ignored(self, processes):
         """One that the launcher was started to ignore stays ignored."""
         usual = signal.signal(signal.SIGINT, signal.SIG_IGN)

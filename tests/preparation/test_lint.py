@@ -26,6 +26,7 @@ from kerastrain.preparation import dry_steps
 from kerastrain.preparation import findings as rules
 from kerastrain.preparation import lint
 from kerastrain.preparation import prepare
+from kerastrain.preparation import row_rules
 from kerastrain.preparation import target_checks
 from tests.support import tiers
 
@@ -1119,12 +1120,11 @@ def test_unbuilt_metrics_and_losses_stay_unbuilt():
 def test_several_workers_run_no_dry_step():
     """A dry step would wait for workers that may never come to theirs."""
 
-    class Cluster:
-        def cluster_spec(self):
-            return tf.train.ClusterSpec({"worker": ["a:1", "b:1"]})
+    class Workers:
+        _num_workers, _id_in_cluster = 2, 0
 
     class Several:
-        cluster_resolver = Cluster()
+        extended = Workers()
 
     scope, model = made(outputs)
     assert dry_steps.can_run(model, (X, Y), scope)
@@ -1272,3 +1272,33 @@ def test_warns_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         trainer.fit(X, Y, verbose=0)
+
+
+class OwnMean(keras.layers.Layer):
+    """Keeps a moving mean in training mode, and a number that no call assigns."""
+
+    def build(self, shape):
+        options = {"shape": (), "initializer": "zeros", "trainable": False}
+        self.mean = self.add_weight(**options)  # line: own mean
+        self.other = self.add_weight(**options)
+
+    def call(self, x, training=False):
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * ops.mean(x))
+        return x - self.mean + self.other
+
+
+def test_what_workers_assign():
+    """By a call on shapes: what a layer of one's own assigns; Keras's own layers have rules of theirs."""
+    layers = [OwnMean(), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    before = [w.numpy() for w in model.weights]
+    (found,) = row_rules.assigned_by_workers(model, (X, Y))
+    assert "'mean' of" in found.message
+    assert "'other'" not in found.message
+    assert marked("own mean") in found.message
+    assert all(np.array_equal(one, w.numpy()) for one, w in zip(before, model.weights, strict=True))
+    quiet = keras.Sequential([keras.Input((8,)), *layers[1:], keras.layers.Dense(3)])
+    quiet.compile("sgd", "mse")
+    assert [] == list(row_rules.assigned_by_workers(quiet, (X, Y)))

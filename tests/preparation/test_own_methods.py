@@ -1,5 +1,7 @@
 """What a model's own `fit`, `evaluate` and `predict` do is done, or refused; never left out silently."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -99,6 +101,52 @@ def test_a_task_that_preprocesses(strategy):
     for raw in (X, batches_of(X, batch_size=7)):
         outputs = trainer.predict(raw, verbose=0)
         np.testing.assert_allclose(expected.predict(raw, verbose=0), outputs, atol=1e-6)
+
+
+class PreparesInFit(Task):
+    """Its `fit` prepares the data to validate on too, and `evaluate` knows of it, as KerasHub's."""
+
+    def fit(self, x=None, y=None, batch_size=None, validation_data=None, **kwargs):
+        batches = batches_of(*validation_data, batch_size=batch_size)
+        validation_data = batches.map(self.preprocess_samples)
+        return super().fit(x, y, batch_size, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, *args, _use_cached_eval_dataset=False, **kwargs):
+        if _use_cached_eval_dataset:
+            return keras.Model.evaluate(self, *args, **kwargs)
+        return super().evaluate(*args, **kwargs)
+
+
+def test_validation_data_that_fit_has_prepared():
+    """They are not prepared once more."""
+    expected, model = task(PreparesInFit), task(PreparesInFit)
+    fit = {**FIT, "validation_data": (X[:9], Y[:9])}
+    wanted = expected.fit(X, Y, **fit).history
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "error", UserWarning
+        )  # as of a `fit` that another package has replaced
+        history = Trainer(model, execution="step").fit(X, Y, **fit).history
+    assert wanted.keys() == history.keys()
+    for name, values in wanted.items():
+        np.testing.assert_allclose(values, history[name], rtol=1e-5)
+
+
+def test_evaluating_between_steps_changes_no_result():
+    """Nor does the model's own `evaluate`, called by a callback, while it trains or validates."""
+
+    class Evaluates(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.evaluate(X[:8], Y[:8], verbose=0)
+
+        on_test_batch_end = on_train_batch_end
+
+    def run(*callbacks):
+        fit = {**FIT, "validation_data": (X[:20], Y[:20])}
+        trainer = Trainer(task(), execution="step")
+        return trainer.fit(X, Y, callbacks=callbacks, **fit).history
+
+    assert run() == run(Evaluates())
 
 
 @pytest.mark.slow

@@ -353,7 +353,7 @@ for _moment in ("begin", "end"):
 
 
 def test_order_of_events():
-    """The order is the one that the docstring of `kerastrain.trainer` states."""
+    """The order is the one that the docstring of `kerastrain.loop.fit_loop` states."""
     events = Events()
     by_trainer([events], epochs=2)
     epoch = """
@@ -594,9 +594,9 @@ class Steps(execution.Steps):
 
     ran: list = []
 
-    def loop(self, kind, keeps=0, xla=False):
-        Steps.ran.append(kind + "_and_report" * bool(keeps))
-        return super().loop(kind, keeps, xla)
+    def loop(self, kind, outputs_per_call=0, *how, **more):
+        Steps.ran.append(kind + "_and_report" * bool(outputs_per_call))
+        return super().loop(kind, outputs_per_call, *how, **more)
 
 
 @pytest.mark.parametrize(

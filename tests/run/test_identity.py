@@ -1,6 +1,7 @@
 """What another run is: named, and never what differs from process to process alone."""
 
 import dataclasses
+import datetime
 import enum
 import functools
 import json
@@ -18,11 +19,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerastrain import ArgumentError
 from kerastrain import Guard
+from kerastrain import Limits
 from kerastrain import RunError
 from kerastrain.data.source import Source
 from kerastrain.run.descriptions import described
 from kerastrain.run.descriptions import KEPT
+from kerastrain.run.identity import check_calls_alike
 from kerastrain.run.identity import check_identity
 from kerastrain.run.identity import identity_of
 from tests.support import tiers
@@ -929,3 +933,49 @@ def test_globals_that_functions_read(monkeypatch):
         match=r"is resumed although `FACTOR` of `scaled_by_a_global`\[0\] was '2.0', and",
     ):
         check_identity(before, *now())
+
+
+class Others:
+    """A cluster whose other worker has something else."""
+
+    has_others = True
+
+    def __init__(self, other):
+        self.other = other
+
+    def gather_objects(self, value):
+        return [value, self.other(value)]
+
+
+@pytest.mark.parametrize(
+    "name, value, other, words",
+    [
+        ("batch_size", 16, 15, "`batch_size` is 16 on worker 0, and on worker 1 15"),
+        ("limits", Limits(max_time=datetime.timedelta(seconds=9)), None, "`limits`"),
+        (
+            "x",
+            np.zeros(3),
+            "a function",
+            "`x` is 'arrays' on worker 0, and on worker 1 'a function'",
+        ),
+    ],
+)
+def test_calls_of_workers(name, value, other, words):
+    """The argument that differs is named; equal calls are not refused."""
+    check_calls_alike(Others(lambda mine: mine), {name: value}, {"train": "nothing"}, 0.1)
+    differs = Others(lambda mine: mine | {"@options": {name: other}})
+    with pytest.raises(ArgumentError, match=words):
+        check_calls_alike(differs, {name: value}, {"train": "nothing"}, 0.1)
+    rate = Others(lambda mine: mine | {"the learning rate": 0.2})
+    with pytest.raises(ArgumentError, match="the learning rate is 0.1 on worker 0"):
+        check_calls_alike(rate, {name: value}, {"train": "nothing"}, 0.1)
+
+
+def test_arrays_of_any_kind_are_alike():
+    """A memory-mapped file on one worker and an array on another: their rows are compared later."""
+    found = []
+    cluster = Others(lambda mine: found.append(mine) or mine)
+    check_calls_alike(
+        cluster, {"x": np.zeros(3), "y": [tf.zeros(3)], "steps": np.int64(3)}, {}, None
+    )
+    assert {"x": "arrays", "y": ["arrays"], "steps": 3} == found[0]["@options"]

@@ -44,6 +44,56 @@ def test_saving_changes_nothing(tmp_path):
     assert_same_weights(plain, saved)
 
 
+class Saved(keras.callbacks.Callback):
+    """Notes, of each epoch that is saved, what its checkpoint holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+
+    def get_state(self):
+        return None
+
+    def set_state(self, state):
+        pass
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.events.append(("end", epoch))
+
+    def on_epoch_saved(self, epoch, logs, checkpoint):
+        position = checkpoint and read(checkpoint).info["state"]["position"]
+        self.events.append(("saved", epoch, sorted(logs), position and position["epoch"]))
+
+
+@pytest.mark.parametrize("save_every", [1000, 1])
+def test_on_epoch_saved(save_every, tmp_path):
+    """Each epoch's end is on the disk when it is called; it is not called without a directory."""
+    saved = Saved()
+    fit(tmp_path, save_every=save_every, keep=1, callbacks=[saved])
+    names = ["loss", "mae"]
+    expected = [("end", 0), ("saved", 0, names, 1), ("end", 1), ("saved", 1, names, 2)]
+    assert expected == saved.events
+    assert 1 == len(list((tmp_path / "checkpoints").iterdir()))
+    fit(None, callbacks=[unsaved := Saved()])
+    assert [("end", 0), ("end", 1)] == unsaved.events
+
+
+def test_on_epoch_saved_where_saving_fails(tmp_path, monkeypatch):
+    """It is tried twice, and the callback is told that there is no checkpoint."""
+    tries = []
+
+    def fails(checkpoints, tensors, info):
+        tries.append(info)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "write", fails)
+    saved = Saved()
+    with pytest.warns(UserWarning, match="could not be saved"):
+        fit(tmp_path, save_every=1000, epochs=1, callbacks=[saved])
+    assert ("saved", 0, ["loss", "mae"], None) == saved.events[-1]
+    assert len(tries) >= 2
+
+
 def writes_at_epoch_ends(monkeypatch):
     """A callback that lets saves write at the end of each epoch only, and waits for them there."""
     may_write, savers = threading.Event(), []

@@ -15,10 +15,13 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
 import pytest
+
+from benchmarks import loopback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -33,15 +36,20 @@ class Output(NamedTuple):
 
 def need_namespace():
     """Skips a test where no network namespace can be made."""
-    try:
-        done = subprocess.run(["unshare", "-rn", "true"], capture_output=True, timeout=60)
-    except FileNotFoundError:
-        pytest.skip("unshare is not installed")
-    if done.returncode:
-        pytest.skip(f"no network namespace can be made: {done.stderr.decode().strip()}")
+    if why := loopback.refusal():
+        pytest.skip(why)
 
 
-def run(count, module, *arguments, directory, seconds=300, present=None, **environment):
+def slurm(index, count):
+    """What SLURM says to a task of a step, of which all run on this machine."""
+    values = {"NODELIST": "localhost", "TASKS_PER_NODE": count, "NUM_TASKS": count, "NUM_NODES": 1}
+    step = {f"SLURM_STEP_{name}": str(value) for name, value in values.items()}
+    return step | {"SLURM_PROCID": str(index)}
+
+
+def run(
+    count, module, *arguments, directory, seconds=300, present=None, by_slurm=False, **environment
+):
     """Runs a module as several workers; returns an `Output` for each that was started.
 
     Args:
@@ -51,6 +59,7 @@ def run(count, module, *arguments, directory, seconds=300, present=None, **envir
         directory: for what they print.
         seconds: after which all are killed.
         present: the workers that are started; None for all.
+        by_slurm: whether they find each other by the variables of SLURM.
         **environment: more variables.
     """
     need_namespace()
@@ -61,6 +70,7 @@ def run(count, module, *arguments, directory, seconds=300, present=None, **envir
         "command": [sys.executable, "-m", module, *map(str, arguments)],
         "directory": str(directory),
         "seconds": seconds,
+        "slurm": by_slurm,
     }
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | environment
     parent = subprocess.Popen(
@@ -93,37 +103,99 @@ def launched(count, module, *arguments, restarts, seconds=300):
     return done.returncode, done.stdout + done.stderr
 
 
+def alone(command, directory, seconds=900):
+    """Runs a program that starts daemons; returns its exit status and what was printed.
+
+    Args:
+        command: the program.
+        directory: where it runs; its home, too.
+        seconds: after which all are killed.
+
+    Raises:
+        AssertionError: a process that it has started was left, and has been killed.
+    """
+    need_namespace()
+    # Not below `directory`: the paths of Ray's sockets would be too long.
+    with tempfile.TemporaryDirectory(prefix="kt-", dir="/tmp", ignore_cleanup_errors=True) as short:
+        places = {"HOME": str(directory), "TMPDIR": short, "RAY_TMPDIR": short}
+        environment = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | places
+        plan = {"alone": command, "namespace": f"{short}/namespace"}
+        with open(f"{short}/output", "w+b") as output:
+            process = subprocess.Popen(
+                ["unshare", "-rn", sys.executable, "-m", __name__, json.dumps(plan)],
+                cwd=directory, env=os.environ | environment, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            status = None
+            try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = process.wait(seconds)
+            finally:
+                left = _end_all(
+                    pathlib.Path(plan["namespace"]), process, 30.0 if status == 0 else 0.0
+                )
+            output.seek(0)
+            text = output.read().decode(errors="replace")
+    assert status != 0 or not left, f"left: {left}"
+    return status, text
+
+
+def _end_all(file, process, grace):
+    """Kills what is in the namespace that a file names; returns what was there after a grace."""
+    if not file.exists():  # nothing was started there
+        process.kill()
+        process.wait()
+        return {}
+    namespace, deadline = file.read_text(), time.monotonic() + grace
+    while (left := _inside(namespace)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    found = left
+    while left:
+        for number in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.1)
+        process.poll()
+        left = _inside(namespace)
+    process.wait()
+    return found
+
+
+def _inside(namespace):
+    """The processes of a network namespace, with their command lines."""
+    found = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(path / "ns/net") == namespace:
+                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ")
+    return found
+
+
 def _text(directory, index):
     return (pathlib.Path(directory) / f"output-{index}.txt").read_text(errors="replace")
 
 
-def _loopback_up():
-    """What ``ip link set lo up`` does."""
-    import fcntl
-    import socket
-    import struct
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP, IFF_RUNNING
-        fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
-
-
 def main(plan):
     """In the namespace: starts the workers, and waits for them."""
-    _loopback_up()
+    loopback.bring_up()
     if "launch" in plan:
         from kerastrain.launch import launch
 
         sys.exit(launch(plan.pop("launch"), **plan))
+    if "alone" in plan:
+        pathlib.Path(plan["namespace"]).write_text(os.readlink("/proc/self/ns/net"))
+        os.execvp(plan["alone"][0], plan["alone"])
     directory = pathlib.Path(plan["directory"])
     addresses = [f"127.0.0.1:{23450 + index}" for index in range(plan["count"])]
     begun, running = time.monotonic(), {}
     for index in plan["present"]:
         task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        cluster = {"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})}
+        if plan["slurm"]:
+            cluster = slurm(index, plan["count"])
         with open(directory / f"output-{index}.txt", "wb") as output:
             running[index] = subprocess.Popen(
-                plan["command"], env=os.environ | {"TF_CONFIG": config},
+                plan["command"], env=os.environ | cluster,
                 stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
     ended, left = {}, dict(running)

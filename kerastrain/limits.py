@@ -1,0 +1,91 @@
+"""How much of a training is run: for a first look, or within some time.
+
+::
+
+    trainer.fit(x, y, epochs=9, limits=Limits(fast_dev_run=True))      # does it run at all?
+    trainer.fit(x, y, epochs=99, limits=Limits(overfit_batches=4))     # can the model learn four batches?
+    trainer.fit(x, y, epochs=9, limits=Limits(train_batches=0.1, validation_batches=10))
+"""
+
+import dataclasses
+import datetime
+
+from kerastrain import validation
+from kerastrain.errors import ArgumentError
+
+Count = int | float
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits of a training, for `Trainer.fit`.
+
+    Attributes:
+        train_batches: the batches of an epoch at most: a whole number, or a share of those that there
+            are, as 0.1. The next epoch continues where one has stopped, as with ``steps_per_epoch``.
+        validation_batches: the same of each validation set, of which each validation takes the first.
+        overfit_batches: trains on the same batches in each epoch, the first ones, in their order, to see
+            whether the model can learn them: the loss should go to its least.
+        fast_dev_run: one epoch of one batch, with one batch of each validation set, and without
+            ``run_dir``, to see whether all of it runs. Callbacks are called.
+        max_time: after these seconds, or this ``datetime.timedelta``, the training ends with the step
+            that runs: it returns what has been trained, without the results of the broken epoch. With
+            ``run_dir`` it is saved, and the next call continues it.
+
+    Raises:
+        ArgumentError: a value that cannot work, or two that exclude each other.
+
+    Example:
+        >>> Limits(train_batches=10).train_batches
+        10
+    """
+
+    train_batches: Count | None = None
+    validation_batches: Count | None = None
+    overfit_batches: int | None = None
+    fast_dev_run: bool = False
+    max_time: float | datetime.timedelta | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train_batches", "validation_batches"):
+            value = getattr(self, name)
+            if isinstance(value, float):
+                if not 0.0 < value <= 1.0:
+                    raise ArgumentError(
+                        f"`{name}` must be a whole number of batches, or a share above 0.0 up to 1.0. "
+                        f"Received: {name}={value!r}."
+                    )
+            elif value is not None:
+                validation.whole_number(name, value, 1, "a share such as 0.1, or None")
+        if self.overfit_batches is not None:
+            validation.whole_number("overfit_batches", self.overfit_batches, 1, "None")
+            if self.train_batches is not None:
+                raise ArgumentError(
+                    f"train_batches={self.train_batches} and overfit_batches={self.overfit_batches} "
+                    "both say which batches are trained on. Remove one of them."
+                )
+        if self.max_time is not None:
+            if not isinstance(self.max_time, datetime.timedelta):
+                validation.positive_number(
+                    "max_time", self.max_time, "a datetime.timedelta, or None"
+                )
+            elif self.max_time.total_seconds() <= 0:
+                raise ArgumentError(
+                    f"`max_time` must be above 0. Received: max_time={self.max_time!r}."
+                )
+
+    @property
+    def of_training(self) -> Count | None:
+        """The batches of an epoch at most."""
+        return 1 if self.fast_dev_run else self.overfit_batches or self.train_batches
+
+    @property
+    def of_validation(self) -> Count | None:
+        """The same of a validation set."""
+        return 1 if self.fast_dev_run else self.validation_batches
+
+    @property
+    def seconds(self) -> float | None:
+        """After which the training ends."""
+        time = self.max_time
+        return time.total_seconds() if isinstance(time, datetime.timedelta) else time
