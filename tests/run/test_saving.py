@@ -1,6 +1,8 @@
 """What is saved, when, and what a save that fails leaves: a training that goes on."""
 
 import concurrent.futures
+import errno
+import io
 import json
 import os
 import pathlib
@@ -569,16 +571,18 @@ def test_a_log_whose_file_is_gone(tmp_path):
         == Checkpoints(tmp_path / "run" / "checkpoints").newest().info["state"]["position"]["steps"]
     )
 
-    class Closes(keras.callbacks.CSVLogger):
+    class OnADiskThatIsGone(io.StringIO):
+        def flush(self):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    class LosesItsDisk(keras.callbacks.CSVLogger):
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, logs)
-            os.close(self.csv_file.fileno())  # a disk that is gone
+            self.csv_file.close()
+            self.csv_file = OnADiskThatIsGone()
 
-        def on_train_end(self, logs=None):
-            """There is nothing to be closed."""
-
-    with pytest.warns(UserWarning, match="The state of .*Closes raised OSError"):
-        fit(tmp_path / "closed", epochs=1, callbacks=[Closes(tmp_path / "closed.csv")])
+    with pytest.warns(UserWarning, match="The state of .*LosesItsDisk raised OSError"):
+        fit(tmp_path / "lost", epochs=1, callbacks=[LosesItsDisk(tmp_path / "lost.csv")])
 
 
 def test_a_best_model_on_a_disk_that_turns_read_only(tmp_path, monkeypatch):
