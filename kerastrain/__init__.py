@@ -56,6 +56,7 @@ __all__ = [
     "TrainableModel",
     "Trainer",
     "UnsupportedTypeError",
+    "Update",
     "WorkerLostError",
     "__version__",
 ]
@@ -92,6 +93,7 @@ if not _is_command_line():
     from kerastrain.options import Guard
     from kerastrain.options import RunDir
     from kerastrain.options import StepOptions
+    from kerastrain.step import Update
     from kerastrain.trainer import Trainer
 
     # Python makes each imported submodule an attribute; what users see is `__all__`.
@@ -115,7 +117,7 @@ else:  # a type checker would take every name for one that is here
             globals().pop(name, None)
             return module
         if name in __all__:  # on the command line
-            for home in ("_backend", "errors", "options", "limits", "model", "trainer"):
+            for home in ("_backend", "errors", "options", "limits", "step", "model", "trainer"):
                 module = _importlib.import_module(f"{__name__}.{home}")
                 if hasattr(module, name):
                     return getattr(module, name)

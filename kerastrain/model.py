@@ -14,6 +14,8 @@ cloning are Keras's. To add behaviour, override a hook instead of the step:
   over the rows
 - ``transform_gradients(gradients, variables)``: the gradients of the global
   batch, before clipping
+- ``updates()``: several losses, each with the weights that it trains and an optimizer of its own, in
+  place of one
 - ``compute_metrics(x, y, y_pred, sample_weight)``: updates metrics, returns
   their results. On several replicas each calls it for its own rows, so what is
   derived from results belongs in ``get_metrics_result()``, which is asked again
@@ -44,6 +46,8 @@ from kerastrain.preparation import lint
 from kerastrain.renaming import renamed_arguments
 from kerastrain.renaming import with_suggestions
 from kerastrain.step import steps as step
+from kerastrain.step import Update
+from kerastrain.step import updates as updates_lib
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -219,6 +223,59 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         del variables
         return gradients
 
+    @_default_hook
+    def updates(self) -> list[Update]:
+        """A hook for several updates in one step; override it for a GAN, say.
+
+        Each batch is given to their losses, and they are run in this order; there is no forward pass of
+        the model itself, so losses and metrics of ``compile`` are not used, and ``compute_loss`` is not
+        called. `transform_gradients` and clipping act on each update. ``evaluate`` computes their losses.
+
+        Returns:
+            The updates (`Update`), anew whenever it is asked.
+
+        Example:
+            >>> class Halves(TrainableModel):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.left, self.right = keras.layers.Dense(1), keras.layers.Dense(1)
+            ...         self.second = keras.optimizers.Adam(0.01)
+            ...     def of(self, layer):
+            ...         return lambda x, y, sample_weight, training: (layer(x) - y) ** 2
+            ...     def updates(self):
+            ...         return [
+            ...             Update("left", self.of(self.left), self.left, self.optimizer),
+            ...             Update("right", self.of(self.right), self.right, self.second),
+            ...         ]
+            >>> model = Halves()
+            >>> model.compile("sgd")
+            >>> history = model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
+            >>> sorted(history.history)
+            ['left_loss', 'loss', 'right_loss']
+        """
+        return []
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """All metrics of the model, those that log the losses of `updates` among them."""
+        return [*super().metrics, *_keras.update_trackers(self).values()]
+
+    def build_updates(self, batch: Any) -> bool:
+        """Builds what `updates` need, by a call of their losses on shapes.
+
+        Args:
+            batch: ``x``, ``(x, y)`` or ``(x, y, sample_weight)`` of tensors, or of their shapes.
+
+        Returns:
+            Whether there are any.
+        """
+        updates_lib.make_trackers(self)
+        is_built = updates_lib.build(self, batch)
+        for optimizer, weights in updates_lib.weights_by_optimizer(self) if is_built else ():
+            if not optimizer.built:
+                optimizer.build(weights)
+        return is_built
+
     @_builtin
     def make_train_function(self, force: bool = False) -> None:
         """Keras's function that trains on a batch, where the gradients are summed in the step.
@@ -227,6 +284,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         """
         made = self.train_function is None or force
         if made:  # before Keras makes it, or the next `fit` would find it made
+            updates_lib.make_trackers(self)
             checks.check_steps_of_workers(self)
             lint.check(self, _keras.random_batch(self), self.step_options)
         super().make_train_function(force)
@@ -240,6 +298,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     def make_test_function(self, force: bool = False) -> None:
         """Keras's function that evaluates a batch; of several workers, their results together."""
         made = self.test_function is None or force
+        updates_lib.make_trackers(self)
         super().make_test_function(force)
         if made and self.distribute_strategy.num_replicas_in_sync > 1:
             self.test_function = self._on_replicas(self.test_function, sums=False)

@@ -79,11 +79,13 @@ from kerastrain._keras.models import functional_init
 from kerastrain._keras.models import global_random_state
 from kerastrain._keras.models import has_builtin_step
 from kerastrain._keras.models import has_one_loss
+from kerastrain._keras.models import has_updates
 from kerastrain._keras.models import is_functional_call
 from kerastrain._keras.models import is_of_keras
 from kerastrain._keras.models import is_users_method
 from kerastrain._keras.models import loss_tracker
 from kerastrain._keras.models import losses_by_replica
+from kerastrain._keras.models import optimizers_of
 from kerastrain._keras.models import overrides
 from kerastrain._keras.models import prepare_saving
 from kerastrain._keras.models import random_states
@@ -97,6 +99,7 @@ from kerastrain._keras.models import step_options
 from kerastrain._keras.models import take_initial_epoch
 from kerastrain._keras.models import trainable_as
 from kerastrain._keras.models import trainable_flags
+from kerastrain._keras.models import update_trackers
 from kerastrain._keras.models import without_results
 from kerastrain._keras.operation_seeds import operation_seeds
 from kerastrain._keras.operation_seeds import seeded_operations
@@ -203,6 +206,7 @@ __all__ = [
     "gradients_already_summed",
     "handles_of",
     "has_builtin_step",
+    "has_updates",
     "has_one_loss",
     "has_plain_metrics",
     "has_started",
@@ -244,6 +248,7 @@ __all__ = [
     "notice_lost_workers",
     "operation_seeds",
     "optimizers_in",
+    "optimizers_of",
     "output_loss_trackers",
     "output_losses",
     "output_spec",
@@ -292,6 +297,7 @@ __all__ = [
     "under_strategy",
     "unknown_to_optimizer",
     "unreduced_loss",
+    "update_trackers",
     "updates_in_replicas",
     "use_of_batches",
     "variable_keys",

@@ -53,6 +53,7 @@ from kerastrain.run import NullRun
 from kerastrain.run import Position
 from kerastrain.run import Run
 from kerastrain.run import Training
+from kerastrain.step import updates
 
 Evaluate = Callable[[Source], dict[str, float]]
 
@@ -139,7 +140,8 @@ class FitLoop:
                 break
         times.move(self.training.guard.seconds, "step", "checks")
         self.saved.after_training(position)
-        model.optimizer.finalize_variable_values(model.trainable_weights)
+        for optimizer, weights in updates.weights_by_optimizer(model):
+            optimizer.finalize_variable_values(weights)
         callbacks.on_train_end(position.epoch_logs)
 
     def _run_steps(self, epoch: int, position: Position) -> None:
