@@ -155,6 +155,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        _keras.bind_metrics(self)
         self.__dict__["_step_options"] = options
 
     @property
@@ -188,6 +189,13 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Loss and metrics of one batch: `kerastrain.step.steps.test_step`."""
         return merging.results_in_step(self, step.test_step(self, data))
+
+    @_builtin
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Updates the compiled metrics, and returns the results of all."""
+        return _keras.compute_metrics(self, x, y, y_pred, sample_weight)
 
     @_builtin
     def reset_metrics(self) -> None:

@@ -8,6 +8,11 @@ checked by reading this folder.
 
 from kerastrain._keras.batch_hooks import listens_to_batches
 from kerastrain._keras.batch_hooks import use_of_batches
+from kerastrain._keras.bound_metrics import are_to_be_bound
+from kerastrain._keras.bound_metrics import bind_metrics
+from kerastrain._keras.bound_metrics import bound_metrics
+from kerastrain._keras.bound_metrics import compute_metrics
+from kerastrain._keras.bound_metrics import metrics_bound
 from kerastrain._keras.building import BuildsFromShapes
 from kerastrain._keras.building import random_batch
 from kerastrain._keras.callbacks import history_of
@@ -158,6 +163,11 @@ from kerastrain._keras.xla_kernels import has_xla_kernel
 from kerastrain._keras.xla_kernels import supports_jit
 
 __all__ = [
+    "are_to_be_bound",
+    "bind_metrics",
+    "bound_metrics",
+    "compute_metrics",
+    "metrics_bound",
     "BuildsFromShapes",
     "KeptState",
     "Left",

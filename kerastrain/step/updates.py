@@ -47,7 +47,7 @@ class Update:
         >>> update = Update("line", lambda x, y, w, training: (layer(x) - y) ** 2, layer, "sgd")
         Traceback (most recent call last):
         ...
-        kerastrain.errors.ModelError: The update 'line' has optimizer='sgd'. Pass a keras.optimizers.Optimizer that is an attribute of the model, such as self.optimizer.
+        kerastrain.ModelError: The update 'line' has optimizer='sgd'. Pass a keras.optimizers.Optimizer...
     """
 
     name: str
