@@ -22,7 +22,7 @@ ORDER = (
         "quoting",
         "run_files",
         "options",
-        "limits",
+        "fit_options",
         "old_arguments",
     ),
     "report",

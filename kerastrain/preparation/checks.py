@@ -23,7 +23,7 @@ from kerastrain.errors import DataError
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
 from kerastrain.errors import UnsupportedTypeError
-from kerastrain.limits import Limits
+from kerastrain.fit_options import FitOptions
 from kerastrain.loop import callbacks as callbacks_lib
 from kerastrain.options import Execution
 from kerastrain.options import Guard
@@ -136,18 +136,18 @@ def check_callbacks(callbacks: Any) -> None:
             )
 
 
-def as_limits(limits: Any) -> Limits:
-    """Limits as they were passed; none for None.
+def as_fit_options(options: Any) -> FitOptions:
+    """Options as they were passed; the defaults for None.
 
     Raises:
         UnsupportedTypeError: something else.
     """
-    if limits is not None and not isinstance(limits, Limits):
+    if options is not None and not isinstance(options, FitOptions):
         raise UnsupportedTypeError(
-            "`limits` must be Limits(...), such as kerastrain.Limits(train_batches=10), or None. "
-            f"Received: limits={limits!r} of type {type(limits).__name__}."
+            "`options` must be FitOptions(...), such as kerastrain.FitOptions(limit_train_batches=10), or "
+            f"None. Received: options={options!r} of type {type(options).__name__}."
         )
-    return limits or Limits()
+    return options or FitOptions()
 
 
 def as_seed(seed: Any) -> int | None:

@@ -139,7 +139,7 @@ def test_evaluate_trains_nothing():
     """It computes the losses of the updates."""
     model, history = fitted()
     before = model.get_weights()
-    results = Trainer(model, optimizer=model.optimizer or "sgd").evaluate(
+    results = Trainer(model, optimizer="sgd").evaluate(
         DATA, batch_size=SIZE, verbose=0, return_dict=True
     )
     np.testing.assert_allclose(results["loss"], history["val_loss"][-1], rtol=1e-5)
