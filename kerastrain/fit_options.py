@@ -2,9 +2,10 @@
 
 ::
 
-    trainer.fit(x, y, epochs=9, options=FitOptions(fast_dev_run=True))      # does it run at all?
-    trainer.fit(x, y, epochs=99, options=FitOptions(overfit_batches=4))     # can the model learn four batches?
-    trainer.fit(x, y, epochs=9, options=FitOptions(limit_train_batches=0.1, limit_validation_batches=10))
+    trainer.fit(x, y, options=FitOptions(fast_dev_run=True))                  # does it run at all?
+    trainer.fit(x, y, epochs=99, options=FitOptions(overfit_batches=4))       # can it learn four batches?
+    trainer.fit(x, y, epochs=9, options=FitOptions(limit_train_batches=0.1))
+    trainer.fit(x, y, epochs=9, options=FitOptions(validation_every=1000))
 """
 
 import dataclasses
@@ -71,8 +72,9 @@ class FitOptions:
             validation.whole_number("overfit_batches", self.overfit_batches, 1, "None")
             if self.limit_train_batches is not None:
                 raise ArgumentError(
-                    f"limit_train_batches={self.limit_train_batches} and overfit_batches={self.overfit_batches} "
-                    "both say which batches are trained on. Remove one of them."
+                    f"limit_train_batches={self.limit_train_batches} and "
+                    f"overfit_batches={self.overfit_batches} both say which batches are trained on. "
+                    "Remove one of them."
                 )
         if self.max_time is not None:
             if not isinstance(self.max_time, datetime.timedelta):

@@ -118,13 +118,15 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         lint: Lint = "warn",
+        log_norms: bool = False,
     ) -> None:
         """Configures the model for training.
 
         Args:
             optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly, jit_compile,
                 auto_scale_loss: as for ``keras.Model.compile``.
-            micro_batches, clipvalue, clipnorm, global_clipnorm, lint: as for `StepOptions`.
+            micro_batches, clipvalue, clipnorm, global_clipnorm, lint, log_norms: as for
+                `StepOptions`.
             steps_per_execution: batches that one compiled call of ``fit`` runs; callbacks
                 get the last of them. Above 1, or ``"auto"`` (32), they run in a
                 loop, by the plan that is measured to be the fastest
@@ -140,6 +142,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
             lint=lint,
+            log_norms=log_norms,
         )
         optimizer = keras.optimizers.get(optimizer)
         check_clips_once(options, optimizer)
@@ -263,11 +266,6 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         """
         return []
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """All metrics of the model, those that log the losses of `updates` among them."""
-        return [*super().metrics, *_keras.update_trackers(self).values()]
-
     def build_updates(self, batch: Any) -> bool:
         """Builds what `updates` need, by a call of their losses on shapes.
 
@@ -277,7 +275,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         Returns:
             Whether there are any.
         """
-        updates_lib.make_trackers(self)
+        updates_lib.make_trackers(self, self.step_options.log_norms)
         is_built = updates_lib.build(self, batch)
         for optimizer, weights in updates_lib.weights_by_optimizer(self) if is_built else ():
             if not optimizer.built:
@@ -292,7 +290,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         """
         made = self.train_function is None or force
         if made:  # before Keras makes it, or the next `fit` would find it made
-            updates_lib.make_trackers(self)
+            updates_lib.make_trackers(self, self.step_options.log_norms)
             checks.check_steps_of_workers(self)
             lint.check(self, _keras.random_batch(self), self.step_options)
         super().make_train_function(force)
@@ -306,7 +304,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     def make_test_function(self, force: bool = False) -> None:
         """Keras's function that evaluates a batch; of several workers, their results together."""
         made = self.test_function is None or force
-        updates_lib.make_trackers(self)
+        updates_lib.make_trackers(self, self.step_options.log_norms)
         super().make_test_function(force)
         if made and self.distribute_strategy.num_replicas_in_sync > 1:
             self.test_function = self._on_replicas(self.test_function, sums=False)

@@ -66,7 +66,7 @@ class Trainer(NotAModel):
             afterwards, with what was trained (`kerastrain.distribution.scoped`).
         seed: an integer that the order of shuffled arrays follows, with the epoch; None draws
             one from Python's ``random``.
-        micro_batches, clipvalue, clipnorm, global_clipnorm, lint: as for
+        micro_batches, clipvalue, clipnorm, global_clipnorm, lint, log_norms: as for
             `TrainableModel.compile`, explained in `StepOptions`.
         run_eagerly, jit_compile, steps_per_execution: as for ``keras.Model.compile``, with the
             rules of `Execution`; ``steps_per_execution`` is the most steps of one call.
@@ -111,6 +111,7 @@ class Trainer(NotAModel):
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         lint: Lint | None = None,
+        log_norms: bool | None = None,
         run_eagerly: bool | None = None,
         jit_compile: bool | None = None,
         steps_per_execution: int | None = None,
@@ -125,7 +126,7 @@ class Trainer(NotAModel):
             "weighted_metrics": weighted_metrics,
         }
         clips = {"clipvalue": clipvalue, "clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
-        step = {"micro_batches": micro_batches, "lint": lint} | clips
+        step = {"micro_batches": micro_batches, "lint": lint, "log_norms": log_norms} | clips
         how = {
             "run_eagerly": run_eagerly,
             "jit_compile": jit_compile,

@@ -137,7 +137,7 @@ def test_time(where, tmp_path):
     """The training ends, and is resumed from its run directory to the same numbers."""
     whole, _ = fit(None)
 
-    def train(limits):
+    def train(given):
         keras.utils.set_random_seed(3)
         trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", seed=0)
         events = Events(0.02)

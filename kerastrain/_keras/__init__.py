@@ -8,11 +8,13 @@ checked by reading this folder.
 
 from kerastrain._keras.batch_hooks import listens_to_batches
 from kerastrain._keras.batch_hooks import use_of_batches
+from kerastrain._keras.bound_metrics import add_step_tracker
 from kerastrain._keras.bound_metrics import are_to_be_bound
 from kerastrain._keras.bound_metrics import bind_metrics
-from kerastrain._keras.bound_metrics import bound_metrics
 from kerastrain._keras.bound_metrics import compute_metrics
+from kerastrain._keras.bound_metrics import metrics_beside
 from kerastrain._keras.bound_metrics import metrics_bound
+from kerastrain._keras.bound_metrics import step_trackers
 from kerastrain._keras.building import BuildsFromShapes
 from kerastrain._keras.building import random_batch
 from kerastrain._keras.callbacks import history_of
@@ -104,7 +106,6 @@ from kerastrain._keras.models import step_options
 from kerastrain._keras.models import take_initial_epoch
 from kerastrain._keras.models import trainable_as
 from kerastrain._keras.models import trainable_flags
-from kerastrain._keras.models import update_trackers
 from kerastrain._keras.models import without_results
 from kerastrain._keras.operation_seeds import operation_seeds
 from kerastrain._keras.operation_seeds import seeded_operations
@@ -165,7 +166,9 @@ from kerastrain._keras.xla_kernels import supports_jit
 __all__ = [
     "are_to_be_bound",
     "bind_metrics",
-    "bound_metrics",
+    "metrics_beside",
+    "step_trackers",
+    "add_step_tracker",
     "compute_metrics",
     "metrics_bound",
     "BuildsFromShapes",
@@ -307,7 +310,6 @@ __all__ = [
     "under_strategy",
     "unknown_to_optimizer",
     "unreduced_loss",
-    "update_trackers",
     "updates_in_replicas",
     "use_of_batches",
     "variable_keys",

@@ -1,7 +1,6 @@
-"""Compiled metrics that are given parts of the batch by path, beside those of Keras."""
+"""Compiled metrics beside those of Keras: bound to parts of the batch, or updated by the step itself."""
 
 import contextlib
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -21,10 +20,14 @@ class _Bound(NamedTuple):
 
 
 class CompiledMetrics(compile_utils.CompileMetrics):
-    """Keras's compiled metrics, with those that are bound to parts of the batch.
+    """Keras's compiled metrics, with those that are bound to parts of the batch, and of the step itself.
 
     Args:
-        compiled: Keras's, of all that was passed.
+        compiled: Keras's, of all that was passed; None where nothing was.
+
+    Attributes:
+        bound: of the first kind.
+        trackers: of the second kind, by name: the step makes and updates them.
     """
 
     built: bool
@@ -34,18 +37,23 @@ class CompiledMetrics(compile_utils.CompileMetrics):
     _flat_weighted_metrics: list[Any]
     _plain: list[Any]
     bound: list[_Bound]
+    trackers: dict[str, keras.metrics.Mean]
 
-    def __init__(self, compiled: compile_utils.CompileMetrics):
+    def __init__(self, compiled: compile_utils.CompileMetrics | None):
+        compiled = compiled or compile_utils.CompileMetrics(None, None)
         given = compiled._user_metrics, compiled._user_weighted_metrics
         super().__init__(*given, output_names=compiled.output_names)
+        self.__dict__["trackers"] = {}
         self.__dict__["_plain"] = [_split(one)[0] or None for one in given]
         self.__dict__["bound"] = [
             _Bound(metric, one is given[1]) for one in given for metric in _split(one)[1]
         ]
+        if not any(self._plain):  # there is nothing to be built
+            self._flat_metrics, self._flat_weighted_metrics, self.built = [], [], True
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [*super().metrics, *(one.metric for one in self.bound)]
+        return [*super().metrics, *(one.metric for one in self.bound), *self.trackers.values()]
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -64,8 +72,6 @@ class CompiledMetrics(compile_utils.CompileMetrics):
         """Updates those of Keras: `compute_metrics` updates the others."""
         if any(self._plain):
             super().update_state(y_true, y_pred, sample_weight)
-        elif not self.built:
-            self._flat_metrics, self._flat_weighted_metrics, self.built = [], [], True
 
     def update_bound(self, batch: dict[str, Any]) -> None:
         """Updates the bound ones.
@@ -78,11 +84,13 @@ class CompiledMetrics(compile_utils.CompileMetrics):
 
     def reset_state(self) -> None:
         super().reset_state()
-        for one in self.bound:
-            one.metric.reset_state()
+        for metric in (*(one.metric for one in self.bound), *self.trackers.values()):
+            metric.reset_state()
 
     def result(self) -> dict[str, Any]:
-        return super().result() | {one.metric.name: one.metric.result() for one in self.bound}
+        beside = [*(one.metric for one in self.bound), *self.trackers.values()]
+        results = super().result() if any(self._plain) else {}
+        return results | {metric.name: metric.result() for metric in beside}
 
 
 def _split(metrics: Any) -> tuple[Any, list[Any]]:
@@ -111,10 +119,26 @@ def are_to_be_bound(model: keras.Model) -> bool:
     return any(_split(metrics)[1] for metrics in given)
 
 
-def bound_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
-    """Those of the compiled metrics that are bound to parts of the batch."""
+def metrics_beside(model: keras.Model) -> list[keras.metrics.Metric]:
+    """The compiled metrics that Keras knows nothing of."""
     compiled = model._compile_metrics
-    return [b.metric for b in compiled.bound] if isinstance(compiled, CompiledMetrics) else []
+    if not isinstance(compiled, CompiledMetrics):
+        return []
+    return [*(bound.metric for bound in compiled.bound), *compiled.trackers.values()]
+
+
+def step_trackers(model: keras.Model) -> dict[str, keras.metrics.Mean]:
+    """The metrics that the step itself makes and updates, by name."""
+    compiled = model._compile_metrics
+    return compiled.trackers if isinstance(compiled, CompiledMetrics) else {}
+
+
+def add_step_tracker(model: keras.Model, name: str) -> None:
+    """Makes a `step_trackers` of a compiled model, where it is not there yet."""
+    if not isinstance(model._compile_metrics, CompiledMetrics):
+        model.__dict__["_compile_metrics"] = CompiledMetrics(model._compile_metrics)
+    if name not in model._compile_metrics.trackers:
+        model._compile_metrics.trackers[name] = keras.metrics.Mean(name=name)
 
 
 def bind_metrics(model: keras.Model) -> None:
@@ -141,9 +165,8 @@ def metrics_bound(model: keras.Model) -> Iterator[None]:
     def compute(x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         return compute_metrics(model, x, y, y_pred, sample_weight)
 
-    replaced: Callable[..., Any] | None = compute if bound_metrics(model) else None
-    if replaced is None:
+    if not isinstance(model._compile_metrics, CompiledMetrics):
         yield
         return
-    with base_method_replaced(model, "compute_metrics", replaced):
+    with base_method_replaced(model, "compute_metrics", compute):
         yield

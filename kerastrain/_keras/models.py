@@ -74,11 +74,6 @@ def has_updates(model: keras.Model) -> bool:
     return has_builtin_step(model) and not getattr(hook, "is_default_hook", False)
 
 
-def update_trackers(model: keras.Model) -> dict[str, keras.metrics.Mean]:
-    """The metrics that log the loss of each update, by the updates' names."""
-    return model.__dict__.setdefault("_update_trackers", {})
-
-
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
     """Those that a step of the model uses; the compiled one is the first, if it is used or alone."""
     if not has_updates(model):

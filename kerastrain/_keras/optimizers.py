@@ -13,7 +13,7 @@ def _inner(optimizer: Any) -> Any:
 
 
 def optimizers_in(optimizer: Any) -> list[keras.optimizers.Optimizer]:
-    """An optimizer, or each of a list, and all those that it hands gradients to, as ``MultiOptimizer`` does."""
+    """An optimizer, or several, and all that these hand gradients to, as ``MultiOptimizer`` does."""
     found: list[keras.optimizers.Optimizer] = []
     waiting = [optimizer]
     while waiting:

@@ -94,7 +94,7 @@ class Preparation:
         """
         model, eager = self._model, self._compiled.execution.run_eagerly
         state, was_built = trainable_state(model), model.built
-        updates.make_trackers(model)
+        updates.make_trackers(model, self._compiled.options.log_norms)
         if self.steps is None or not (self._fits or self._steps_for in (None, state)):
             self._observer = StepObserver(model)
             self._observer.adds_state = not was_built

@@ -332,7 +332,7 @@ def check_names(model: keras.Model) -> None:
         MetricError: two metrics or losses have one name. (Keras renames the
             second of two compiled ones, and drops one of two others.)
     """
-    logged = [m.name for m in (*_keras.own_metrics(model), *_keras.bound_metrics(model))]
+    logged = [m.name for m in (*_keras.own_metrics(model), *_keras.metrics_beside(model))]
     for argument, output, names in _keras.metric_names_by_output(model):
         for metric in sorted(set(names)):
             if names.count(metric) > 1:

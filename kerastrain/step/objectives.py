@@ -32,7 +32,10 @@ class Objective(Protocol):
         optimizer: that updates them.
         variables: these weights, after the loss has been computed once, which may build them.
         has_one_term: whether it is certain that its parts have one term (`kerastrain.step.loss`).
+        prefix: what the names of its norms begin with.
     """
+
+    prefix: str
 
     @property
     def optimizer(self) -> Any: ...
@@ -66,6 +69,8 @@ class Objective(Protocol):
 
 class CompiledLoss:
     """The loss that the model is compiled with, or computes itself, by all of its trainable weights."""
+
+    prefix = ""
 
     def __init__(self, model: keras.Model):
         self._model = model
@@ -142,6 +147,7 @@ class UpdateLoss:
 
     def __init__(self, model: keras.Model, update: Update, is_first: bool):
         self._model, self._update, self._is_first = model, update, is_first
+        self.prefix = f"{update.name}_"
 
     @property
     def optimizer(self) -> Any:
@@ -192,7 +198,7 @@ class UpdateLoss:
 
     def trackers(self) -> Sequence[keras.metrics.Mean]:
         """Its own."""
-        return [_keras.update_trackers(self._model)[self._update.name]]
+        return [_keras.step_trackers(self._model)[f"{self._update.name}_loss"]]
 
 
 def objectives_of(model: keras.Model) -> list[Objective]:

@@ -39,6 +39,7 @@ from kerastrain.options import StepOptions
 from kerastrain.step import gradients as gradients_lib
 from kerastrain.step import loss as loss_lib
 from kerastrain.step import rows as rows_lib
+from kerastrain.step import updates
 from kerastrain.step.objectives import Objective
 from kerastrain.step.objectives import objectives_of
 from kerastrain.xla import compiled_by_xla
@@ -107,7 +108,8 @@ def test_step(model: keras.Model, data: Any, shard: rows_lib.Shard | None = None
         if not _is_full(shard):
             y_pred = rows_lib.first_rows(y_pred, rows)
     _log_loss(model, totals, rows)
-    return _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(shard))
+    logs = _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(shard))
+    return updates.without_norms(model, logs)
 
 
 def _is_full(shard: rows_lib.Shard | None) -> bool:
@@ -334,14 +336,28 @@ def update_weights(
         return
     hook = _has_gradient_hook(model)
     gradients = gradients_lib.sum_duplicates(gradients, dense=hook or model.jit_compile)
-    if hook or options.clips:
+    if hook or options.clips or options.log_norms:
         scale = _scaled(optimizer, tf.ones(()))
         if hook:
             gradients = gradients_lib.rescale(gradients, 1.0 / scale)
             gradients = model.transform_gradients(gradients, variables)
             gradients = gradients_lib.rescale(gradients, scale)
+        if options.log_norms:
+            _log_norm(model, objective.prefix + "gradient_norm", gradients, scale)
         gradients = gradients_lib.clip(gradients, options, scale)
     replicas.apply(optimizer, gradients, variables)
+    if options.log_norms:
+        values = [tf.convert_to_tensor(variable.value) for variable in variables]
+        _log_norm(model, objective.prefix + "weight_norm", values)
+
+
+def _log_norm(model: keras.Model, name: str, tensors: list, scale: Any = 1.0) -> None:
+    """Logs the L2 norm of tensors over ``scale``; one that is not finite, as of a loss scale, is not."""
+    dense = [tf.cast(tf.convert_to_tensor(t), tf.float32) for t in tensors if t is not None]
+    norm = tf.linalg.global_norm(dense) / tf.cast(scale, tf.float32)
+    finite = tf.math.is_finite(norm)
+    weight = tf.cast(finite, tf.float32)
+    _keras.step_trackers(model)[name].update_state(tf.where(finite, norm, 0.0), weight)
 
 
 def _has_gradient_hook(model: keras.Model) -> bool:

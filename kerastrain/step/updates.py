@@ -26,6 +26,9 @@ from kerastrain.errors import ModelError
 from kerastrain.quoting import reason_of
 from kerastrain.quoting import users_cause
 
+# What is logged of norms, after the name of an update where there are several.
+NORMS = ("gradient_norm", "weight_norm")
+
 
 @dataclasses.dataclass(frozen=True)
 class Update:
@@ -124,12 +127,26 @@ def weights_by_optimizer(
     return [(update.optimizer, update.weights()) for update in updates]
 
 
-def make_trackers(model: keras.Model) -> None:
-    """Makes the metrics that log the losses of the model's updates, where they are not there yet."""
-    trackers = _keras.update_trackers(model)
-    for update in updates_of(model):
-        if update.name not in trackers:
-            trackers[update.name] = keras.metrics.Mean(name=f"{update.name}_loss")
+def make_trackers(model: keras.Model, log_norms: bool) -> None:
+    """Makes the metrics that the step itself updates, where they are not there yet.
+
+    Args:
+        model: compiled.
+        log_norms: whether there are such of norms (`StepOptions`).
+    """
+    updates = updates_of(model)
+    names = [f"{update.name}_loss" for update in updates]
+    if log_norms:
+        prefixes = [f"{update.name}_" for update in updates] or [""]
+        names += [prefix + norm for prefix in prefixes for norm in NORMS]
+    for name in names:
+        _keras.add_step_tracker(model, name)
+
+
+def without_norms(model: keras.Model, results: dict[str, Any]) -> dict[str, Any]:
+    """Results but for those of norms, which only train steps have."""
+    names = {name for name in _keras.step_trackers(model) if name.endswith(NORMS)}
+    return {name: value for name, value in results.items() if name not in names}
 
 
 def build(model: keras.Model, batch: Any) -> bool:
