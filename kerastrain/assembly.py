@@ -16,7 +16,6 @@ import random
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -54,6 +53,7 @@ from kerastrain.preparation import CompiledModel
 from kerastrain.preparation import own_methods
 from kerastrain.preparation import Preparation
 from kerastrain.preparation import target_checks
+from kerastrain.preparation import Trials
 from kerastrain.run import check_alike
 from kerastrain.run import check_calls_alike
 from kerastrain.run import compared_options
@@ -63,35 +63,6 @@ from kerastrain.run import NullRun
 from kerastrain.run import Run
 from kerastrain.run import Training
 from kerastrain.state import ModelState
-
-
-class Validation(NamedTuple):
-    """What a training is validated on.
-
-    Attributes:
-        sources: the data sets by name; empty for none.
-        frequency: after which epochs, as for ``fit``.
-        every: after how many steps, too; None for none.
-        validate: runs an evaluation of the set of a name, which it is given as a function of
-            the source; with it the callbacks.
-    """
-
-    sources: dict[str, Source]
-    frequency: int | list[int]
-    every: int | None
-    validate: Callable[..., dict[str, float]]
-
-
-class Extent(NamedTuple):
-    """How long a training is.
-
-    Attributes:
-        epochs: all of them.
-        seconds: after which it ends with the step that runs; None for never.
-    """
-
-    epochs: range
-    seconds: float | None = None
 
 
 class Assembly:
@@ -109,6 +80,7 @@ class Assembly:
         guarded: its train steps, in transactions.
         times: where the time of the last training went.
         cluster: of the workers that train together.
+        trials: steps of which nothing is left.
     """
 
     def __init__(
@@ -128,6 +100,7 @@ class Assembly:
         checks.check_workers(self.cluster, compiled.options)
         self.guarded = GuardedSteps(model, self._state, self.preparation.cut, self.cluster)
         self.times = Times()
+        self.trials = Trials(compiled, self.preparation, self._state, self._states)
 
     def shown(self, name: str, given: dict[str, Any]) -> str:
         """The call of ``name`` that makes this, with what was given and is not None."""
@@ -230,18 +203,18 @@ class Assembly:
 
     def validation(
         self, data: Any, frequency: int | list[int], every: int | None, **options: Any
-    ) -> Validation:
+    ) -> schedule.Validation:
         """The data sets to validate on, as passed to ``fit``, and how that is done."""
         model = self.compiled.model
         if data is None or not own_methods.is_own(model, "evaluate"):
             sources = named_sets.validation_sources(data, self.source, seed=self._seed, **options)
-            return Validation(sources, frequency, every, own_methods.validate_as_it_is)
+            return schedule.Validation(sources, frequency, every, own_methods.validate_as_it_is)
         # Of the model's own `evaluate` in place of sources.
         make: Callable[..., Any] = functools.partial(own_methods.OwnValidation, model, self.source)
         with self.compiled.activated():
             sets: dict[str, Any] = named_sets.validation_sources(data, make, **options)
         sources = {name: one.source for name, one in sets.items()}
-        return Validation(sources, frequency, every, own_methods.OwnValidations(sets))
+        return schedule.Validation(sources, frequency, every, own_methods.OwnValidations(sets))
 
     # Train, evaluate, predict -------------------------------------------------
 
@@ -262,8 +235,8 @@ class Assembly:
         self,
         run: Run | NullRun,
         source: Source,
-        validation: Validation,
-        extent: Extent,
+        validation: schedule.Validation,
+        extent: schedule.Extent,
         *,
         callbacks: Any,
         verbose: Any,

@@ -70,6 +70,8 @@ def _default_hook(method: Method) -> Method:
 class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     """A ``keras.Model`` that trains with kerastrain's step.
 
+    It has a method for each of Keras's that is another one here, and for each hook.
+
     Args:
         *args, **kwargs: as for ``keras.Model``: nothing but ``name`` and the
             like for a subclass with a ``call``, or ``inputs`` and

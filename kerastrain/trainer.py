@@ -21,11 +21,11 @@ from typing import overload
 import keras
 
 from kerastrain.assembly import Assembly
-from kerastrain.assembly import Extent
 from kerastrain.data import named_sets
 from kerastrain.distribution import strategy as strategy_lib
 from kerastrain.execution import Times
 from kerastrain.fit_options import FitOptions
+from kerastrain.loop import schedule
 from kerastrain.old_arguments import takes_old_options
 from kerastrain.old_arguments import takes_old_run_arguments
 from kerastrain.options import Execution
@@ -44,12 +44,13 @@ from kerastrain.preparation import NotAModel
 from kerastrain.preparation import own_methods
 from kerastrain.quoting import short_tracebacks
 from kerastrain.run import make_run
+from kerastrain.searches import Searches
 
 # Arguments that may differ on the workers: what the chief alone writes and shows.
 _NOT_COMPARED = ("self", "callbacks", "verbose", "run_dir")
 
 
-class Trainer(NotAModel):
+class Trainer(Searches, NotAModel):
     """Trains, evaluates and predicts with a Keras model.
 
     Arguments you omit default to the model's compile arguments, as it is compiled when ``fit``,
@@ -294,7 +295,12 @@ class Trainer(NotAModel):
             most=options.of_validation,
         )
         return self._parts.train(
-            *(run, source, validation, Extent(range(initial_epoch, epochs), options.seconds)),
+            *(
+                run,
+                source,
+                validation,
+                schedule.Extent(range(initial_epoch, epochs), options.seconds),
+            ),
             callbacks=callbacks,
             verbose=verbose,
             class_weight=class_weight,

@@ -68,8 +68,8 @@ FAULTS = (
     Fault(
         "regularisers of no part",
         "step/steps.py",
-        "gradients = gradients_lib.add(gradients, _regularization_gradients(model, variables))",
-        "_regularization_gradients(model, variables)",
+        "gradients = gradients_lib.add(gradients, _regularization_gradients(objective))",
+        "_regularization_gradients(objective)",
         EXACT,
     ),
     Fault(
@@ -82,9 +82,8 @@ FAULTS = (
     Fault(
         "logged loss of the first replica's rows",
         "step/steps.py",
-        "_keras.loss_tracker(model).update_state(total, sample_weight=rows)\n\n\n"
-        "def _regularization_gradients",
-        "_keras.loss_tracker(model).update_state(total)\n\n\ndef _regularization_gradients",
+        "_keras.loss_tracker(model).update_state(total, sample_weight=rows)",
+        "_keras.loss_tracker(model).update_state(total)",
         EXACT,
     ),
     Fault(
@@ -97,7 +96,7 @@ FAULTS = (
     Fault(
         "loss of a part that is not scaled",
         "step/steps.py",
-        "group: _scaled(model.optimizer, part_share)",
+        "group: _scaled(objective.optimizer, part_share)",
         "group: part_share",
     ),
     Fault(
@@ -122,10 +121,35 @@ FAULTS = (
     ),
     Fault(
         "weighted mean of a batch of the whole",
-        "step/steps.py",
+        "step/objectives.py",
         "tracker.update_state(value, sample_weight=rows)",
         "tracker.update_state(value)",
         EXACT,
+    ),
+    Fault(
+        "updates of one another's weights",
+        "step/objectives.py",
+        "return self._update.weights()",
+        "return self._model.trainable_weights",
+    ),
+    Fault(
+        "updates without regularisers",
+        "step/objectives.py",
+        "return None, value if of_weights is None else value + tf.cast(of_weights, value.dtype)",
+        "return None, value",
+    ),
+    Fault(
+        "norms of clipped gradients",
+        "step/steps.py",
+        "        if options.log_norms:\n            _log_norm(model, objective.prefix",
+        "        gradients = gradients_lib.clip(gradients, options, scale)\n"
+        "        if options.log_norms:\n            _log_norm(model, objective.prefix",
+    ),
+    Fault(
+        "norms of what is scaled",
+        "step/steps.py",
+        "norm = tf.linalg.global_norm(dense) / tf.cast(scale, tf.float32)",
+        "norm = tf.linalg.global_norm(dense)",
     ),
     # The loss ----------------------------------------------------------------------------------
     Fault(

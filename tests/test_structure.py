@@ -38,7 +38,7 @@ ORDER = (
     "run",
     "loop",
     "preparation",
-    *("model", "assembly", "trainer"),
+    *("model", "assembly", "searches", "trainer"),
     "datasets",
     *("testing", "ray"),
     *("__init__", "examples"),
@@ -53,7 +53,7 @@ PUBLIC = {"Trainer.__init__", "Trainer.fit", "Trainer.evaluate", "TrainableModel
 PUBLIC |= {"check_metric", "check_equivalence"}
 PUBLIC |= {"fit", "launch"}  # the verbs, whose parameters are the options
 # Classes whose docstring says why they have more methods.
-LARGE = {"Choice", "GuardedSteps", "Run", "Runner", "SharedRun", "Source"}
+LARGE = {"Choice", "GuardedSteps", "Run", "Runner", "SharedRun", "Source", "TrainableModel"}
 
 
 def modules():

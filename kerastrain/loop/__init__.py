@@ -5,7 +5,9 @@ holds. It owns no arithmetic: steps come from `kerastrain.execution`, through `k
 and `kerastrain.run` decides when to save.
 """
 
+from kerastrain.loop import batch_sizes
 from kerastrain.loop import callbacks
+from kerastrain.loop import learning_rates
 from kerastrain.loop import schedule
 from kerastrain.loop.evaluation import Evaluation
 from kerastrain.loop.fit_loop import FitLoop
@@ -17,7 +19,9 @@ __all__ = [
     "Evaluation",
     "FitLoop",
     "Progress",
+    "batch_sizes",
     "callbacks",
+    "learning_rates",
     "predict",
     "predict_by_keras",
     "schedule",

@@ -1,9 +1,11 @@
 """What is to come: steps that are left, epochs after which to validate, and Keras's limits of both."""
 
 import math
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
+from typing import NamedTuple
 
 import keras
 
@@ -12,6 +14,35 @@ from kerastrain.data import rows_of
 from kerastrain.data import Source
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
+
+
+class Validation(NamedTuple):
+    """What a training is validated on.
+
+    Attributes:
+        sources: the data sets by name; empty for none.
+        frequency: after which epochs, as for ``fit``.
+        every: after how many steps, too; None for none.
+        validate: runs an evaluation of the set of a name, which it is given as a function of
+            the source; with it the callbacks.
+    """
+
+    sources: dict[str, Source]
+    frequency: int | list[int]
+    every: int | None
+    validate: Callable[..., dict[str, float]]
+
+
+class Extent(NamedTuple):
+    """How long a training is.
+
+    Attributes:
+        epochs: all of them.
+        seconds: after which it ends with the step that runs; None for never.
+    """
+
+    epochs: range
+    seconds: float | None = None
 
 
 def limited_epochs(epochs: int) -> int:

@@ -233,26 +233,32 @@ class Preparation:
         own_results = _keras.overrides(self._model, "get_metrics_result")
         return not (own_results or self.reports_own_logs(kind))
 
-    def runner(self, kind: str, listening: Listening = Listening.NEVER) -> Runner:
+    def runner(
+        self, kind: str, listening: Listening = Listening.NEVER, anew: bool = False
+    ) -> Runner:
         """What runs steps; the choice of its plan is kept.
 
         Args:
             kind: ``"train"`` or ``"test"``.
             listening: when callbacks are called for each step.
+            anew: whether it is one by itself, with a choice of its own.
         """
         key = kind, listening
-        if key not in self._runners:
-            is_users = self.reports_own_logs(kind, f"{kind}_step")
-            assert self.steps is not None  # `ready` has made them
-            self._runners[key] = Runner(
-                self._model,
-                self.steps,
-                StepKind(kind, reports=self.reports_own_logs(kind), is_users=is_users),
-                self._compiled.execution,
-                listening,
-                wrapper=lambda run: self._watched(kind, run),
-            )
-        return self._runners[key]
+        if key in self._runners and not anew:
+            return self._runners[key]
+        is_users = self.reports_own_logs(kind, f"{kind}_step")
+        assert self.steps is not None  # `ready` has made them
+        runner = Runner(
+            self._model,
+            self.steps,
+            StepKind(kind, reports=self.reports_own_logs(kind), is_users=is_users),
+            self._compiled.execution,
+            listening,
+            wrapper=lambda run: self._watched(kind, run),
+        )
+        if not anew:
+            self._runners[key] = runner
+        return runner
 
     def cut(self, micro_batches: int) -> None:
         """Lets steps cut a batch into ``micro_batches`` from now on.

@@ -9,10 +9,12 @@
 Nothing here needs TensorFlow. ``kerastrain report runs/a runs/b`` writes the page.
 """
 
+from kerastrain.report.axes import new_axes
 from kerastrain.report.axes import plot_history
 from kerastrain.report.page import write_report
 
 __all__ = [
+    "new_axes",
     "plot_history",
     "write_report",
 ]

@@ -21,13 +21,7 @@ def plot_history(
     Raises:
         ArgumentError: matplotlib is not installed.
     """
-    try:
-        pyplot = importlib.import_module("matplotlib.pyplot")
-        ticker = importlib.import_module("matplotlib.ticker")
-    except ImportError:
-        raise ArgumentError(
-            "`plot` needs matplotlib. Install it with `pip install 'kerastrain[report]'`."
-        ) from None
+    pyplot, ticker = _matplotlib("pyplot"), _matplotlib("ticker")
     names = sorted(
         (n for n in history if not n.startswith("val_")), key=lambda name: name != "loss"
     )
@@ -45,3 +39,21 @@ def plot_history(
         axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axis.legend()
     return axes[0]
+
+
+def new_axes() -> Any:
+    """The axes of a new figure of matplotlib.
+
+    Raises:
+        ArgumentError: matplotlib is not installed.
+    """
+    return _matplotlib("pyplot").subplots(figsize=(5.5, 3.5), constrained_layout=True)[1]
+
+
+def _matplotlib(module: str) -> Any:
+    try:
+        return importlib.import_module(f"matplotlib.{module}")
+    except ImportError:
+        raise ArgumentError(
+            "`plot` needs matplotlib. Install it with `pip install 'kerastrain[report]'`."
+        ) from None

@@ -25,8 +25,10 @@ import keras
 import tensorflow as tf
 
 from kerastrain import _keras
+from kerastrain.state import global_random
 from kerastrain.state import python_state
 from kerastrain.state.callback_names import by_name as callbacks_by_name
+from kerastrain.state.host_copies import rolled_back
 from kerastrain.state.tables import MUTABLE
 from kerastrain.state.tables import Tables
 from kerastrain.state.unsaved_state import UnsavedState
@@ -183,6 +185,17 @@ class ModelState:
             yield
         finally:
             self.found = before
+
+    @contextlib.contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Inside, steps may train; afterwards all variables, tables and generators are as before."""
+        copied = list(self.variables().values())
+        generators = global_random.states()
+        with rolled_back(copied, self.find_tables()) as copies, self.telling(copies.add):
+            try:
+                yield
+            finally:
+                global_random.set_states(generators)
 
     def _meet(self, kind: str, variables: list[Any]) -> None:
         before, of_functions = self._handles, self._of_functions
