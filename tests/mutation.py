@@ -141,9 +141,8 @@ FAULTS = (
     Fault(
         "norms of clipped gradients",
         "step/steps.py",
-        "        if options.log_norms:\n            _log_norm(model, objective.prefix",
-        "        gradients = gradients_lib.clip(gradients, options, scale)\n"
-        "        if options.log_norms:\n            _log_norm(model, objective.prefix",
+        '"gradient_norm", gradients, scale)',
+        '"gradient_norm", gradients_lib.clip(gradients, options, scale), scale)',
     ),
     Fault(
         "norms of what is scaled",
