@@ -47,11 +47,12 @@ class Bind(keras.metrics.Metric):
         >>> inputs = keras.Input((2,))
         >>> heads = {"sum": keras.layers.Dense(1)(inputs), "copy": keras.layers.Dense(2)(inputs)}
         >>> model = kerastrain.TrainableModel(inputs, heads)
-        >>> seen = Bind("mse", y_true="x", y_pred="copy", name="copied")
-        >>> model.compile("sgd", loss={"sum": "mse", "copy": None}, metrics=[seen])
-        >>> history = model.fit(np.ones((4, 2)), {"sum": np.ones((4, 1))}, verbose=0)
+        >>> seen = Bind("mae", y_true="x", y_pred="copy", name="copied")
+        >>> model.compile("sgd", loss="mse", metrics=[seen])
+        >>> y = {"sum": np.ones((4, 1)), "copy": np.ones((4, 2))}
+        >>> history = model.fit(np.ones((4, 2)), y, verbose=0)
         >>> sorted(history.history)
-        ['copied', 'loss']
+        ['copied', 'copy_loss', 'loss', 'sum_loss']
     """
 
     def __init__(self, metric: Any, *, name: str | None = None, **paths: Path):
