@@ -21,6 +21,7 @@ ORDER = (
         "renaming",
         "quoting",
         "run_files",
+        "file_locks",
         "options",
         "limits",
         "old_arguments",
