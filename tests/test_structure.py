@@ -17,6 +17,7 @@ ORDER = (
         "_version",
         "errors",
         "notices",
+        "versions",
         "validation",
         "renaming",
         "quoting",

@@ -38,6 +38,7 @@ from packaging.version import InvalidVersion
 from rich.table import Table
 
 from kerastrain import file_locks
+from kerastrain import versions
 from kerastrain._version import __version__
 from kerastrain.cli.quiet import quiet
 from kerastrain.cli.quiet import quiet_import
@@ -195,7 +196,16 @@ def _versions(imported: dict[str, ModuleType]) -> Iterator[Finding]:
     for requirement in _requirements():
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             found = _version(requirement.name, imported)
-            yield _judged("versions", requirement.name, found, requirement.specifier)
+            judged = _judged("versions", requirement.name, found, requirement.specifier)
+            tested = versions.TESTED.get(judged.name)
+            if (
+                judged.status == "ok"
+                and tested
+                and not versions.is_tested(judged.name, judged.found)
+            ):
+                remark = f"was not tested; {tested[0]} to {tested[-1]} were"
+                judged = judged._replace(status="warning", remark=remark)
+            yield judged
 
 
 def _optional_packages() -> Iterator[Finding]:

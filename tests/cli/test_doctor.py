@@ -71,6 +71,16 @@ class TestVersions:
         assert "failed" == versions["tensorflow"]["status"] == versions["python"]["status"]
         assert "ok" == versions["kerastrain"]["status"]
 
+    def test_a_version_that_was_not_tested(self, requires, monkeypatch):
+        """One in its range that is newer than those of the tests is a warning."""
+        requires("keras>=3.13", "tensorflow>=2.19")
+        monkeypatch.setattr(keras, "__version__", "3.99.0")
+        versions = report("--no-steps")["versions"]
+        assert ["3.99.0", "warning", "was not tested; 3.13 to 3.15 were"] == [
+            *versions["keras"].values()
+        ]
+        assert "ok" == versions["tensorflow"]["status"]
+
     def test_a_package_that_is_not_there(self, requires):
         """What is required and not installed has failed."""
         requires("no-such-package>=1")
