@@ -8,6 +8,7 @@ checked by reading this folder.
 """
 
 from kerastrain._keras.activity_losses import is_undivided
+from kerastrain._keras.assets import load_assets
 from kerastrain._keras.batch_hooks import listens_to_batches
 from kerastrain._keras.batch_hooks import use_of_batches
 from kerastrain._keras.building import BuildsFromShapes
@@ -230,6 +231,7 @@ __all__ = [
     "leaf_metrics",
     "let_replicas_update",
     "list_to_tuple",
+    "load_assets",
     "listens_to_batches",
     "local_variables",
     "loss_function_arguments",

@@ -57,13 +57,13 @@ class TestVersions:
 
     def test_ranges_are_those_of_the_metadata(self, requires):
         """A version inside its range is ok, one outside has failed, and the status is 1."""
-        requires("keras<4,>=3.15", "tensorflow<2.3", 'jax>=9; extra == "other"', python=">=3.99")
+        requires("keras<4,>=3.13", "tensorflow<2.3", 'jax>=9; extra == "other"', python=">=3.99")
         found = report("--no-steps", status=1)
         assert not found["works"]
         versions = found["versions"]
         assert ["python", "kerastrain", "keras", "tensorflow"] == list(versions)
         assert keras.__version__ == versions["keras"]["found"]
-        assert ("ok", "needs >=3.15,<4") == (
+        assert ("ok", "needs >=3.13,<4") == (
             versions["keras"]["status"],
             versions["keras"]["remark"],
         )
