@@ -42,9 +42,9 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Execution",
+    "FitOptions",
     "Guard",
     "KerastrainError",
-    "Limits",
     "MetricError",
     "ModelError",
     "NonFiniteError",
@@ -56,6 +56,7 @@ __all__ = [
     "TrainableModel",
     "Trainer",
     "UnsupportedTypeError",
+    "Update",
     "WorkerLostError",
     "__version__",
 ]
@@ -87,12 +88,13 @@ if not _is_command_line():
     from kerastrain.errors import ShapeError
     from kerastrain.errors import UnsupportedTypeError
     from kerastrain.errors import WorkerLostError
-    from kerastrain.limits import Limits
+    from kerastrain.fit_options import FitOptions
     from kerastrain.model import TrainableModel
     from kerastrain.options import Execution
     from kerastrain.options import Guard
     from kerastrain.options import RunDir
     from kerastrain.options import StepOptions
+    from kerastrain.step import Update
     from kerastrain.trainer import Trainer
 
     _versions.warn_of_untested()
@@ -118,7 +120,15 @@ else:  # a type checker would take every name for one that is here
             globals().pop(name, None)
             return module
         if name in __all__:  # on the command line
-            for home in ("_backend", "errors", "options", "limits", "model", "trainer"):
+            for home in (
+                "_backend",
+                "errors",
+                "options",
+                "fit_options",
+                "step",
+                "model",
+                "trainer",
+            ):
                 module = _importlib.import_module(f"{__name__}.{home}")
                 if hasattr(module, name):
                     return getattr(module, name)

@@ -71,12 +71,14 @@ class Validation(NamedTuple):
     Attributes:
         sources: the data sets by name; empty for none.
         frequency: after which epochs, as for ``fit``.
+        every: after how many steps, too; None for none.
         validate: runs an evaluation of the set of a name, which it is given as a function of
             the source; with it the callbacks.
     """
 
     sources: dict[str, Source]
     frequency: int | list[int]
+    every: int | None
     validate: Callable[..., dict[str, float]]
 
 
@@ -226,18 +228,20 @@ class Assembly:
             )
         return each[0] or None
 
-    def validation(self, data: Any, frequency: int | list[int], **options: Any) -> Validation:
+    def validation(
+        self, data: Any, frequency: int | list[int], every: int | None, **options: Any
+    ) -> Validation:
         """The data sets to validate on, as passed to ``fit``, and how that is done."""
         model = self.compiled.model
         if data is None or not own_methods.is_own(model, "evaluate"):
             sources = named_sets.validation_sources(data, self.source, seed=self._seed, **options)
-            return Validation(sources, frequency, own_methods.validate_as_it_is)
+            return Validation(sources, frequency, every, own_methods.validate_as_it_is)
         # Of the model's own `evaluate` in place of sources.
         make: Callable[..., Any] = functools.partial(own_methods.OwnValidation, model, self.source)
         with self.compiled.activated():
             sets: dict[str, Any] = named_sets.validation_sources(data, make, **options)
         sources = {name: one.source for name, one in sets.items()}
-        return Validation(sources, frequency, own_methods.OwnValidations(sets))
+        return Validation(sources, frequency, every, own_methods.OwnValidations(sets))
 
     # Train, evaluate, predict -------------------------------------------------
 
@@ -326,6 +330,7 @@ class Assembly:
             loop = FitLoop(
                 *(model, run, training, source, validation.sources, validation.frequency),
                 *(listed, progress, self._states, validation.validate, extent.seconds),
+                validation.every,
             )
             self.times = loop.times
             stack.enter_context(self._states.untouched_by_callbacks())

@@ -14,6 +14,8 @@ cloning are Keras's. To add behaviour, override a hook instead of the step:
   over the rows
 - ``transform_gradients(gradients, variables)``: the gradients of the global
   batch, before clipping
+- ``updates()``: several losses, each with the weights that it trains and an optimizer of its own, in
+  place of one
 - ``compute_metrics(x, y, y_pred, sample_weight)``: updates metrics, returns
   their results. On several replicas each calls it for its own rows, so what is
   derived from results belongs in ``get_metrics_result()``, which is asked again
@@ -44,6 +46,8 @@ from kerastrain.preparation import lint
 from kerastrain.renaming import renamed_arguments
 from kerastrain.renaming import with_suggestions
 from kerastrain.step import steps as step
+from kerastrain.step import Update
+from kerastrain.step import updates as updates_lib
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -114,13 +118,15 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         lint: Lint = "warn",
+        log_norms: bool = False,
     ) -> None:
         """Configures the model for training.
 
         Args:
             optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly, jit_compile,
                 auto_scale_loss: as for ``keras.Model.compile``.
-            micro_batches, clipvalue, clipnorm, global_clipnorm, lint: as for `StepOptions`.
+            micro_batches, clipvalue, clipnorm, global_clipnorm, lint, log_norms: as for
+                `StepOptions`.
             steps_per_execution: batches that one compiled call of ``fit`` runs; callbacks
                 get the last of them. Above 1, or ``"auto"`` (32), they run in a
                 loop, by the plan that is measured to be the fastest
@@ -136,6 +142,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
             lint=lint,
+            log_norms=log_norms,
         )
         optimizer = keras.optimizers.get(optimizer)
         check_clips_once(options, optimizer)
@@ -151,6 +158,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        _keras.bind_metrics(self)
         self.__dict__["_step_options"] = options
 
     @property
@@ -186,6 +194,13 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         return merging.results_in_step(self, step.test_step(self, data))
 
     @_builtin
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Updates the compiled metrics, and returns the results of all."""
+        return _keras.compute_metrics(self, x, y, y_pred, sample_weight)
+
+    @_builtin
     def reset_metrics(self) -> None:
         """Resets every metric, on each replica to the state of no rows."""
         merging.reset(self, super().reset_metrics)
@@ -219,6 +234,54 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         del variables
         return gradients
 
+    @_default_hook
+    def updates(self) -> list[Update]:
+        """A hook for several updates in one step; override it for a GAN, say.
+
+        Each batch is given to their losses, and they are run in this order; there is no forward pass of
+        the model itself, so losses and metrics of ``compile`` are not used, and ``compute_loss`` is not
+        called. `transform_gradients` and clipping act on each update. ``evaluate`` computes their losses.
+
+        Returns:
+            The updates (`Update`), anew whenever it is asked.
+
+        Example:
+            >>> class Halves(TrainableModel):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.left, self.right = keras.layers.Dense(1), keras.layers.Dense(1)
+            ...         self.second = keras.optimizers.Adam(0.01)
+            ...     def of(self, layer):
+            ...         return lambda x, y, sample_weight, training: (layer(x) - y) ** 2
+            ...     def updates(self):
+            ...         return [
+            ...             Update("left", self.of(self.left), self.left, self.optimizer),
+            ...             Update("right", self.of(self.right), self.right, self.second),
+            ...         ]
+            >>> model = Halves()
+            >>> model.compile("sgd")
+            >>> history = model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
+            >>> sorted(history.history)
+            ['left_loss', 'loss', 'right_loss']
+        """
+        return []
+
+    def build_updates(self, batch: Any) -> bool:
+        """Builds what `updates` need, by a call of their losses on shapes.
+
+        Args:
+            batch: ``x``, ``(x, y)`` or ``(x, y, sample_weight)`` of tensors, or of their shapes.
+
+        Returns:
+            Whether there are any.
+        """
+        updates_lib.make_trackers(self, self.step_options.log_norms)
+        is_built = updates_lib.build(self, batch)
+        for optimizer, weights in updates_lib.weights_by_optimizer(self) if is_built else ():
+            if not optimizer.built:
+                optimizer.build(weights)
+        return is_built
+
     @_builtin
     def make_train_function(self, force: bool = False) -> None:
         """Keras's function that trains on a batch, where the gradients are summed in the step.
@@ -227,6 +290,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         """
         made = self.train_function is None or force
         if made:  # before Keras makes it, or the next `fit` would find it made
+            updates_lib.make_trackers(self, self.step_options.log_norms)
             checks.check_steps_of_workers(self)
             lint.check(self, _keras.random_batch(self), self.step_options)
         super().make_train_function(force)
@@ -240,6 +304,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
     def make_test_function(self, force: bool = False) -> None:
         """Keras's function that evaluates a batch; of several workers, their results together."""
         made = self.test_function is None or force
+        updates_lib.make_trackers(self, self.step_options.log_norms)
         super().make_test_function(force)
         if made and self.distribute_strategy.num_replicas_in_sync > 1:
             self.test_function = self._on_replicas(self.test_function, sums=False)

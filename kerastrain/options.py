@@ -57,6 +57,10 @@ class StepOptions:
             micro-batches (`kerastrain.preparation.lint`), when ``fit`` begins: ``"warn"``, the
             default; ``"error"``: it is a `ModelError` or `MetricError`; ``"off"``: it is not
             looked for.
+        log_norms: whether each epoch logs ``gradient_norm``, the L2 norm of all gradients of the global
+            batch together, before they are clipped and without a loss scale, and ``weight_norm``, that
+            of all trainable weights after the update: means over the steps, without those where it is
+            not finite. Each update has its own (`kerastrain.TrainableModel.updates`). Default False.
 
     With ``mixed_float16`` and a ``LossScaleOptimizer``, parts of a batch (micro-batches and
     replicas) may come to another loss scale than the whole batch, so that one run skips a
@@ -74,7 +78,8 @@ class StepOptions:
 
     Example:
         >>> StepOptions(micro_batches=2, global_clipnorm=1.0)
-        StepOptions(micro_batches=2, clipvalue=None, clipnorm=None, global_clipnorm=1.0, lint='warn')
+        StepOptions(micro_batches=2, clipvalue=None, clipnorm=None, global_clipnorm=1.0, lint='warn',
+            log_norms=False)
     """
 
     micro_batches: MicroBatches = 1
@@ -82,6 +87,7 @@ class StepOptions:
     clipnorm: float | None = None
     global_clipnorm: float | None = None
     lint: Lint = "warn"
+    log_norms: bool = False
 
     def __post_init__(self) -> None:
         if self.micro_batches != "auto":
@@ -89,6 +95,8 @@ class StepOptions:
         for name in self.clips:
             validation.positive_number(name, getattr(self, name), "None for no clipping")
         validation.one_of("lint", self.lint, LINTS)
+        if not isinstance(self.log_norms, bool):
+            raise ArgumentError(f"`log_norms` must be True or False. Received: {self.log_norms!r}.")
         if len(self.clips) > 1:
             raise ArgumentError(
                 "Only one kind of clipping can be set. Received: "

@@ -25,7 +25,7 @@ from kerastrain.assembly import Extent
 from kerastrain.data import named_sets
 from kerastrain.distribution import strategy as strategy_lib
 from kerastrain.execution import Times
-from kerastrain.limits import Limits
+from kerastrain.fit_options import FitOptions
 from kerastrain.old_arguments import takes_old_options
 from kerastrain.old_arguments import takes_old_run_arguments
 from kerastrain.options import Execution
@@ -66,7 +66,7 @@ class Trainer(NotAModel):
             afterwards, with what was trained (`kerastrain.distribution.scoped`).
         seed: an integer that the order of shuffled arrays follows, with the epoch; None draws
             one from Python's ``random``.
-        micro_batches, clipvalue, clipnorm, global_clipnorm, lint: as for
+        micro_batches, clipvalue, clipnorm, global_clipnorm, lint, log_norms: as for
             `TrainableModel.compile`, explained in `StepOptions`.
         run_eagerly, jit_compile, steps_per_execution: as for ``keras.Model.compile``, with the
             rules of `Execution`; ``steps_per_execution`` is the most steps of one call.
@@ -111,6 +111,7 @@ class Trainer(NotAModel):
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         lint: Lint | None = None,
+        log_norms: bool | None = None,
         run_eagerly: bool | None = None,
         jit_compile: bool | None = None,
         steps_per_execution: int | None = None,
@@ -125,7 +126,7 @@ class Trainer(NotAModel):
             "weighted_metrics": weighted_metrics,
         }
         clips = {"clipvalue": clipvalue, "clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
-        step = {"micro_batches": micro_batches, "lint": lint} | clips
+        step = {"micro_batches": micro_batches, "lint": lint, "log_norms": log_norms} | clips
         how = {
             "run_eagerly": run_eagerly,
             "jit_compile": jit_compile,
@@ -204,7 +205,7 @@ class Trainer(NotAModel):
 
     @short_tracebacks
     @takes_old_run_arguments
-    @own_methods.inside_own_method("run_dir", "limits", unless=own_methods.refuse_named_validation)
+    @own_methods.inside_own_method("run_dir", "options", unless=own_methods.refuse_named_validation)
     def fit(
         self,
         x: Any = None,
@@ -225,7 +226,7 @@ class Trainer(NotAModel):
         validation_freq: int | list[int] = 1,
         *,
         run_dir: str | os.PathLike[str] | RunDir | None = None,
-        limits: Limits | None = None,
+        options: FitOptions | None = None,
     ) -> keras.callbacks.History:
         """Trains for a number of epochs.
 
@@ -249,7 +250,7 @@ class Trainer(NotAModel):
                 after, counted from 1.
             run_dir: a directory that the training is saved in and resumed from, or a `RunDir`
                 with how (`kerastrain.run`); None for none.
-            limits: how much of it is run (`kerastrain.limits`); None for all.
+            options: how much of it is run, and when it is validated, too: `FitOptions`.
 
         Returns:
             The ``History``, which can plot itself; ``history.history[name][i]`` is the result of the
@@ -263,8 +264,8 @@ class Trainer(NotAModel):
         given = {name: value for name, value in locals().items() if name not in _NOT_COMPARED}
         self._parts.refuse_within_fit()
         self._parts.check_call(given, callbacks)
-        limits = checks.as_limits(limits)
-        if limits.fast_dev_run:
+        options = checks.as_fit_options(options)
+        if options.fast_dev_run:
             run_dir, epochs, validation_freq = None, initial_epoch + 1, 1
         run = make_run(run_dir, callbacks, self._parts.cluster)
         checks.check_epochs(epochs, initial_epoch, validation_freq)
@@ -279,21 +280,21 @@ class Trainer(NotAModel):
             *(x, y, sample_weight),
             batch_size=batch_size,
             steps=steps_per_epoch,
-            most=limits.of_training,
-            shuffle=shuffle if limits.overfit_batches is None else False,
-            begins_anew=limits.overfit_batches is not None,
+            most=options.of_training,
+            shuffle=shuffle if options.overfit_batches is None else False,
+            begins_anew=options.overfit_batches is not None,
             class_weight=class_weight,
             seed=self._seed,
             first_pass=0 if steps_per_epoch else initial_epoch,
         )
         validation = self._parts.validation(
-            *(validation_data, validation_freq),
+            *(validation_data, validation_freq, options.steps_between_validations),
             batch_size=validation_batch_size or batch_size,
             steps=validation_steps,
-            most=limits.of_validation,
+            most=options.of_validation,
         )
         return self._parts.train(
-            *(run, source, validation, Extent(range(initial_epoch, epochs), limits.seconds)),
+            *(run, source, validation, Extent(range(initial_epoch, epochs), options.seconds)),
             callbacks=callbacks,
             verbose=verbose,
             class_weight=class_weight,

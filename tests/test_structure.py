@@ -24,7 +24,7 @@ ORDER = (
         "run_files",
         "file_locks",
         "options",
-        "limits",
+        "fit_options",
         "old_arguments",
     ),
     "report",

@@ -11,6 +11,13 @@ from kerastrain._keras.activity_losses import is_undivided
 from kerastrain._keras.assets import load_assets
 from kerastrain._keras.batch_hooks import listens_to_batches
 from kerastrain._keras.batch_hooks import use_of_batches
+from kerastrain._keras.bound_metrics import add_step_tracker
+from kerastrain._keras.bound_metrics import are_to_be_bound
+from kerastrain._keras.bound_metrics import bind_metrics
+from kerastrain._keras.bound_metrics import compute_metrics
+from kerastrain._keras.bound_metrics import metrics_beside
+from kerastrain._keras.bound_metrics import metrics_bound
+from kerastrain._keras.bound_metrics import step_trackers
 from kerastrain._keras.building import BuildsFromShapes
 from kerastrain._keras.building import random_batch
 from kerastrain._keras.callbacks import history_of
@@ -82,11 +89,13 @@ from kerastrain._keras.models import functional_init
 from kerastrain._keras.models import global_random_state
 from kerastrain._keras.models import has_builtin_step
 from kerastrain._keras.models import has_one_loss
+from kerastrain._keras.models import has_updates
 from kerastrain._keras.models import is_functional_call
 from kerastrain._keras.models import is_of_keras
 from kerastrain._keras.models import is_users_method
 from kerastrain._keras.models import loss_tracker
 from kerastrain._keras.models import losses_by_replica
+from kerastrain._keras.models import optimizers_of
 from kerastrain._keras.models import overrides
 from kerastrain._keras.models import prepare_saving
 from kerastrain._keras.models import random_states
@@ -158,6 +167,13 @@ from kerastrain._keras.xla_kernels import has_xla_kernel
 from kerastrain._keras.xla_kernels import supports_jit
 
 __all__ = [
+    "are_to_be_bound",
+    "bind_metrics",
+    "metrics_beside",
+    "step_trackers",
+    "add_step_tracker",
+    "compute_metrics",
+    "metrics_bound",
     "BuildsFromShapes",
     "KeptState",
     "Left",
@@ -206,6 +222,7 @@ __all__ = [
     "gradients_already_summed",
     "handles_of",
     "has_builtin_step",
+    "has_updates",
     "has_one_loss",
     "has_plain_metrics",
     "has_started",
@@ -249,6 +266,7 @@ __all__ = [
     "notice_lost_workers",
     "operation_seeds",
     "optimizers_in",
+    "optimizers_of",
     "output_loss_trackers",
     "output_losses",
     "output_spec",

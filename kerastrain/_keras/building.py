@@ -24,6 +24,7 @@ class BuildsFromShapes:
 
     _distribute_strategy: tf.distribute.Strategy | None
     _symbolic_build: Callable[..., None]
+    build_updates: Callable[[Any], bool]
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if data_batch is None:
@@ -33,7 +34,8 @@ class BuildsFromShapes:
         if self._distribute_strategy is None:
             return
         with self._distribute_strategy.scope():
-            self._symbolic_build(data_batch=data_batch)
+            if not self.build_updates(data_batch):
+                self._symbolic_build(data_batch=data_batch)
             let_replicas_update(self)
 
 

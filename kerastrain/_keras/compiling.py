@@ -11,6 +11,7 @@ from keras.src import backend as keras_backend
 from keras.src import tree
 from keras.src.trainers import compile_utils
 
+from kerastrain._keras.bound_metrics import bind_metrics
 from kerastrain._keras.entry_points import base_method_replaced
 
 # What `compile` sets on a model (trainers/trainer.py, `Trainer.compile`), and
@@ -75,6 +76,7 @@ def base_compile(model: keras.Model, **arguments: Any) -> None:
     """``keras.Model.compile``, whatever the model's own ``compile`` takes."""
     with base_method_replaced(model, "compile", None):
         keras.Model.compile(model, **arguments)
+    bind_metrics(model)
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:

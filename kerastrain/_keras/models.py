@@ -70,6 +70,21 @@ def has_builtin_step(model: keras.Model) -> bool:
     )
 
 
+def has_updates(model: keras.Model) -> bool:
+    """Whether a step of the model is of several updates, by a hook of ``TrainableModel``."""
+    hook = getattr(type(model), "updates", None)
+    return has_builtin_step(model) and not getattr(hook, "is_default_hook", False)
+
+
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """Those that a step of the model uses; the compiled one is the first, if it is used or alone."""
+    if not has_updates(model):
+        return [] if model.optimizer is None else [model.optimizer]
+    return sorted(
+        (u.optimizer for u in model.updates()), key=lambda one: one is not model.optimizer
+    )
+
+
 def compute_loss(
     model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
 ) -> Any:

@@ -13,7 +13,7 @@ def _inner(optimizer: Any) -> Any:
 
 
 def optimizers_in(optimizer: Any) -> list[keras.optimizers.Optimizer]:
-    """An optimizer and all those that it hands gradients to, as ``MultiOptimizer`` does."""
+    """An optimizer, or several, and all that these hand gradients to, as ``MultiOptimizer`` does."""
     found: list[keras.optimizers.Optimizer] = []
     waiting = [optimizer]
     while waiting:
@@ -27,9 +27,9 @@ def optimizers_in(optimizer: Any) -> list[keras.optimizers.Optimizer]:
 
 
 @contextlib.contextmanager
-def gradients_already_summed(optimizer: Any) -> Iterator[None]:
-    """Inside, ``optimizer.apply`` takes gradients that are summed over replicas."""
-    optimizers = optimizers_in(optimizer)
+def gradients_already_summed(optimizers: list[Any]) -> Iterator[None]:
+    """Inside, ``apply`` of each optimizer takes gradients that are summed over replicas."""
+    optimizers = optimizers_in(optimizers)
     for one in optimizers:
         one.__dict__["_all_reduce_sum_gradients"] = list
     try:

@@ -42,7 +42,7 @@ def in_step(model: keras.Model) -> Iterator[None]:
     outside of ``strategy.run``, where the replicas' threads take turns.
     """
     with (
-        _keras.gradients_already_summed(model.optimizer),
+        _keras.gradients_already_summed(_keras.optimizers_of(model)),
         _keras.losses_by_replica(model),
         _keras.losses_not_scaled(),
         _keras.synchronized_moments(_moments),

@@ -312,7 +312,7 @@ class Runner:
         variables = list(self._steps.state.variables().values())
         if self._kind != "train" and not self._own:  # which change no weights
             trained = {*map(id, self._model.trainable_variables)}
-            trained |= {*map(id, getattr(self._model.optimizer, "variables", ()))}
+            trained |= {id(v) for o in _keras.optimizers_of(self._model) for v in o.variables}
             variables = [v for v in variables if id(v) not in trained]
         random = _keras.global_random_state()
         tables = self._steps.state.find_tables()

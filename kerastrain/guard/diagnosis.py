@@ -22,6 +22,7 @@ from kerastrain import _keras
 from kerastrain.data import Chunk
 from kerastrain.errors import NonFiniteError
 from kerastrain.step import rows as rows_lib
+from kerastrain.step import updates
 
 
 class Diagnosis(NamedTuple):
@@ -133,6 +134,10 @@ def _searched(model: keras.Model, batch: Any) -> Iterator[Diagnosis | None]:
         for path, leaf in _leaves(part):
             yield _of_rows(f"`{name}{path}`", leaf, rows)
     x, y, sample_weight = parts
+    for update in updates.updates_of(model):
+        yield from _searched_update(update, parts, rows)
+    if _keras.has_updates(model):
+        return
     with tf.GradientTape() as tape:
         y_pred = _keras.forward(model, x, training=True)
         total = _keras.compute_loss(model, x, y, y_pred, sample_weight, training=True)
@@ -156,6 +161,19 @@ def _searched(model: keras.Model, batch: Any) -> Iterator[Diagnosis | None]:
     for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
         if gradient is not None:
             yield _whole(f"the gradient of {weight.path}", tf.convert_to_tensor(gradient))
+
+
+def _searched_update(
+    update: updates.Update, parts: tuple[Any, Any, Any], rows: int
+) -> Iterator[Diagnosis | None]:
+    with tf.GradientTape() as tape:
+        value = tf.convert_to_tensor(update.loss(*parts, True))
+    yield _of_rows(f"the loss of the update {update.name!r}", value, rows)
+    weights = update.weights()
+    for weight, gradient in zip(weights, tape.gradient(value, weights), strict=True):
+        if gradient is not None:
+            what = f"the gradient of {weight.path} in the update {update.name!r}"
+            yield _whole(what, tf.convert_to_tensor(gradient))
 
 
 def _leaves(structure: Any) -> Iterator[tuple[str, tf.Tensor]]:

@@ -39,7 +39,8 @@ class FiniteCheck:
 
     def __init__(self, model: keras.Model, variables: Iterable[Any]):
         trained = {id(w) for w in model.trainable_weights}
-        self._equal = trained | {*map(id, getattr(model.optimizer, "variables", ()))}
+        of_optimizers = (v for one in _keras.optimizers_of(model) for v in one.variables)
+        self._equal = trained | {*map(id, of_optimizers)}
         self._parts: list[tf.Variable] = []
         found = _floats(variables)
         watched = {*map(id, self._watched(found))}

@@ -257,16 +257,25 @@ class GuardedSteps:
             raise diagnosis.of_callbacks(self._recovery.epoch, self._journal.now[0])
         return logs
 
-    def end(self) -> Logs:
-        """The epoch has no more steps: `verify`, and lets go of its data.
+    def pause(self) -> Logs:
+        """Something else than steps is to run, until `begin`: `verify`, and lets go of the data.
 
         Raises:
-            NonFiniteError: as `verify` does; or more than half of its batches were skipped.
+            NonFiniteError: as `verify` does.
         """
         logs = self.verify()
         self._between.close()
         self._journal.clear()
         self._is_touched = False
+        return logs
+
+    def end(self) -> Logs:
+        """The epoch has no more steps: as `pause`.
+
+        Raises:
+            NonFiniteError: as `verify` does; or more than half of its batches were skipped.
+        """
+        logs = self.pause()
         self._skipped.check_end_of(self._recovery.epoch, self._journal.now[0])
         return logs
 

@@ -24,6 +24,7 @@ from kerastrain.execution import run_and_notify
 from kerastrain.execution import Runner
 from kerastrain.execution import Times
 from kerastrain.loop.progress import Progress
+from kerastrain.step import updates
 
 
 class Evaluation:
@@ -69,7 +70,7 @@ class Evaluation:
                 logs = run_and_notify(work, callbacks, "test", times)
                 done += work.steps
                 if votes["draw"]:
-                    progress.update(done, self.results())
+                    progress.update(done, updates.without_norms(model, self.results()))
                 if model.stop_evaluating and not votes.cluster.has_others:
                     break
                 between()
@@ -77,6 +78,7 @@ class Evaluation:
             results = _keras.python_logs(self.epoch_logs(logs, "test"))
         else:
             results = merging.no_results(self.results())
+        results = updates.without_norms(model, results)
         callbacks.on_test_end(results)
         return results
 

@@ -14,6 +14,7 @@ The order, which a test holds::
         on_epoch_begin
         for each batch:
             on_train_batch_begin; run the step; on_train_batch_end
+            where steps are due for it: validate, as below
             leave where a callback has set `stop_training`
         where due, for each validation set, with metric state of its own:
             on_test_begin
@@ -46,6 +47,7 @@ from kerastrain.execution import run_and_notify
 from kerastrain.execution import Times
 from kerastrain.loop import callbacks as callbacks_lib
 from kerastrain.loop.evaluation import Evaluation
+from kerastrain.loop.history import History
 from kerastrain.loop.progress import Progress
 from kerastrain.loop.schedule import is_due
 from kerastrain.loop.schedule import left_of
@@ -53,6 +55,7 @@ from kerastrain.run import NullRun
 from kerastrain.run import Position
 from kerastrain.run import Run
 from kerastrain.run import Training
+from kerastrain.step import updates
 
 Evaluate = Callable[[Source], dict[str, float]]
 
@@ -74,6 +77,7 @@ class FitLoop:
         validate: runs an evaluation of the set of a name, which it is given as a function of
             the source; with it the callbacks.
         seconds: after which the training ends with the step that runs; None for never.
+        validation_every: after how many steps it is validated, too; None for none.
         times: where the time of the epochs went.
     """
 
@@ -88,6 +92,7 @@ class FitLoop:
     states: MetricStates
     validate: Callable[[str, Evaluate, Source, keras.callbacks.CallbackList], dict[str, float]]
     seconds: float | None = None
+    validation_every: int | None = None
     times: Times = dataclasses.field(default_factory=Times)
 
     def __post_init__(self) -> None:
@@ -139,15 +144,16 @@ class FitLoop:
                 break
         times.move(self.training.guard.seconds, "step", "checks")
         self.saved.after_training(position)
-        model.optimizer.finalize_variable_values(model.trainable_weights)
+        for optimizer, weights in updates.weights_by_optimizer(model):
+            optimizer.finalize_variable_values(weights)
         callbacks.on_train_end(position.epoch_logs)
 
     def _run_steps(self, epoch: int, position: Position) -> None:
         """The steps of an epoch that have not run, with the position moved on after each call."""
         times, guard, runner = self.times, self.training.guard, self.training.runner("train")
-        saves = callbacks_lib.save_between_steps(self.callbacks.callbacks)
-        guard.begin(epoch, position.step, position.steps, runner.callbacks_may_act, saves)
-        times.lap("step")
+        if self._is_validation_due(position):  # of steps that ran before a resume
+            self._validate_between(position)
+        self._begin_guard(epoch, position)
         is_over = position.is_trained or position.stopped
         votes, begun = runner.votes, position.steps
         several = votes.cluster.has_others
@@ -158,7 +164,11 @@ class FitLoop:
         def max_steps() -> int:
             if self.model.stop_training:  # since before the epoch: as in Keras, one step runs
                 return 1
-            return min(self.saved.steps_until_save(position.steps), guard.max_steps())
+            return min(
+                self.saved.steps_until_save(position.steps),
+                guard.max_steps(),
+                self._steps_until_validation(position.steps),
+            )
 
         works = runner.epoch(self.source, epoch, max_steps, guard.run)
         for work in () if is_over else self.saved.works(works, position):
@@ -169,6 +179,10 @@ class FitLoop:
             if votes["draw"]:
                 self.progress.update(position.step, self._evaluation.results())
             times.lap("progress")
+            if self._is_validation_due(position):
+                position.logs = (guard.pause() or [position.logs])[-1]
+                self._validate_between(position)
+                self._begin_guard(epoch, position)
             position.stopped = self.model.stop_training and not several
             self.saved.after_steps(position)
             times.lap("saving")
@@ -178,6 +192,35 @@ class FitLoop:
         if several and votes.cluster.any(self.model.stop_training):
             position.stopped = self.model.stop_training = True
         times.lap("data")
+
+    def _begin_guard(self, epoch: int, position: Position) -> None:
+        acts = self.training.runner("train").callbacks_may_act
+        saves = callbacks_lib.save_between_steps(self.callbacks.callbacks)
+        self.training.guard.begin(epoch, position.step, position.steps, acts, saves)
+        self.times.lap("step")
+
+    def _steps_until_validation(self, steps: int) -> int:
+        every = self.validation_every
+        return 2**31 - 1 if every is None or not self.validation else every - steps % every
+
+    def _is_validation_due(self, position: Position) -> bool:
+        """Whether so many steps have run, and it has not been validated after them."""
+        every, steps = self.validation_every, position.steps
+        if every is None or not self.validation or not position.step or steps % every:
+            return False
+        is_last = position.step == self.source.num_batches and is_due(
+            position.epoch, self.validation_freq
+        )
+        return position.validated != steps and not is_last and not position.is_trained
+
+    def _validate_between(self, position: Position) -> None:
+        """Validates between steps."""
+        results = self._validate(position)
+        position.validated = position.steps
+        if isinstance(history := _keras.history_of(self.callbacks), History):
+            history.validations.append([position.steps, results])
+        self.saved.after_validation(position, results)
+        self.times.lap("validation")
 
     def _end_steps(self, epoch: int, position: Position) -> None:
         """The results of an epoch whose steps have run: of them, and of a validation if it is due."""

@@ -11,6 +11,8 @@ class History(keras.callbacks.History):
     Attributes:
         history: the results by name, as under Keras's ``fit``.
         epochs_of: the epochs, from 1, that the values of a result are of, by its name.
+        validations: ``[steps, results]`` of each validation between steps
+            (``FitOptions(validation_every=...)``), the steps counted over all epochs.
     """
 
     saved_as = keras.callbacks.History  # in a checkpoint: earlier versions had that
@@ -18,6 +20,7 @@ class History(keras.callbacks.History):
     def __init__(self) -> None:
         super().__init__()
         self.epochs_of: dict[str, list[int]] = {}
+        self.validations: list[list[Any]] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the results."""

@@ -84,7 +84,7 @@ class Progress:
         self._bar: _Bar | None = None
         self._outer: _Bar | None = None  # of the epoch, during a validation
         self._next = self._begun = 0.0
-        self._trained_until: float | None = None  # when the steps of the epoch had run
+        self._validated = 0.0  # seconds of the epoch, in validations
         self._entered, self._drawing = time.perf_counter(), 0.0
 
     def __enter__(self) -> "Progress":
@@ -124,7 +124,7 @@ class Progress:
     def begin_epoch(self, epoch: int, steps: int | None) -> None:
         """Starts the line of an epoch of ``steps`` steps (None: unknown)."""
         self._title, self._phase = self._titled(epoch), ""
-        self._begun, self._trained_until = time.perf_counter(), None
+        self._begun, self._validated = time.perf_counter(), 0.0
         self._bar = _Bar(self._title, steps, self._display.width) if self._display.is_live else None
         self._draw()
 
@@ -136,7 +136,7 @@ class Progress:
             name: of the data set; empty for the only one.
             steps: that it has; None where that is not known.
         """
-        self._trained_until = self._trained_until or time.perf_counter()
+        begun = time.perf_counter()
         self._outer, title = self._bar, " ".join(filter(None, ("validating", name)))
         if self._display.is_live:
             self._bar = _Bar(title, steps, self._display.width)
@@ -145,6 +145,9 @@ class Progress:
             yield
         finally:
             self._bar = self._outer
+            self._validated += time.perf_counter() - begun
+            if self._bar is not None:
+                self._bar.pause()
 
     @property
     def is_due(self) -> bool:
@@ -178,7 +181,7 @@ class Progress:
             self._plan_is_shown = True
         now, speed = time.perf_counter(), None
         if steps and self._bar is not None:
-            trained = (self._trained_until or now) - self._begun
+            trained = now - self._begun - self._validated
             speed = speed_in_words(trained / steps, self.rows)
         parts = [self._title, f"{now - self._begun:.1f}s", speed, format_results(results)]
         self.say(" - ".join(part for part in parts if part))
@@ -227,6 +230,10 @@ class _Bar:
         self.renderable.update(
             self._task, description=" - ".join(filter(None, (self._title, phase)))
         )
+
+    def pause(self) -> None:
+        """The time until the next `update` is not that of steps."""
+        self._last = None
 
     def update(self, done: int, results: dict[str, Any], rows: int) -> None:
         now, speed = time.perf_counter(), ""

@@ -21,12 +21,14 @@ correlation    `PearsonCorrelation`                      moments
 moments        `MeanAndVariance`                         moments
 quantiles      `Quantile`, `AbsoluteErrorQuantile`       all values
 growing        `EpochMetric`, any function of all rows   all rows
+binding        `Bind`, any metric of parts of the batch  the metric's
 ============== ========================================= ===================
 
 What keeps all rows says in its docstring how many bytes a row takes, and may be
 limited by ``max_rows``.
 """
 
+from kerastrain.metrics.binding import Bind
 from kerastrain.metrics.calibration import ExpectedCalibrationError
 from kerastrain.metrics.classification import ConfusionMatrix
 from kerastrain.metrics.classification import FScore
@@ -47,6 +49,7 @@ from kerastrain.metrics.regression import R2Score
 __all__ = [
     "AbsoluteErrorQuantile",
     "AveragePrecision",
+    "Bind",
     "ConfusionMatrix",
     "EpochMetric",
     "ExpectedCalibrationError",

@@ -23,11 +23,12 @@ from kerastrain.errors import DataError
 from kerastrain.errors import MetricError
 from kerastrain.errors import ModelError
 from kerastrain.errors import UnsupportedTypeError
-from kerastrain.limits import Limits
+from kerastrain.fit_options import FitOptions
 from kerastrain.loop import callbacks as callbacks_lib
 from kerastrain.options import Execution
 from kerastrain.options import Guard
 from kerastrain.options import StepOptions
+from kerastrain.step import updates
 from kerastrain.validation import did_you_mean
 
 # Short names, which are no attributes of Keras's modules.
@@ -135,18 +136,18 @@ def check_callbacks(callbacks: Any) -> None:
             )
 
 
-def as_limits(limits: Any) -> Limits:
-    """Limits as they were passed; none for None.
+def as_fit_options(options: Any) -> FitOptions:
+    """Options as they were passed; the defaults for None.
 
     Raises:
         UnsupportedTypeError: something else.
     """
-    if limits is not None and not isinstance(limits, Limits):
+    if options is not None and not isinstance(options, FitOptions):
         raise UnsupportedTypeError(
-            "`limits` must be Limits(...), such as kerastrain.Limits(train_batches=10), or None. "
-            f"Received: limits={limits!r} of type {type(limits).__name__}."
+            "`options` must be FitOptions(...), such as kerastrain.FitOptions(limit_train_batches=10), or "
+            f"None. Received: options={options!r} of type {type(options).__name__}."
         )
-    return limits or Limits()
+    return options or FitOptions()
 
 
 def as_seed(seed: Any) -> int | None:
@@ -305,8 +306,8 @@ def is_without_loss(model: keras.Model, loss: Any) -> bool:
     """
     if loss is not None and any(item is not None for item in keras.tree.flatten(loss)):
         return False
-    own = ("train_step", "compute_loss")
-    if not model.built or any(_keras.overrides(model, name) for name in own):
+    own = any(_keras.overrides(model, name) for name in ("train_step", "compute_loss"))
+    if not model.built or own or _keras.has_updates(model):
         return False
     return not any(
         layer.activity_regularizer is not None or _keras.defines_losses(layer)
@@ -314,14 +315,16 @@ def is_without_loss(model: keras.Model, loss: Any) -> bool:
     ) and not _keras.regularization_losses(model)
 
 
-def check_optimizer_knows(optimizer: Any, model: keras.Model) -> None:
-    """Refuses weights that became trainable after the optimizer was built.
+def check_optimizers_know(model: keras.Model) -> None:
+    """Refuses weights that became trainable after the optimizer that trains them was built.
 
     Raises:
         ModelError: as said.
     """
-    unknown = _keras.unknown_to_optimizer(optimizer, model.trainable_weights)
-    if unknown:
+    for optimizer, weights in updates.weights_by_optimizer(model):
+        unknown = _keras.unknown_to_optimizer(optimizer, weights)
+        if not unknown:
+            continue
         raise ModelError(
             f"The weights {unknown} of {type(model).__name__} became trainable after "
             f"{type(optimizer).__name__} was built, which has no state for them. Compile "

@@ -135,7 +135,8 @@ class CompiledModel:
 
     def _compile(self, given: dict[str, Any]) -> dict[str, Any]:
         model = self.model
-        if model.compiled and self._strategy is None and all(v is None for v in given.values()):
+        as_it_is = model.compiled and self._strategy is None and not _keras.are_to_be_bound(model)
+        if as_it_is and all(v is None for v in given.values()):
             return _keras.compile_state(model)
         taken = _keras.compile_arguments(model) if model.compiled else {}
         arguments = {k: taken.get(k) if v is None else v for k, v in given.items()}
@@ -180,6 +181,7 @@ class CompiledModel:
                 self._with_scoped_variables(),
                 self.scope(),
                 _keras.base_method_replaced(self.model, "compile", self._refuse),
+                _keras.metrics_bound(self.model),
             ):
                 yield self.model
         finally:

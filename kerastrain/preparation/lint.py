@@ -159,6 +159,7 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
 def _metric_states(model: keras.Model, batch: Any) -> Iterator[Finding]:
     """Finds metrics whose result depends on how a batch is cut."""
     trackers = [_keras.loss_tracker(model), *_keras.output_loss_trackers(model)]
+    trackers += _keras.step_trackers(model).values()
     ours = {id(tracker) for tracker in trackers}
     metrics = [m for m in _keras.leaf_metrics(model) if m.variables and id(m) not in ours]
     results = dry_steps.whole_and_merged(model, batch, metrics) if metrics else None

@@ -44,6 +44,7 @@ from kerastrain.preparation import target_checks
 from kerastrain.preparation.compiled_model import CompiledModel
 from kerastrain.preparation.logged_values import StepObserver
 from kerastrain.state import ModelState
+from kerastrain.step import updates
 
 Run = Callable[[Chunk], list[Any] | None]
 
@@ -93,6 +94,7 @@ class Preparation:
         """
         model, eager = self._model, self._compiled.execution.run_eagerly
         state, was_built = trainable_state(model), model.built
+        updates.make_trackers(model, self._compiled.options.log_norms)
         if self.steps is None or not (self._fits or self._steps_for in (None, state)):
             self._observer = StepObserver(model)
             self._observer.adds_state = not was_built
@@ -131,7 +133,7 @@ class Preparation:
             lint.check(model, source.peek(), self._compiled.options)
             self._is_linted = True
         if train and not own["train"]:
-            checks.check_optimizer_knows(model.optimizer, model)
+            checks.check_optimizers_know(model)
         if self._strategy is not None:
             _keras.let_replicas_update(model)
         if train and own["train"] and replicas > 1:
@@ -157,7 +159,7 @@ class Preparation:
         model, eager = self._model, self._compiled.execution.run_eagerly
         if self._fits:
             if eager and not _keras.overrides(model, "train_step"):  # it sees what changes
-                checks.check_optimizer_knows(model.optimizer, model)
+                checks.check_optimizers_know(model)
             return
         own, steps = _keras.overrides(model, "train_step"), self.steps
         assert steps is not None  # `ready` has made them
@@ -166,9 +168,9 @@ class Preparation:
             steps.trace_anew()
             self._steps_for = state
         if not own:
-            checks.check_optimizer_knows(model.optimizer, model)
+            checks.check_optimizers_know(model)
         if self._strategy is not None or not (eager or own):
-            build_optimizer(model)
+            build_optimizers(model)
         self._begun = _keras.trainable_flags(model)
         steps.trainable = None if eager else self._begun
         self._fits = True
@@ -212,7 +214,8 @@ class Preparation:
         signature = (source.name, signature_of(batch))
         if not holds_composites(batch) and signature not in self._fitting:
             with _quietly(self._model, own):
-                target_checks.check_targets(self._model, batch, source.name, eager)
+                if not updates.build(self._model, batch):
+                    target_checks.check_targets(self._model, batch, source.name, eager)
             self._fitting.add(signature)
 
     def reports_own_logs(self, kind: str, *methods: str) -> bool:
@@ -307,12 +310,11 @@ class Preparation:
         return watched
 
 
-def build_optimizer(model: keras.Model) -> None:
-    """Creates the optimizer's variables, outside any step."""
-    optimizer = model.optimizer
-    variables = model.trainable_variables
-    if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built and variables:
-        optimizer.build(variables)
+def build_optimizers(model: keras.Model) -> None:
+    """Creates the optimizers' variables, outside any step."""
+    for optimizer, weights in updates.weights_by_optimizer(model):
+        if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built and weights:
+            optimizer.build(weights)
 
 
 @contextlib.contextmanager

@@ -82,6 +82,8 @@ def check_targets(model: keras.Model, batch: Any, name: str, eager: bool = False
         loss_lib.check_losses(model, y, y_pred)
         try:
             model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        except KerastrainError:
+            raise
         except (ValueError, TypeError, KeyError) as error:
             raise MetricError(
                 f"The metrics cannot be computed from y of shape {_shapes(y)} and "
@@ -330,7 +332,7 @@ def check_names(model: keras.Model) -> None:
         MetricError: two metrics or losses have one name. (Keras renames the
             second of two compiled ones, and drops one of two others.)
     """
-    logged = [m.name for m in _keras.own_metrics(model)]
+    logged = [m.name for m in (*_keras.own_metrics(model), *_keras.metrics_beside(model))]
     for argument, output, names in _keras.metric_names_by_output(model):
         for metric in sorted(set(names)):
             if names.count(metric) > 1:

@@ -46,7 +46,7 @@ _REMEMBERED = {
         "_last_batch_seen",
         "_current_epoch",
     ),
-    keras.callbacks.History: ("epoch", "history", "epochs_of"),
+    keras.callbacks.History: ("epoch", "history", "epochs_of", "validations"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
     keras.callbacks.TensorBoard: (
         "_global_train_batch",

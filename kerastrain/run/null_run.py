@@ -54,6 +54,9 @@ class NullRun:
 
     after_epoch = after_training = after_steps
 
+    def after_validation(self, position: Position, results: dict[str, Any]) -> None:
+        """There is no log."""
+
     def validation(self, position: Position) -> contextlib.AbstractContextManager[None]:
         """Around a validation: does nothing."""
         return contextlib.nullcontext()

@@ -16,6 +16,7 @@ class Position:
         stopped: whether a callback has set ``stop_training``.
         logs: what the last step returned, where steps return logs.
         epoch_logs: the results of the last epoch that ended.
+        validated: after how many steps it has been validated last, between steps.
     """
 
     epoch: int = 0
@@ -25,6 +26,7 @@ class Position:
     stopped: bool = False
     logs: dict[str, Any] | None = None
     epoch_logs: dict[str, Any] | None = None
+    validated: int = 0
 
     def after_epoch(self, stopped: bool) -> "Position":
         """The beginning of the next epoch."""

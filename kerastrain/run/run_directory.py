@@ -51,13 +51,10 @@ from kerastrain.run.run_config import config_of
 from kerastrain.run.run_config import learning_rate_of
 from kerastrain.run.run_log import RunLog
 from kerastrain.run.saving import Saver
+from kerastrain.run.signals import Interrupted
 from kerastrain.run.signals import Signals
 from kerastrain.run.training import Training
 from kerastrain.run.training_state import TrainingState
-
-
-class Interrupted(Exception):
-    """A signal came during a validation: it is left, and begun again after a resume."""
 
 
 class Run:
@@ -83,9 +80,7 @@ class Run:
         self._signals = Signals()
         self._found: Checkpoint | None = None
         self._tracked: list[Source] = []
-        self._saved: tuple[int, int, int] | None = (
-            None  # where the training was when it was saved last
-        )
+        self._saved: tuple[int, int, int] | None = None  # where it was when it was saved last
         self._saved_path: Path | None = None  # the checkpoint of that, where this process wrote it
         self.resume_message = ""
 
@@ -302,6 +297,10 @@ class Run:
         """
         if self._has_signal("test"):
             raise Interrupted
+
+    def after_validation(self, position: Position, results: dict[str, Any]) -> None:
+        """Notes a validation between steps."""
+        self._log.event("validation", steps=position.steps, **results)
 
     def after_epoch(self, position: Position) -> None:
         """The same as `after_steps` at the end of an epoch, whose results may be the best.

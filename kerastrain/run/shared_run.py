@@ -42,7 +42,8 @@ def _check_weights(cluster: Cluster, model: keras.Model, position: Position) -> 
         ModelError: they differ.
     """
     total = 0
-    for variable in (*model.trainable_weights, *getattr(model.optimizer, "variables", ())):
+    of_optimizers = (v for one in _keras.optimizers_of(model) for v in one.variables)
+    for variable in (*model.trainable_weights, *of_optimizers):
         value = _keras.read_local(variable)[0].numpy()
         total = zlib.crc32(np.ascontiguousarray(value).tobytes(), total)
     if len({*cluster.gather([total])[:, 0]}) > 1:

@@ -45,6 +45,10 @@ _NOTED = b"\nkerastrain: %s: saving after this step, then leaving. Once more end
 _LATER = 0.2
 
 
+class Interrupted(Exception):
+    """A signal came during a validation: it is left, and begun again after a resume."""
+
+
 class Signals:
     """Notes the first signal.
 

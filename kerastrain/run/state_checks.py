@@ -131,7 +131,8 @@ def differ_by_worker(
     cluster = cluster_of(model.distribute_strategy)
     if not cluster.has_others:
         return set()
-    updated = (*model.trainable_weights, *getattr(model.optimizer, "variables", ()))
+    of_optimizers = (v for one in _keras.optimizers_of(model) for v in one.variables)
+    updated = (*model.trainable_weights, *of_optimizers)
     same = {id(variable) for variable in updated}
     shapes = {name: _keras.tf_variable(v).shape for name, v in variables.items()}
     growing = {name for name, shape in shapes.items() if not shape.is_fully_defined()}

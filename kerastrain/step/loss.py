@@ -129,11 +129,11 @@ def local_terms(
         _keras.build_output_losses(model, y, y_pred, sample_weight)
         with _keras.output_trackers_suppressed(model) as held_back, _keras.losses_not_scaled():
             value = _keras.compute_loss(model, x, y, y_pred, sample_weight, training)
-        logged = [_row_mean(tf.reduce_mean(v), rows) for o in held_back for v in o.values[:1]]
+        logged = [row_mean(tf.reduce_mean(v), rows) for o in held_back for v in o.values[:1]]
         if len(logged) < len(held_back):  # it does not compute each output's loss
-            logged = [_row_mean(tf.zeros(()), tf.zeros((), tf.int32)) for _ in held_back]
+            logged = [row_mean(tf.zeros(()), tf.zeros((), tf.int32)) for _ in held_back]
         logged = [term._replace(group=LOGGED) for term in logged]
-        return [*logged, _row_mean(tf.reduce_mean(value), rows)]
+        return [*logged, row_mean(tf.reduce_mean(value), rows)]
     _keras.build_output_losses(model, y, y_pred, sample_weight)
     check_losses(model, y, y_pred)
     outputs = _keras.output_losses(model, y, y_pred, sample_weight)
@@ -155,7 +155,8 @@ def local_terms(
     return terms
 
 
-def _row_mean(value: tf.Tensor, rows: tf.Tensor) -> Term:
+def row_mean(value: tf.Tensor, rows: tf.Tensor) -> Term:
+    """The term of a mean over ``rows`` rows."""
     denominator = tf.cast(rows, value.dtype)
     # Nothing from no rows, even where the value of a stand-in row is NaN.
     numerator = tf.math.multiply_no_nan(value, denominator)
@@ -165,7 +166,7 @@ def _row_mean(value: tf.Tensor, rows: tf.Tensor) -> Term:
 def _added_term(loss: tf.Tensor, rows: tf.Tensor) -> Term:
     value = tf.reduce_sum(_as_float(loss))
     if not _keras.is_undivided(loss):
-        return _row_mean(value, rows)
+        return row_mean(value, rows)
     one, value = tf.ones_like(value), tf.where(rows > 0, value, tf.zeros_like(value))
     return Term(SUM, value, one, 1.0, None, (value, one), logs_sum=True)
 
@@ -175,14 +176,14 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
     if type(loss).__call__ is not keras.losses.Loss.__call__:
         with _keras.losses_not_scaled():
             value = loss(output.y_true, output.y_pred, output.sample_weight)
-        return _row_mean(tf.reduce_mean(value), rows)._replace(weight=output.weight)
+        return row_mean(tf.reduce_mean(value), rows)._replace(weight=output.weight)
     values, mask = _keras.unreduced_loss(loss, output.y_true, output.y_pred)
     values = tf.convert_to_tensor(values)
     weights = _weights(values, mask, output.sample_weight)
     if values.shape.rank == 0:
         if weights is not None:
             values = values * tf.reduce_mean(weights)
-        return _row_mean(values, rows)._replace(weight=output.weight)
+        return row_mean(values, rows)._replace(weight=output.weight)
     if weights is not None:
         values, weights = _keras.same_rank(values, weights)
         values = values * weights
@@ -204,7 +205,7 @@ def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term
     else:
         # values per row are constant: the mean of the values is weighed by rows
         value = tf.math.divide_no_nan(numerator, count)
-        return _row_mean(value, rows)._replace(weight=output.weight)
+        return row_mean(value, rows)._replace(weight=output.weight)
     value = tf.math.divide_no_nan(numerator, denominator)
     numerator = tf.math.multiply_no_nan(value, denominator)
     per_row = count / tf.cast(tf.shape(values)[0], count.dtype)

@@ -5,7 +5,8 @@ points run them, `TrainableModel` under ``model.fit`` and `Trainer` in its own l
 
     logs = train_step(model, (x, y, sample_weight), StepOptions(micro_batches=4))
 
-The order inside a step, on every replica of a ``tf.distribute`` strategy:
+The order inside a step, on every replica of a ``tf.distribute`` strategy, for each objective of the
+model in turn (`kerastrain.step.objectives`; most have one):
 
 1. split the replica's rows into micro-batches; the replicas agree on the
    number of rows in the global batch
@@ -34,11 +35,13 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain.distribution import replicas
-from kerastrain.errors import ModelError
 from kerastrain.options import StepOptions
 from kerastrain.step import gradients as gradients_lib
 from kerastrain.step import loss as loss_lib
 from kerastrain.step import rows as rows_lib
+from kerastrain.step import updates
+from kerastrain.step.objectives import Objective
+from kerastrain.step.objectives import objectives_of
 from kerastrain.xla import compiled_by_xla
 
 # Of a term: its denominator, the numerator and the denominator of what is logged.
@@ -67,15 +70,18 @@ def train_step(
     Returns:
         What ``model.compute_metrics`` returns: ``{name: scalar}``.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    rows = rows_lib.count_rows(x)
-    if replicas.count() == 1 and options.parts == 1:
-        y_pred, gradients = _whole_gradients(model, x, y, sample_weight, rows)
-    else:
-        y_pred, gradients = _summed_gradients(
-            model, (x, y, sample_weight), rows, shard, options.parts, xla
-        )
-    update_weights(model, gradients, options)
+    x, y, sample_weight = batch = keras.utils.unpack_x_y_sample_weight(data)
+    rows, y_pred, totals = rows_lib.count_rows(x), None, []
+    for objective in objectives_of(model):
+        if replicas.count() == 1 and options.parts == 1:
+            y_pred, gradients, total = _whole_gradients(objective, batch, rows)
+        else:
+            y_pred, gradients, total = _summed_gradients(
+                objective, batch, rows, shard, options.parts, xla
+            )
+        update_weights(model, objective, gradients, options)
+        totals.append(total)
+    _log_loss(model, totals, rows)
     return _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(shard))
 
 
@@ -89,21 +95,21 @@ def test_step(model: keras.Model, data: Any, shard: rows_lib.Shard | None = None
     Returns:
         What ``model.compute_metrics`` returns: ``{name: scalar}``.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    rows = rows_lib.count_rows(x)
-    if replicas.count() == 1:
-        y_pred = _keras.forward(model, x, training=False)
-        total, parts = _whole_loss(model, x, y, y_pred, sample_weight, training=False)
-        _update_loss_metrics(model, total, parts, rows)
-    else:
-        part = _pad_empty_shard((x, y, sample_weight), rows, shard)
-        y_pred = _keras.forward(model, part[0], training=False)
-        terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], rows, False)
+    x, y, sample_weight = batch = keras.utils.unpack_x_y_sample_weight(data)
+    rows, y_pred, totals = rows_lib.count_rows(x), None, []
+    for objective in objectives_of(model):
+        if replicas.count() == 1:
+            y_pred, value = objective.whole(batch, training=False)
+            totals.append(objective.log_whole(value, rows))
+            continue
+        y_pred, terms = objective.terms(_pad_empty_shard(batch, rows, shard), rows, False)
         sums, _ = _all_reduced([terms])
-        _update_sharded_loss_metrics(model, terms, sums, rows)
+        totals.append(_log_sharded(objective, terms, sums, rows))
         if not _is_full(shard):
             y_pred = rows_lib.first_rows(y_pred, rows)
-    return _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(shard))
+    _log_loss(model, totals, rows)
+    logs = _computed_metrics(model, x, y, y_pred, sample_weight, rows, _is_full(shard))
+    return updates.without_norms(model, logs)
 
 
 def _is_full(shard: rows_lib.Shard | None) -> bool:
@@ -142,53 +148,34 @@ def _pad_empty_shard(
 
 
 def _whole_gradients(
-    model: keras.Model, x: Any, y: Any, sample_weight: Any, rows: tf.Tensor
-) -> tuple[Any, gradients_lib.Gradients]:
+    objective: Objective, batch: tuple[Any, Any, Any], rows: tf.Tensor
+) -> tuple[Any, gradients_lib.Gradients, tf.Tensor]:
     with tf.GradientTape() as tape:
-        y_pred = _keras.forward(model, x, training=True)
-        total, parts = _whole_loss(model, x, y, y_pred, sample_weight, training=True)
-        scaled = _scaled(model.optimizer, total)
-    _update_loss_metrics(model, total, parts, rows)
-    return y_pred, tape.gradient(scaled, model.trainable_weights)
+        y_pred, value = objective.whole(batch, training=True)
+        scaled = _scaled(objective.optimizer, value)
+    total = objective.log_whole(value, rows)
+    return y_pred, tape.gradient(scaled, objective.variables), total
 
 
-def _whole_loss(
-    model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
-) -> tuple[tf.Tensor, list[list[tf.Tensor]]]:
-    """``(loss, [loss of each output])`` as ``model.compute_loss`` computes it."""
-    _keras.build_output_losses(model, y, y_pred, sample_weight)
-    loss_lib.check_losses(model, y, y_pred)
-    with _keras.output_trackers_suppressed(model) as held_back:
-        total = _keras.compute_loss(model, x, y, y_pred, sample_weight, training)
-    if total is None:
-        raise ModelError(
-            f"`compute_loss` of {type(model).__name__} returned None. Return the "
-            "loss as a scalar tensor."
-        )
-    return total, [tracker.values for tracker in held_back]
-
-
-def _update_loss_metrics(
-    model: keras.Model, total: tf.Tensor, parts: list[list[tf.Tensor]], rows: tf.Tensor
-) -> None:
+def _log_loss(model: keras.Model, totals: list[tf.Tensor], rows: tf.Tensor) -> None:
+    """Logs the loss of all objectives together, weighed by this replica's rows."""
+    total = totals[0]
+    for other in totals[1:]:
+        total = total + tf.cast(other, total.dtype)
     _keras.loss_tracker(model).update_state(total, sample_weight=rows)
-    trackers = _keras.output_loss_trackers(model)
-    for tracker, values in zip(trackers, parts, strict=True):
-        for value in values:
-            tracker.update_state(value, sample_weight=rows)
 
 
 # The batch in parts -----------------------------------------------------------
 
 
 def _summed_gradients(
-    model: keras.Model,
+    objective: Objective,
     data: tuple[Any, Any, Any],
     rows: tf.Tensor,
     shard: rows_lib.Shard | None,
     micro_batches: int,
     xla: bool,
-) -> tuple[Any, gradients_lib.Gradients]:
+) -> tuple[Any, gradients_lib.Gradients, tf.Tensor]:
     """Gradients of the global loss from micro-batches on every replica.
 
     Each part is differentiated as its share of the global loss
@@ -202,7 +189,7 @@ def _summed_gradients(
         all_rows = shard.all_rows
     full = _is_full(shard)
     # A persistent tape keeps three times the memory of a recurrent layer.
-    persistent_tape = not _keras.has_one_loss(model)
+    persistent_tape = not objective.has_one_term
     terms_by_part: list[list[loss_lib.Term]] = []
     outputs: list[Any] = []
     sums: dict[str, gradients_lib.Gradients] = {}
@@ -214,24 +201,23 @@ def _summed_gradients(
                 part = rows_lib.identity(part)
         with replicas.valid_rows(None if full else size):
             gradients_of = compiled_by_xla(_part_gradients) if xla else _part_gradients
-            y_pred, terms, by_group = gradients_of(model, part, size, all_rows, persistent_tape)
+            y_pred, terms, by_group = gradients_of(objective, part, size, all_rows, persistent_tape)
         for group, local in by_group.items():
             sums[group] = gradients_lib.add(sums.get(group), local)
         terms_by_part.append(terms)
         outputs.append(y_pred if full else rows_lib.first_rows(y_pred, size))
-    variables = model.trainable_weights  # after the call, which may build them
     if replicas.count() > 1 and shard is None:
         sums = {g: gradients_lib.of_real_rows(local, rows) for g, local in sums.items()}
     reduced_losses, reduced = _all_reduced(terms_by_part, sums)
     gradients = _over_denominators(terms_by_part[0], reduced_losses, reduced, all_rows)
-    gradients = gradients_lib.add(gradients, _regularization_gradients(model, variables))
+    gradients = gradients_lib.add(gradients, _regularization_gradients(objective))
     assert gradients is not None  # without any loss `local_terms` raises
-    _update_sharded_loss_metrics(model, terms_by_part[0], reduced_losses, rows)
-    return rows_lib.concat(outputs), gradients
+    total = _log_sharded(objective, terms_by_part[0], reduced_losses, rows)
+    return rows_lib.concat(outputs), gradients, total
 
 
 def _part_gradients(
-    model: keras.Model,
+    objective: Objective,
     part: tuple[Any, Any, Any],
     size: tf.Tensor,
     all_rows: tf.Tensor,
@@ -239,13 +225,12 @@ def _part_gradients(
 ) -> tuple[Any, list[loss_lib.Term], dict[str, gradients_lib.Gradients]]:
     """``(outputs, terms of the loss, {group: gradients})`` of a part's rows."""
     with tf.GradientTape(persistent=persistent_tape) as tape:
-        y_pred = _keras.forward(model, part[0], training=True)
-        terms = loss_lib.local_terms(model, part[0], part[1], y_pred, part[2], size, True)
+        y_pred, terms = objective.terms(part, size, True)
         shares = {
-            group: _scaled(model.optimizer, part_share)
+            group: _scaled(objective.optimizer, part_share)
             for group, part_share in loss_lib.shares_by_group(terms, all_rows).items()
         }
-    variables = model.trainable_weights
+    variables = objective.variables
     by_group = {
         group: gradients_lib.dense(tape.gradient(part_share, variables))
         for group, part_share in shares.items()
@@ -297,11 +282,11 @@ def _all_reduced(
     return sums, gradients
 
 
-def _update_sharded_loss_metrics(
-    model: keras.Model, terms: list[loss_lib.Term], sums: list[_Sums], rows: tf.Tensor
-) -> None:
-    """Logs the loss, weighed by this replica's rows."""
-    trackers = _keras.output_loss_trackers(model)
+def _log_sharded(
+    objective: Objective, terms: list[loss_lib.Term], sums: list[_Sums], rows: tf.Tensor
+) -> tf.Tensor:
+    """Logs the terms, weighed by this replica's rows; returns what they add to the loss."""
+    trackers = objective.trackers()
     total = None
     for index, (term, (_, numerator, denominator)) in enumerate(zip(terms, sums, strict=True)):
         if term.logs_sum:
@@ -314,55 +299,65 @@ def _update_sharded_loss_metrics(
             continue
         value = loss_lib.weighed(term, value)
         total = value if total is None else total + value
-    regularization = None
-    if not _keras.overrides(model, "compute_loss"):
-        regularization = loss_lib.regularization(model)
+    regularization = objective.logged_regularization()
     if regularization is not None:
         total = regularization if total is None else total + regularization
-    _keras.loss_tracker(model).update_state(total, sample_weight=rows)
+    return total
 
 
-def _regularization_gradients(
-    model: keras.Model, variables: list[keras.Variable]
-) -> gradients_lib.Gradients | None:
-    if _keras.overrides(model, "compute_loss"):
-        return None  # the override's value holds what it wants of them
+def _regularization_gradients(objective: Objective) -> gradients_lib.Gradients | None:
     with tf.GradientTape() as tape:
-        value = loss_lib.regularization(model)
+        value = objective.regularization()
         if value is None:
             return None
-        value = _scaled(model.optimizer, value)
-    return tape.gradient(value, variables)
+        value = _scaled(objective.optimizer, value)
+    return tape.gradient(value, objective.variables)
 
 
 # The update -------------------------------------------------------------------
 
 
-def update_weights(model: keras.Model, gradients: list, options: StepOptions) -> None:
+def update_weights(
+    model: keras.Model, objective: Objective, gradients: list, options: StepOptions
+) -> None:
     """Applies the gradients of the global batch: hook, clip, one update.
 
     Args:
         model: a compiled model.
-        gradients: one per ``model.trainable_weights``, or None where the
-            loss does not depend on the weight; scaled as the optimizer's
-            ``scale_loss`` scaled the loss, and equal on all replicas.
+        objective: whose gradients they are.
+        gradients: one for each of its variables, or None where the loss does not depend on
+            it; scaled as the optimizer's ``scale_loss`` scaled the loss, and equal on all
+            replicas.
         options: the clipping.
     """
-    variables = model.trainable_weights
+    variables, optimizer = objective.variables, objective.optimizer
     if not variables:
         notices.warn("The model does not have any trainable weights.")
         return
-    optimizer = model.optimizer
     hook = _has_gradient_hook(model)
     gradients = gradients_lib.sum_duplicates(gradients, dense=hook or model.jit_compile)
-    if hook or options.clips:
+    if hook or options.clips or options.log_norms:
         scale = _scaled(optimizer, tf.ones(()))
         if hook:
             gradients = gradients_lib.rescale(gradients, 1.0 / scale)
             gradients = model.transform_gradients(gradients, variables)
             gradients = gradients_lib.rescale(gradients, scale)
+        if options.log_norms:
+            _log_norm(model, objective.prefix + "gradient_norm", gradients, scale)
         gradients = gradients_lib.clip(gradients, options, scale)
     replicas.apply(optimizer, gradients, variables)
+    if options.log_norms:
+        values = [tf.convert_to_tensor(variable.value) for variable in variables]
+        _log_norm(model, objective.prefix + "weight_norm", values)
+
+
+def _log_norm(model: keras.Model, name: str, tensors: list, scale: Any = 1.0) -> None:
+    """Logs the L2 norm of tensors over ``scale``; one that is not finite, as of a loss scale, is not."""
+    dense = [tf.cast(tf.convert_to_tensor(t), tf.float32) for t in tensors if t is not None]
+    norm = tf.linalg.global_norm(dense) / tf.cast(scale, tf.float32)
+    finite = tf.math.is_finite(norm)
+    weight = tf.cast(finite, tf.float32)
+    _keras.step_trackers(model)[name].update_state(tf.where(finite, norm, 0.0), weight)
 
 
 def _has_gradient_hook(model: keras.Model) -> bool:

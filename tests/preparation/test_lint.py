@@ -1033,7 +1033,7 @@ def test_several_outputs():
             weighted_metrics={"q": ["mae"]},
         )  # fmt: skip
         target_checks.check_targets(model, batch, "x")
-        prepare.build_optimizer(model)
+        prepare.build_optimizers(model)
     findings = found(scope, model, batch)
     assert [rules.METRIC] == list(findings)
     assert "'largest'" in findings[rules.METRIC]
@@ -1110,7 +1110,7 @@ def test_unbuilt_metrics_and_losses_stay_unbuilt():
     scope, model = made(Updates)
     with scope.scope():
         model.compile("sgd", "mse", metrics=[Largest()])
-        prepare.build_optimizer(model)
+        prepare.build_optimizers(model)
     names = [metric.name for metric in model.metrics]
     assert marked("stand-ins") in found(scope, model)[rules.LOSS]
     assert names == [metric.name for metric in model.metrics]

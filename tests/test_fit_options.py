@@ -1,4 +1,4 @@
-"""Limits of a training: which batches are run, for how long, and what is refused."""
+"""FitOptions of a training: which batches are run, for how long, and what is refused."""
 
 import datetime
 import time
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kerastrain import ArgumentError
 from kerastrain import DataError
-from kerastrain import Limits
+from kerastrain import FitOptions
 from kerastrain import RunDir
 from kerastrain import Trainer
 from kerastrain import UnsupportedTypeError
@@ -49,12 +49,12 @@ class Events(keras.callbacks.Callback):
         pass
 
 
-def fit(limits, x=X, y=Y, **fit):
+def fit(given, x=X, y=Y, **fit):
     keras.utils.set_random_seed(3)
     trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", seed=0)
     events = Events()
     options = {"batch_size": 4 if y is not None else None, "epochs": 3, "verbose": 0} | fit
-    trainer.fit(x, y, callbacks=[events], limits=limits, **options)
+    trainer.fit(x, y, callbacks=[events], options=given, **options)
     return trainer, events
 
 
@@ -62,14 +62,14 @@ def fit(limits, x=X, y=Y, **fit):
     "limits, steps, tests",
     [
         (None, [10, 10, 10], 30),
-        (Limits(), [10, 10, 10], 30),
-        (Limits(train_batches=3), [3, 3, 3], 30),
-        (Limits(train_batches=0.25), [2, 2, 2], 30),
-        (Limits(train_batches=99, validation_batches=99), [10, 10, 10], 30),
-        (Limits(validation_batches=2), [10, 10, 10], 6),
-        (Limits(validation_batches=0.1), [10, 10, 10], 3),
-        (Limits(overfit_batches=2), [2, 2, 2], 30),
-        (Limits(fast_dev_run=True), [1], 1),
+        (FitOptions(), [10, 10, 10], 30),
+        (FitOptions(limit_train_batches=3), [3, 3, 3], 30),
+        (FitOptions(limit_train_batches=0.25), [2, 2, 2], 30),
+        (FitOptions(limit_train_batches=99, limit_validation_batches=99), [10, 10, 10], 30),
+        (FitOptions(limit_validation_batches=2), [10, 10, 10], 6),
+        (FitOptions(limit_validation_batches=0.1), [10, 10, 10], 3),
+        (FitOptions(overfit_batches=2), [2, 2, 2], 30),
+        (FitOptions(fast_dev_run=True), [1], 1),
     ],
     ids=str,
 )
@@ -81,21 +81,21 @@ def test_batches(limits, steps, tests):
 
 def test_a_limited_training_continues_in_the_data():
     """As with ``steps_per_epoch``: epochs of three batches see nine in three of them."""
-    one, _ = fit(Limits(train_batches=3), shuffle=False)
+    one, _ = fit(FitOptions(limit_train_batches=3), shuffle=False)
     other, _ = fit(None, steps_per_epoch=3, shuffle=False)
     assertions.assert_close_weights(one.model, other.model)
 
 
 def test_the_same_batches_again_and_again():
     """Those of overfit_batches are the first ones, in their order, in each epoch."""
-    one, _ = fit(Limits(overfit_batches=2))
+    one, _ = fit(FitOptions(overfit_batches=2))
     other, _ = fit(None, X[:8], Y[:8], shuffle=False)
     assertions.assert_close_weights(one.model, other.model)
 
 
 def test_the_same_batches_of_a_pipeline():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
-    one, events = fit(Limits(overfit_batches=2), data, None)
+    one, events = fit(FitOptions(overfit_batches=2), data, None)
     other, _ = fit(None, X[:8], Y[:8], shuffle=False)
     assert [2, 2, 2] == events.steps
     assertions.assert_close_weights(one.model, other.model)
@@ -103,7 +103,7 @@ def test_the_same_batches_of_a_pipeline():
 
 def test_a_share_of_a_pipeline():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
-    assert [5, 5, 5] == fit(Limits(train_batches=0.5), data, None)[1].steps
+    assert [5, 5, 5] == fit(FitOptions(limit_train_batches=0.5), data, None)[1].steps
 
 
 def batches():
@@ -113,20 +113,20 @@ def batches():
 
 def test_a_share_of_nobody_knows_how_many():
     with pytest.raises(ArgumentError, match=r"A share of the batches of `x` was asked for, 0\.5"):
-        fit(Limits(train_batches=0.5), batches(), None)
+        fit(FitOptions(limit_train_batches=0.5), batches(), None)
 
 
 def test_a_generator_cannot_begin_anew():
     with pytest.raises(DataError, match="a generator, which cannot begin anew"):
-        fit(Limits(overfit_batches=2), batches(), None)
+        fit(FitOptions(overfit_batches=2), batches(), None)
 
 
 def test_a_generator_is_limited():
-    assert [4, 4] == fit(Limits(train_batches=4), batches(), None, epochs=2)[1].steps
+    assert [4, 4] == fit(FitOptions(limit_train_batches=4), batches(), None, epochs=2)[1].steps
 
 
 def test_a_fast_run_saves_nothing(tmp_path):
-    _, events = fit(Limits(fast_dev_run=True), run_dir=tmp_path / "run", validation_freq=5,
+    _, events = fit(FitOptions(fast_dev_run=True), run_dir=tmp_path / "run", validation_freq=5,
                     validation_data=(X, Y), initial_epoch=1)  # fmt: skip
     assert not (tmp_path / "run").exists()
     assert "val_loss" in events.names
@@ -137,13 +137,13 @@ def test_time(where, tmp_path):
     """The training ends, and is resumed from its run directory to the same numbers."""
     whole, _ = fit(None)
 
-    def train(limits):
+    def train(given):
         keras.utils.set_random_seed(3)
         trainer = Trainer(models.mlp(), optimizer="sgd", loss="mse", seed=0)
         events = Events(0.02)
         run_dir = RunDir(tmp_path / "run", save_every=1000)
         options = {"batch_size": 4, "epochs": 3, "verbose": 0, "run_dir": run_dir}
-        history = trainer.fit(X, Y, callbacks=[events], limits=limits, **options)
+        history = trainer.fit(X, Y, callbacks=[events], options=given, **options)
         return trainer, events, history
 
     steps = BATCHES if where == "at its end" else 1
@@ -153,7 +153,7 @@ def test_time(where, tmp_path):
             "kerastrain.loop.fit_loop.FitLoop._has_no_time",
             lambda loop: seen.append(1) or len(seen) >= steps,
         )
-        trainer, events, history = train(Limits(max_time=1e9))
+        trainer, events, history = train(FitOptions(max_time=1e9))
     assert [steps] == events.steps
     assert {} == history.history
     trainer, events, history = train(None)
@@ -165,19 +165,19 @@ def test_time(where, tmp_path):
 def test_time_by_the_clock():
     """It ends after a step, long before all epochs."""
     for limit in (0.001, datetime.timedelta(milliseconds=1)):
-        _, events = fit(Limits(max_time=limit), epochs=10**6)
+        _, events = fit(FitOptions(max_time=limit), epochs=10**6)
         assert 1 == len(events.steps)
 
 
 @pytest.mark.parametrize(
     "limits, words",
     [
-        ({"train_batches": 0}, "train_batches"),
-        ({"train_batches": 1.5}, "a share above 0.0 up to 1.0"),
-        ({"validation_batches": -0.1}, "validation_batches=-0.1"),
-        ({"validation_batches": "all"}, "validation_batches='all'"),
+        ({"limit_train_batches": 0}, "limit_train_batches"),
+        ({"limit_train_batches": 1.5}, "a share above 0.0 up to 1.0"),
+        ({"limit_validation_batches": -0.1}, "limit_validation_batches=-0.1"),
+        ({"limit_validation_batches": "all"}, "limit_validation_batches='all'"),
         ({"overfit_batches": 0.5}, "overfit_batches=0.5"),
-        ({"overfit_batches": 2, "train_batches": 2}, "Remove one of them"),
+        ({"overfit_batches": 2, "limit_train_batches": 2}, "Remove one of them"),
         ({"max_time": 0}, "max_time=0"),
         ({"max_time": datetime.timedelta(0)}, "`max_time` must be above 0"),
     ],
@@ -185,12 +185,12 @@ def test_time_by_the_clock():
 )
 def test_what_cannot_work(limits, words):
     with pytest.raises(ArgumentError, match=words):
-        Limits(**limits)
+        FitOptions(**limits)
 
 
 def test_another_object():
-    with pytest.raises(UnsupportedTypeError, match="`limits` must be Limits"):
-        fit({"train_batches": 2})
+    with pytest.raises(UnsupportedTypeError, match="`limits` must be FitOptions"):
+        fit({"limit_train_batches": 2})
 
 
 def test_an_own_fit():
@@ -205,5 +205,7 @@ def test_an_own_fit():
 
     model, events = Own([keras.Input(X.shape[1:]), keras.layers.Dense(2)]), Events()
     trainer = Trainer(model, optimizer="sgd", loss="mse")
-    trainer.fit(X, Y, batch_size=4, limits=Limits(train_batches=3), verbose=0, callbacks=[events])
+    trainer.fit(
+        X, Y, batch_size=4, options=FitOptions(limit_train_batches=3), verbose=0, callbacks=[events]
+    )
     assert (1, [3]) == (model.calls, events.steps)

@@ -1,0 +1,159 @@
+"""`Bind`: a metric of any part of the batch.
+
+::
+
+    Bind("mae", y_pred="heads.depth", y_true="depth", sample_weight="depth_weight")
+    Bind(PSNR(), y_true="x.image", y_pred="restored")          # sees the inputs
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kerastrain.errors import MetricError
+
+_ROOTS = ("x", "y", "y_pred", "sample_weight")
+# Where a path begins that names no root, by the argument that it is for.
+_HOME = {"y_true": "y", "y_pred": "y_pred", "sample_weight": "sample_weight"}
+
+Path = str | Sequence[str | int]
+
+
+@keras.saving.register_keras_serializable(package="kerastrain")
+class Bind(keras.metrics.Metric):
+    """A metric whose arguments are parts of the batch, by path.
+
+    For ``metrics=`` and ``weighted_metrics=`` of `Trainer` and `TrainableModel.compile`, in the list or
+    in any place of it. A path is the keys on the way to a part, with dots between them: ``"heads.mask"``
+    is ``y_pred["heads"]["mask"]`` where it is for ``y_pred``. ``y_true`` is looked for in ``y``,
+    ``y_pred`` in the model's outputs, ``sample_weight`` in the batch's sample weights. A path that
+    begins with ``x``, ``y``, ``y_pred`` or ``sample_weight`` begins there, whatever it is for, so that
+    a metric can see inputs: ``"x"``, ``"x.image"``. A number stands for the place in a list: ``"0"``.
+
+    Args:
+        metric: a metric, or what ``compile`` takes for one: a name, or a function of ``(y_true, y_pred)``.
+        name: what is logged; default the name of the metric.
+        **paths: the arguments of the metric's ``update_state``, each with a path, or with a sequence of
+            keys where one has a dot in it. Default of ``y_true`` and ``y_pred``: ``y`` and the outputs,
+            whole. Default of ``sample_weight``: none in ``metrics=``, the batch's in
+            ``weighted_metrics=``.
+
+    Raises:
+        MetricError: the metric cannot be had; in a step, a path that leads nowhere.
+
+    Example:
+        >>> inputs = keras.Input((2,))
+        >>> heads = {"sum": keras.layers.Dense(1)(inputs), "copy": keras.layers.Dense(2)(inputs)}
+        >>> model = kerastrain.TrainableModel(inputs, heads)
+        >>> seen = Bind("mse", y_true="x", y_pred="copy", name="copied")
+        >>> model.compile("sgd", loss={"sum": "mse", "copy": None}, metrics=[seen])
+        >>> history = model.fit(np.ones((4, 2)), {"sum": np.ones((4, 1))}, verbose=0)
+        >>> sorted(history.history)
+        ['copied', 'loss']
+    """
+
+    def __init__(self, metric: Any, *, name: str | None = None, **paths: Path):
+        try:
+            found = keras.metrics.get(metric)
+        except (ValueError, TypeError):
+            found = None
+        if found is None or isinstance(found, type):
+            raise MetricError(
+                f"`Bind` needs a metric, its name, or a function. Received: metric={metric!r}."
+            )
+        if not isinstance(found, keras.metrics.Metric):
+            of_function = getattr(found, "__name__", type(found).__name__)
+            found = keras.metrics.MeanMetricWrapper(found, name=name or of_function)
+        super().__init__(name=name or (metric if isinstance(metric, str) else found.name))
+        self.metric = found
+        self.paths = {argument: _keys(path) for argument, path in paths.items()}
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Refuses: it is given whole batches.
+
+        Raises:
+            MetricError: always.
+        """
+        raise MetricError(
+            f"The metric {self.name!r} is a Bind, which takes its parts of a whole batch: pass it as "
+            "`metrics` to kerastrain.Trainer, or to `compile` of a kerastrain.TrainableModel."
+        )
+
+    def update_bound(self, batch: dict[str, Any], is_weighted: bool) -> None:
+        """Updates the metric.
+
+        Args:
+            batch: ``x``, ``y``, ``y_pred`` and ``sample_weight``.
+            is_weighted: whether the batch's weights are for it, unless a path says which.
+        """
+        arguments = {"y_true": batch["y"], "y_pred": batch["y_pred"]}
+        if is_weighted:
+            arguments["sample_weight"] = batch["sample_weight"]
+        arguments |= {name: self._part(name, keys, batch) for name, keys in self.paths.items()}
+        self.metric.update_state(**arguments)
+
+    def _part(self, argument: str, keys: tuple[str | int, ...], batch: dict[str, Any]) -> Any:
+        home = _HOME.get(argument, "x")
+        if keys[0] in _ROOTS:
+            home, keys = str(keys[0]), keys[1:]
+        part, way = batch[home], home
+        for key in keys:
+            found = _child(part, key)
+            if found is None:
+                there = f"It has {_listed(part)}." if _listed(part) else "It has no parts."
+                raise MetricError(
+                    f"The path of `{argument}` of the metric {self.name!r} leads nowhere: there is no "
+                    f"{key!r} in `{way}`. {there}"
+                )
+            part, way = found, f"{way}.{key}"
+        return part
+
+    def result(self) -> Any:
+        """The metric's."""
+        return self.metric.result()
+
+    def reset_state(self) -> None:
+        """The metric's."""
+        self.metric.reset_state()
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        metric = keras.saving.serialize_keras_object(self.metric)
+        return {"metric": metric, "name": self.name, **{n: list(k) for n, k in self.paths.items()}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Bind":
+        """The metric that `get_config` was of."""
+        metric = keras.saving.deserialize_keras_object(config["metric"])
+        return cls(metric, **{name: value for name, value in config.items() if name != "metric"})
+
+
+def _keys(path: Path) -> tuple[str | int, ...]:
+    keys = tuple(path.split(".") if isinstance(path, str) else path)
+    if not keys or not all(isinstance(key, int) or key for key in keys):
+        raise MetricError(
+            f'A path must be keys with dots between them, such as "heads.mask". Received: {path!r}.'
+        )
+    return keys
+
+
+def _child(part: Any, key: str | int) -> Any:
+    """What is there by the key; None for nothing."""
+    if isinstance(part, Mapping):
+        return part.get(key)
+    if isinstance(part, list | tuple) and str(key).isdigit() and int(key) < len(part):
+        return part[int(key)]
+    return None
+
+
+def _listed(part: Any) -> str:
+    keys = (
+        part
+        if isinstance(part, Mapping)
+        else range(len(part))
+        if isinstance(part, list | tuple)
+        else ()
+    )
+    return ", ".join(map(repr, keys))

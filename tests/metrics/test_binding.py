@@ -1,0 +1,170 @@
+"""Metrics of parts of the batch: the numbers by hand, and what cannot be found."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastrain import MetricError
+from kerastrain import TrainableModel
+from kerastrain import Trainer
+from kerastrain.metrics import Bind
+from kerastrain.metrics import R2Score
+from tests.support import tiers
+
+RANDOM = np.random.default_rng(0)
+ROWS = 27
+
+
+def numbers(*shape):
+    return RANDOM.normal(size=(ROWS, *shape)).astype("float32")
+
+
+X = {"image": numbers(4), "before": numbers(2)}
+Y = {"heads": {"mask": numbers(1), "kind": numbers(2)}, "weight": abs(numbers())}
+
+
+class Heads(keras.Model):
+    """Two outputs below another key than the loss of Keras could take."""
+
+    def __init__(self):
+        super().__init__()
+        self.mask, self.kind = keras.layers.Dense(1), keras.layers.Dense(2)
+
+    def call(self, x):
+        return {"heads": {"mask": self.mask(x["image"]), "kind": self.kind(x["image"])}}
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        pairs = ((y["heads"][name], y_pred["heads"][name]) for name in ("mask", "kind"))
+        return sum(keras.ops.mean((true - pred) ** 2) for true, pred in pairs)
+
+
+class OwnStep(Heads):
+    """The same by a step of its own."""
+
+    def train_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight)
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        self._loss_tracker.update_state(loss, sample_weight=keras.ops.shape(x["image"])[0])
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+
+def bound():
+    return [
+        Bind(
+            "mae", y_true="heads.mask", y_pred="heads.mask", sample_weight="y.weight", name="mask"
+        ),
+        Bind(keras.metrics.MeanSquaredError(name="moved"), y_true="x.before", y_pred="heads.kind"),
+        Bind(R2Score(outputs=2), y_true=("heads", "kind"), y_pred=["heads", "kind"], name="fits"),
+    ]
+
+
+def expected(model):
+    """The results by NumPy."""
+    pred = {name: np.asarray(value) for name, value in model(X)["heads"].items()}
+    true, weight = Y["heads"], Y["weight"]
+    residual = ((true["kind"] - pred["kind"]) ** 2).sum(0)
+    total = ((true["kind"] - true["kind"].mean(0)) ** 2).sum(0)
+    return {
+        "mask": (abs(pred["mask"] - true["mask"])[:, 0] * weight).sum() / weight.sum(),
+        "moved": ((pred["kind"] - X["before"]) ** 2).mean(),
+        "fits": (1 - residual / total).mean(),
+    }
+
+
+HOW = {
+    "whole": (Heads, {}),
+    "replicas": (Heads, {"strategy": "mirrored:2"}),
+    "micro-batches": (Heads, {"micro_batches": 3}),
+    "eagerly": (Heads, {"run_eagerly": True}),
+    "XLA": (Heads, {"execution": "xla_loop"}),
+    "own step": (OwnStep, {}),
+}
+
+
+@pytest.mark.parametrize("how", tiers.cases(HOW, ["whole", "replicas", "own step"]))
+def test_numbers(how):
+    """In training, validation and evaluation, over all rows."""
+    make, options = HOW[how]
+    model = make()
+    trainer = Trainer(
+        model, optimizer=keras.optimizers.SGD(0.0), metrics=bound(), seed=0, **options
+    )
+    fit = {"batch_size": 8, "epochs": 2, "verbose": 0, "validation_data": (X, Y)}
+    history = trainer.fit(X, Y, **fit).history
+    results = trainer.evaluate(X, Y, batch_size=5, verbose=0, return_dict=True)
+    for name, value in expected(model).items():
+        for found in (*history[name], *history[f"val_{name}"], results[name]):
+            np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+def test_plain_fit_saved_and_loaded(tmp_path):
+    """Beside metrics of outputs by their names."""
+    inputs = keras.Input((4,))
+    outputs = {"a": keras.layers.Dense(1)(inputs), "b": keras.layers.Dense(4)(inputs)}
+    model = TrainableModel(inputs, outputs)
+    copied = Bind("mse", y_true="x", y_pred="b", name="copied")
+    model.compile("sgd", {"a": "mse", "b": "mse"}, metrics={"a": ["mae", copied], "b": "mae"})
+    y = {"a": Y["heads"]["mask"], "b": X["image"]}
+    logs = set(model.fit(X["image"], y, verbose=0).history)
+    assert logs == {"loss", "a_loss", "b_loss", "a_mae", "b_mae", "copied"}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    results = loaded.evaluate(X["image"], y, verbose=0, return_dict=True)
+    np.testing.assert_allclose(results["copied"], results["b_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("argument", "weighted"), [("metrics", False), ("weighted_metrics", True)])
+def test_the_weights_of_rows(argument, weighted):
+    """They are for weighted metrics, unless a path says which."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    trainer = Trainer(
+        model, optimizer=keras.optimizers.SGD(0.0), loss="mse", **{argument: [Bind("mae")]}
+    )
+    x, y, weight = X["image"], Y["heads"]["mask"], Y["weight"]
+    errors = abs(np.asarray(model(x)) - y)[:, 0]
+    results = trainer.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
+    wanted = (errors * weight).sum() / weight.sum() if weighted else errors.mean()
+    np.testing.assert_allclose(results["mae"], wanted, rtol=1e-5)
+
+
+def test_of_a_model_that_keras_has_compiled():
+    """`Trainer` takes them from there; Keras's own ``fit`` refuses."""
+    model = Heads()
+    model.compile("sgd", metrics=bound())
+    assert "moved" in Trainer(model).evaluate(X, Y, verbose=0, return_dict=True)
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    plain.compile("sgd", "mse", metrics=[Bind("mae")])
+    with pytest.raises(MetricError, match="is a Bind, which takes its parts of a whole batch"):
+        plain.fit(X["image"], Y["heads"]["mask"], verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda: Bind("mae", y_true="heads.no"), "no 'no' in `y.heads`. It has 'mask', 'kind'"),
+        (lambda: Bind("mae", y_pred="x.picture"), "no 'picture' in `x`. It has 'image', 'before'"),
+        (lambda: Bind("mae", y_true="weight.0", y_pred="x.image"), "It has no parts"),
+        (
+            lambda: Bind("mae", y_true="weight", y_pred="x.image", z="x"),
+            "unexpected keyword argument 'z'",
+        ),
+        (lambda: Bind("maee"), "needs a metric, its name, or a function. Received: metric='maee'"),
+        (lambda: Bind("mae", y_true="a..b"), r"Received: 'a\.\.b'"),
+    ],
+)
+def test_refused(metric, message):
+    """Before a weight changes, with what there is."""
+    with pytest.raises(MetricError, match=message):
+        Trainer(Heads(), optimizer="sgd", metrics=[metric()]).fit(X, Y, verbose=0)
+
+
+def test_two_of_one_name():
+    """One would hide the other."""
+    same = [Bind("mae", y_true="heads.mask", y_pred="heads.mask") for _ in range(2)]
+    with pytest.raises(MetricError, match="2 metrics would be logged as 'mae'"):
+        Trainer(Heads(), optimizer="sgd", metrics=same).fit(X, Y, verbose=0)

@@ -1,0 +1,261 @@
+"""Several updates in a step: the numbers of whole batches by hand, however they are cut."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastrain import ModelError
+from kerastrain import NonFiniteError
+from kerastrain import RunDir
+from kerastrain import TrainableModel
+from kerastrain import Trainer
+from kerastrain import Update
+from tests.support import tiers
+
+RANDOM = np.random.default_rng(0)
+REAL = RANDOM.normal(size=(43, 4)).astype("float32")
+NOISE = RANDOM.normal(size=(43, 3)).astype("float32")
+SIZE = 8
+RATES = {"discriminator": 0.02, "generator": 0.01}
+
+
+class Gan(TrainableModel):
+    """A generator and a discriminator, with an optimizer each; the noise comes with the data."""
+
+    def __init__(self):
+        super().__init__()
+        dense, penalty = keras.layers.Dense, keras.regularizers.L2(0.01)
+        self.generator = keras.Sequential([dense(8, "tanh"), dense(4, kernel_regularizer=penalty)])
+        self.discriminator = keras.Sequential([dense(8, "tanh"), dense(1)])
+        self.other_optimizer = keras.optimizers.Adam(RATES["discriminator"])
+        self.crossentropy = keras.losses.BinaryCrossentropy(from_logits=True)
+
+    def discriminator_loss(self, x, y, sample_weight, training):
+        real = self.discriminator(x["real"], training=training)
+        fake = self.discriminator(self.generator(x["noise"]), training=training)
+        is_real, is_fake = keras.ops.ones_like(real), keras.ops.zeros_like(fake)
+        return self.crossentropy(is_real, real) + self.crossentropy(is_fake, fake)
+
+    def generator_loss(self, x, y, sample_weight, training):
+        fake = self.discriminator(self.generator(x["noise"], training=training))
+        return self.crossentropy(keras.ops.ones_like(fake), fake)
+
+    def updates(self):
+        discriminator = Update(
+            "discriminator", self.discriminator_loss, self.discriminator, self.other_optimizer
+        )
+        return [
+            discriminator,
+            Update("generator", self.generator_loss, self.generator, self.optimizer),
+        ]
+
+
+DATA = {"real": REAL, "noise": NOISE}
+
+
+def fitted(make=Gan, epochs=3, run_dir=None, data=DATA, **options):
+    """``(model, history)`` of a training by `Trainer`."""
+    keras.utils.set_random_seed(1)
+    model, optimizer = make(), keras.optimizers.Adam(RATES["generator"])
+    trainer = Trainer(model, optimizer=optimizer, seed=0, **options)
+    fit = {"batch_size": SIZE, "shuffle": False, "verbose": 0, "validation_data": (data,)}
+    return model, trainer.fit(data, epochs=epochs, run_dir=run_dir, **fit).history
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    """``(weights, {name: losses of each epoch})`` of the same training, written out."""
+    keras.utils.set_random_seed(1)
+    model = Gan()
+    parts = {"discriminator": model.discriminator, "generator": model.generator}
+    losses = {"discriminator": model.discriminator_loss, "generator": model.generator_loss}
+    optimizers = {name: keras.optimizers.Adam(rate) for name, rate in RATES.items()}
+    logs = {f"{name}_loss": [] for name in RATES} | {"loss": []}
+    for _ in range(3):
+        sums = dict.fromkeys(logs, 0.0)
+        for first in range(0, len(REAL), SIZE):
+            batch = {name: tf.constant(array[first : first + SIZE]) for name, array in DATA.items()}
+            rows = len(batch["real"])
+            for name, part in parts.items():
+                with tf.GradientTape() as tape:
+                    loss = losses[name](batch, None, None, True)
+                    penalty = tf.add_n(part.losses) if part.losses else 0.0
+                    total = loss + penalty
+                if name == "discriminator":  # the penalty as it is before the step
+                    sums["loss"] += rows * float(tf.add_n(model.generator.losses))
+                sums[f"{name}_loss"] += rows * float(loss)
+                sums["loss"] += rows * float(loss)
+                weights = part.trainable_weights
+                optimizers[name].apply(tape.gradient(total, weights), weights)
+        for name, value in sums.items():
+            logs[name].append(value / len(REAL))
+    return model.get_weights(), logs
+
+
+def assert_close(model, history, expected):
+    weights, logs = expected
+    for one, other in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+    for name, values in logs.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5)
+
+
+CUTS = {
+    "whole": {},
+    "micro-batches": {"micro_batches": 3},
+    "replicas": {"strategy": "mirrored:2"},
+    "both, by XLA": {"strategy": "mirrored:2", "micro_batches": 2, "execution": "xla_loop"},
+    "XLA": {"execution": "xla_loop"},
+    "eagerly": {"run_eagerly": True},
+}
+
+
+@pytest.mark.parametrize("cut", tiers.cases(CUTS, ["whole", "replicas", "micro-batches"]))
+def test_numbers(by_hand, cut):
+    """Weights, the loss of each update and their sum are those of the loop by hand."""
+    model, history = fitted(**CUTS[cut])
+    assert_close(model, history, by_hand)
+    assert history.keys() >= {"val_discriminator_loss", "val_generator_loss", "val_loss"}
+
+
+@pytest.mark.parametrize("replicas", [1, tiers.slow(2)])
+def test_plain_fit(by_hand, replicas):
+    """Under Keras's own ``fit``, too."""
+    devices = [f"CPU:{number}" for number in range(replicas)]
+    strategy = (
+        tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.get_strategy()
+    )
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        model = Gan()
+        model.compile(keras.optimizers.Adam(RATES["generator"]))
+    fit = {"batch_size": SIZE, "shuffle": False, "verbose": 0, "validation_data": (DATA,)}
+    history = model.fit(DATA, epochs=3, **fit).history
+    assert_close(model, history, by_hand)
+
+
+def test_evaluate_trains_nothing():
+    """It computes the losses of the updates."""
+    model, history = fitted()
+    before = model.get_weights()
+    results = Trainer(model, optimizer="sgd").evaluate(
+        DATA, batch_size=SIZE, verbose=0, return_dict=True
+    )
+    np.testing.assert_allclose(results["loss"], history["val_loss"][-1], rtol=1e-5)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_compiled_optimizer_that_trains_nothing():
+    """What callbacks do to it has no effect, so that is said."""
+    unused = type("Unused", (Gan,), {"updates": lambda self: Gan.updates(self)[:1]})
+    with pytest.warns(
+        UserWarning, match="No update of Unused has the optimizer that it is compiled"
+    ):
+        fitted(unused, epochs=1)
+
+
+def test_clipping_and_the_hook_for_gradients_act_on_each():
+    """As on the one update of other models."""
+    seen = []
+
+    class Noted(Gan):
+        def transform_gradients(self, gradients, variables):
+            seen.append([variable.path.split("/")[0] for variable in variables])
+            return [gradient * 0.0 for gradient in gradients]
+
+    first, _ = fitted(Noted, epochs=1, execution="step", clipnorm=1.0)
+    longer, _ = fitted(Noted, epochs=2, execution="step", clipnorm=1.0)
+    assert [4, 4] == [len(names) for names in seen[:2]]
+    assert seen[0] != seen[1]
+    for one, other in zip(first.get_weights(), longer.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_resumed_to_the_same_bits(tmp_path):
+    """Both optimizers' states are saved."""
+    whole, history = fitted()
+    fitted(epochs=2, run_dir=RunDir(tmp_path))
+    resumed, again = fitted(epochs=3, run_dir=RunDir(tmp_path))
+    assert history == again
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    """The update, too; the weights are those from before the step."""
+
+    class Breaks(Gan):
+        def generator_loss(self, x, y, sample_weight, training):
+            loss = super().generator_loss(x, y, sample_weight, training)
+            return keras.ops.where(x["real"][0, 0] == REAL[16, 0], np.inf, 1.0) * loss
+
+    with pytest.raises(NonFiniteError, match="Step 3 .* the loss of the update 'generator' is inf"):
+        fitted(Breaks)
+
+
+def updates_like(**changes):
+    """A model whose generator's update is another one."""
+
+    class Changed(Gan):
+        def updates(self):
+            first, second = super().updates()
+            arguments = vars(second) | {name: change(self) for name, change in changes.items()}
+            return [first, Update(**arguments)]
+
+    return Changed
+
+
+BAD = {
+    "the optimizer of another": (
+        updates_like(optimizer=lambda model: model.other_optimizer),
+        "have optimizer=<",
+    ),
+    "the name of another": (
+        updates_like(name=lambda _: "discriminator"),
+        "have name='discriminator'",
+    ),
+    "no weights": (updates_like(variables=lambda _: keras.layers.Dense(1)), "trains no weight"),
+    "a loss of a name": (updates_like(loss=lambda _: "mse"), "must be a function of"),
+    "variables of a name": (
+        updates_like(variables=lambda _: "generator"),
+        "`variables` of the update",
+    ),
+    "a loss with a value for each number": (
+        updates_like(loss=lambda model: lambda x, y, w, training: model.generator(x["noise"])),
+        r"one value for each row. It returned shape \(8, 4\)",
+    ),
+    "a loss that fails": (
+        updates_like(loss=lambda model: lambda x, y, w, training: model.generator(x["noises"])),
+        "update 'generator' of Changed cannot be computed",
+    ),
+    "no loss": (updates_like(loss=lambda _: lambda *_: None), "It returned None"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused(case):
+    """Before a weight changes, with the reason."""
+    make, message = BAD[case]
+    with pytest.raises(ModelError, match=message):
+        fitted(make)
+
+
+def test_what_would_not_be_used_is_refused():
+    """A compiled loss, metrics of outputs that there are not, and losses that a layer adds."""
+    for argument in ({"loss": "mse"}, {"metrics": ["mae"]}):
+        with pytest.raises(
+            ModelError, match=f"`{next(iter(argument))}` of `compile` would not be used"
+        ):
+            fitted(**argument)
+
+    class Adds(Gan):
+        def __init__(self):
+            super().__init__()
+            self.generator.add(keras.layers.ActivityRegularization(0.1))
+
+    with pytest.raises(ModelError, match="A layer of Adds adds a loss"):
+        fitted(Adds)
+    with pytest.raises(ModelError, match="must return a list of kerastrain.Update"):
+        fitted(type("None_", (Gan,), {"updates": lambda self: [None]}))
