@@ -45,6 +45,9 @@ SUBSET = (
     "tests/test_model.py",
     "tests/test_trainer.py",
     "tests/test_docs.py",
+    # Two by name, where kerastrain does for an older Keras what a newer one does itself.
+    "tests/preparation/test_bad_input.py::test_first_call",
+    "tests/distribution/test_scoped.py::test_layer_states_are_those_of_another_copy",
 )
 # Of the examples, those of the README.
 SUBSET_ONLY = "not test_docs or README"
