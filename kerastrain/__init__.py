@@ -75,6 +75,7 @@ def _is_command_line() -> bool:
 
 if not _is_command_line():
     from kerastrain import _backend  # noqa: F401
+    from kerastrain import versions as _versions
     from kerastrain.errors import ArgumentError
     from kerastrain.errors import CheckpointError
     from kerastrain.errors import DataError
@@ -95,6 +96,8 @@ if not _is_command_line():
     from kerastrain.options import StepOptions
     from kerastrain.step import Update
     from kerastrain.trainer import Trainer
+
+    _versions.warn_of_untested()
 
     # Python makes each imported submodule an attribute; what users see is `__all__`.
     for _name in [name for name in globals() if name[0] != "_" and name not in __all__]:

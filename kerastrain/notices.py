@@ -10,6 +10,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Iterator
+from types import FrameType
 
 # The roots of modules whose source the user does not change.
 _OTHERS = ("keras", "keras_hub", "kerastrain", "tensorflow", "numpy", "builtins", "")
@@ -25,8 +26,15 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     here = inspect.currentframe()
     frame, level = here and here.f_back, 2
     while frame is not None and is_passed_over(frame.f_globals.get("__name__", "")):
-        frame, level = frame.f_back, level + 1
+        level += not _is_of_imports(frame)
+        frame = frame.f_back
     warnings.warn(message, category, stacklevel=2 if frame is None else level)
+
+
+def _is_of_imports(frame: FrameType) -> bool:
+    """Whether Python imports something here: `warnings` does not count such a frame."""
+    file = frame.f_code.co_filename
+    return "importlib" in file and "_bootstrap" in file
 
 
 @contextlib.contextmanager

@@ -589,7 +589,7 @@ FAULTS = (
     Fault(
         "a checkpoint that is seen half written",
         "run/checkpoint.py",
-        "os.rename(unfinished, path)\n            _flush(self.directory)",
+        "os.rename(unfinished, path)\n            flush(self.directory)",
         "shutil.copytree(unfinished, path)",
     ),
     Fault(

@@ -1,11 +1,14 @@
 """Every private Keras and TensorFlow name that kerastrain touches, one function each.
 
-Written against Keras 3.15.1 and TensorFlow 2.21.0. Nothing else in the package
+Written against Keras 3.15.1 and TensorFlow 2.21.0, and tested back to Keras 3.13 and
+TensorFlow 2.19 (`kerastrain.versions`). Nothing else in the package
 imports from ``keras.src`` or ``tensorflow.python``, or reads an attribute whose
 name starts with an underscore from a Keras object, so a new Keras release is
 checked by reading this folder.
 """
 
+from kerastrain._keras.activity_losses import is_undivided
+from kerastrain._keras.assets import load_assets
 from kerastrain._keras.batch_hooks import listens_to_batches
 from kerastrain._keras.batch_hooks import use_of_batches
 from kerastrain._keras.bound_metrics import add_step_tracker
@@ -236,12 +239,14 @@ __all__ = [
     "is_plain_loss",
     "is_stream",
     "is_torch_dataloader",
+    "is_undivided",
     "is_users_method",
     "is_without_batches",
     "leaf_metrics",
     "let_replicas_update",
     "list_to_tuple",
     "listens_to_batches",
+    "load_assets",
     "local_variables",
     "loss_function_arguments",
     "loss_tracker",

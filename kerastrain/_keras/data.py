@@ -1,5 +1,6 @@
 """Keras's data adapters and the iterators of ``tf.data``."""
 
+import traceback
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from keras.src import tree
 from keras.src.trainers.data_adapters import array_data_adapter
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.trainers.data_adapters import generator_data_adapter
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters import is_grain_dataset
 from keras.src.trainers.data_adapters import is_torch_dataloader as is_torch_dataloader
@@ -23,16 +25,27 @@ def data_adapter(
     shuffle: bool | str,
     class_weight: dict[int, float] | None,
 ) -> DataAdapter:
-    """Keras's adapter for any of its data sources."""
-    return get_data_adapter(
-        x=x,
-        y=y,
-        sample_weight=sample_weight,
-        batch_size=batch_size,
-        steps_per_epoch=steps,
-        shuffle=shuffle,
-        class_weight=class_weight,
-    )
+    """Keras's adapter for any of its data sources.
+
+    Raises:
+        ValueError: Keras refuses the data.
+    """
+    try:
+        return get_data_adapter(
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps,
+            shuffle=shuffle,
+            class_weight=class_weight,
+        )
+    except IndexError as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if frames[-1].f_globals.get("__name__") != generator_data_adapter.__name__:
+            raise
+        # Keras before 3.15 looks at the first batch without asking whether there is one.
+        raise ValueError("an empty generator; it must yield at least one batch") from None
 
 
 def are_arrays(structure: Any) -> bool:

@@ -14,14 +14,16 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving import object_registration
 from keras.src.saving import saving_lib
 
+from kerastrain._keras.activity_losses import undivided_marked
 from kerastrain._keras.compiling import _COMPILE_ATTRIBUTES
 
 
 def forward(model: keras.Model, x: Any, training: bool) -> Any:
     """Calls the model, with ``training`` only where its ``call`` takes it."""
-    if model._call_has_training_arg:
-        return model(x, training=training)
-    return model(x)
+    with undivided_marked(model):
+        if model._call_has_training_arg:
+            return model(x, training=training)
+        return model(x)
 
 
 def overrides(model: keras.Model, method: str) -> bool:

@@ -37,6 +37,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
 from rich.table import Table
 
+from kerastrain import file_locks
+from kerastrain import versions
 from kerastrain._version import __version__
 from kerastrain.cli.quiet import quiet
 from kerastrain.cli.quiet import quiet_import
@@ -53,17 +55,6 @@ OPTIONAL = (
 TRIED = tuple(plan for plan in PLANS if plan not in ("auto", "xla_step"))
 # The learning rate of the steps that are tried.
 _RATE = 0.1
-# Takes the lock of a run directory, as another process would, and ends with this status where it
-# is held.
-_IS_HELD = 3
-_TAKE = f"""
-import fcntl, sys
-with open(sys.argv[1], "r+") as file:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        sys.exit({_IS_HELD})
-"""
 _SIGNS = {"ok": "[green]ok[/]", "info": "", "warning": "[yellow]![/]", "failed": "[red]failed[/]"}
 
 
@@ -205,7 +196,16 @@ def _versions(imported: dict[str, ModuleType]) -> Iterator[Finding]:
     for requirement in _requirements():
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             found = _version(requirement.name, imported)
-            yield _judged("versions", requirement.name, found, requirement.specifier)
+            judged = _judged("versions", requirement.name, found, requirement.specifier)
+            tested = versions.TESTED.get(judged.name)
+            if (
+                judged.status == "ok"
+                and tested
+                and not versions.is_tested(judged.name, judged.found)
+            ):
+                remark = f"was not tested; {tested[0]} to {tested[-1]} were"
+                judged = judged._replace(status="warning", remark=remark)
+            yield judged
 
 
 def _optional_packages() -> Iterator[Finding]:
@@ -335,12 +335,12 @@ def _locks() -> Iterator[Finding]:
             lock(directory),
         ):
             file = os.path.join(directory, "lock")
-            command = [sys.executable, "-I", "-S", "-c", _TAKE, file]
+            command = [sys.executable, "-I", "-S", file_locks.__file__, file]
             status = subprocess.run(command, timeout=60).returncode
         if status == 0:
             remark = "two processes get one lock here: pass a run_dir on another disk"
             found = found._replace(found="do not exclude", status="failed", remark=remark)
-        elif status != _IS_HELD:
+        elif status != file_locks.IS_HELD:
             remark = f"the process that tried to take one ended with status {status}"
             found = found._replace(found="unknown", status="warning", remark=remark)
     except KerastrainError as error:

@@ -8,12 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from types import ModuleType
 
+from kerastrain import versions
+
 
 def quiet_import(name: str) -> ModuleType:
     """Imports a module, and passes on what is written to standard error only if that fails."""
     with quiet():
         importlib.import_module("kerastrain._backend")
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+    versions.warn_of_untested()
+    return module
 
 
 @contextlib.contextmanager

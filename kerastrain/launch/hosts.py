@@ -8,13 +8,12 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from collections.abc import Sequence
-from typing import IO
 
+from kerastrain import file_locks
 from kerastrain.errors import ArgumentError
 from kerastrain.validation import whole_number
 
@@ -106,7 +105,7 @@ class Hosts:
                 own = [i for i, name in enumerate(self.names) if _is_of_this_machine(name)]
                 try:
                     file = stack.enter_context(open(self.rendezvous, "ab"))
-                    index = next((i for i in own if _is_locked_by_us(file, i)), None)
+                    index = next((i for i in own if file_locks.take(file.fileno(), i)), None)
                 except OSError as error:
                     raise ArgumentError(
                         "`rendezvous` must be a file that can be written and locked. Received: "
@@ -121,14 +120,6 @@ class Hosts:
                     "pass the index (--host-index)."
                 )
             yield index
-
-
-def _is_locked_by_us(file: IO[bytes], byte: int) -> bool:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-    except (BlockingIOError, PermissionError):  # POSIX allows both where another one has it
-        return False
-    return True
 
 
 def _has_port(name: str) -> bool:

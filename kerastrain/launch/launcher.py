@@ -18,6 +18,7 @@ import math
 import numbers
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kerastrain.errors import ArgumentError
+from kerastrain.errors import KerastrainError
 from kerastrain.launch.hosts import free_addresses
 from kerastrain.launch.hosts import Hosts
 from kerastrain.launch.output import Output
@@ -76,12 +78,18 @@ def launch(
 
     Raises:
         ArgumentError: an argument cannot work.
+        KerastrainError: this is not Linux, which is asked to leave no process behind.
 
     Example:
         >>> import sys
         >>> launch([sys.executable, "-c", "raise SystemExit(3)"], workers=2)
         3
     """
+    if sys.platform != "linux":
+        raise KerastrainError(
+            f"`launch` needs Linux. This is {sys.platform!r}. Start each worker yourself, with its own "
+            "TF_CONFIG."
+        )
     _check(command, workers, max_restarts, grace, stall)
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(hosts.registered()) if hosts else 0

@@ -267,14 +267,14 @@ class TracedCall:
     def added_cut(
         self, numbers: Numbers, same_shape: list[Numbers], parts: Halves | None, tolerance: float
     ) -> list[tuple[str, str] | None]:
-        """The lines of added losses that are no mean over the rows."""
+        """The lines of added losses that are no mean over the rows, or no sum where they are to be."""
         found = []
         for index, line in enumerate(self.scope.lines[: len(numbers.added)]):
             ab, ad, cb, cd = (n.added[index] for n in (numbers, *same_shape))
             is_mean = same([ab + cd], [ad + cb], tolerance)
             if is_mean and parts is not None:
-                a, b = (n.added[index] for n in parts)
-                is_mean = same([2 * ab], [a + b], tolerance)
+                times = 1 if _keras.is_undivided(self.scope.losses[index]) else 2
+                is_mean = same([times * ab], [sum(n.added[index] for n in parts)], tolerance)
             if not is_mean and line not in found:
                 found.append(line)
         return found

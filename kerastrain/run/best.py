@@ -123,7 +123,7 @@ class Best:
             ready()
             unfinished.unlink(missing_ok=True)
             model.save(unfinished)
-            with open(unfinished, "rb") as file:
+            with open(unfinished, "rb+") as file:  # Windows flushes what can be written
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
             self._exported = self._beaten_by["value"]

@@ -44,6 +44,8 @@ from kerastrain import notices
 from kerastrain._version import __version__
 from kerastrain.errors import CheckpointError
 from kerastrain.errors import KerastrainError
+from kerastrain.run.system_files import flush
+from kerastrain.run.system_files import open_file
 
 FORMAT, VERSION = "kerastrain-checkpoint", 1
 _TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
@@ -122,7 +124,7 @@ class Checkpoints:
             write_files(unfinished, tensors, info)
             self.ready()
             os.rename(unfinished, path)
-            _flush(self.directory)
+            flush(self.directory)
         except BaseException:
             _remove(unfinished)
             raise
@@ -214,7 +216,7 @@ def write_files(directory: Path, tensors: dict[str, np.ndarray], info: dict[str,
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    _flush(directory)
+    flush(directory)
 
 
 def read(path: Path) -> Checkpoint:
@@ -337,20 +339,11 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 def _regular_file(path: Path) -> io.BufferedReader:
     """Opens a file that is one: no link, no device, no pipe that would never end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_file(path, os.O_RDONLY)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise CheckpointError(f"{path.name} is no regular file")
     return open(descriptor, "rb")
-
-
-def _flush(directory: Path) -> None:
-    """Flushes the names in a directory to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

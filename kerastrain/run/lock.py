@@ -11,7 +11,6 @@ may remove with the directory, or replace: `Lock.renew` compares the file with t
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import threading
@@ -20,9 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kerastrain import file_locks
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import RunError
 from kerastrain.run.checkpoint import Checkpoints
+from kerastrain.run.system_files import open_directory
+from kerastrain.run.system_files import open_file
 
 # The system lets a process lock a file again that it has locked already: names of directories,
 # and the numbers of files.
@@ -82,7 +84,7 @@ class Lock:
         """
         with _TAKING:
             if self._descriptor is not None and _is_there(self._descriptor, self._directory):
-                _take(self._descriptor, self._directory)
+                _take(self._descriptor, self._directory, is_taken=True)
                 return None
             self._release()
             self._take_anew()
@@ -125,7 +127,7 @@ class Lock:
                 f"{self._directory} is in use by another training of this process. Pass another "
                 "run_dir."
             )
-        descriptor = _open(self._directory)
+        descriptor = open_file(self._directory / "lock", os.O_RDWR | os.O_CREAT)
         try:
             _take(descriptor, self._directory)
             is_there = _is_there(descriptor, self._directory)
@@ -133,7 +135,7 @@ class Lock:
                 self._check_is_own(descriptor)
             if is_there:
                 self._sign(descriptor)
-                opened = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+                opened = open_directory(self._directory)
                 if self._opened is not None:
                     os.close(self._opened)
                 self._opened = opened
@@ -147,7 +149,7 @@ class Lock:
 
     def _check_is_own(self, descriptor: int) -> None:
         """Refuses the directory of another run, which nobody uses, in the place of this one."""
-        is_own = self._token.encode() in os.pread(descriptor, 200, 0)  # of a copy, too
+        is_own = self._token in _text(descriptor)  # of a copy, too
         if self._opened is not None:
             is_own |= _number(os.fstat(self._opened)) == _number(os.stat(self._directory))
         if not is_own and Checkpoints(self._directory / "checkpoints").paths():
@@ -155,13 +157,14 @@ class Lock:
 
     def _sign(self, descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
         text = f"process {os.getpid()} on {socket.gethostname()}\n{self._token}\n"
-        os.pwrite(descriptor, text.encode(), 0)
+        os.write(descriptor, text.encode())
 
 
-def _open(directory: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    return os.open(directory / "lock", flags, 0o644)
+def _text(descriptor: int) -> str:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 200).decode(errors="replace")
 
 
 def _number(status: os.stat_result) -> tuple[int, int]:
@@ -181,16 +184,13 @@ def _is_there(descriptor: int, directory: Path) -> bool:
     return _number(os.fstat(descriptor)) == _number_of(directory)
 
 
-def _take(descriptor: int, directory: Path) -> None:
-    try:
-        # Of POSIX: not handed on to processes that are forked, as those of `flock` are.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").partition("\n")[0]
+def _take(descriptor: int, directory: Path, is_taken: bool = False) -> None:
+    if not (file_locks.take_again if is_taken else file_locks.take)(descriptor):
+        owner = _text(descriptor).partition("\n")[0]
         raise RunError(
             f"{directory} is in use by {owner or 'another process'}. Wait for it, end it, or pass "
             "another run_dir."
-        ) from None
+        )
 
 
 @contextlib.contextmanager

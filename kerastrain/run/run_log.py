@@ -206,5 +206,5 @@ def _ends_in_a_line(file: Any) -> bool:
 def _write(path: Path, text: str) -> None:
     """A whole file, or the one that was there."""
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8", newline="")
     os.replace(unfinished, path)

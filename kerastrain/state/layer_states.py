@@ -81,4 +81,4 @@ def _set_state(layer: keras.Layer, state: dict[str, Any]) -> None:
                 file = pathlib.Path(directory, name)
                 os.makedirs(file.parent, exist_ok=True)
                 file.write_bytes(np.asarray(data, np.uint8).tobytes())
-            layer.load_assets(directory)
+            _keras.load_assets(layer, directory)

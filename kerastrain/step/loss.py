@@ -31,7 +31,8 @@ Rules for what is not a Keras loss:
   ``add_loss`` and activity regularisers (Keras divides those by the rows) are
   taken as *means over the rows*: ``D_s`` is the number of rows. A sum over the
   rows in ``add_loss`` is thereby not exact when the batch is cut; divide it by
-  the rows, or use a compiled loss with ``reduction="sum"``.
+  the rows, or use a compiled loss with ``reduction="sum"``. An activity
+  regulariser that Keras has not divided, as 3.13, is a sum: ``D_s`` is 1.
 - a loss function that returns one number cannot be weighed row by row: with
   sample weights Keras multiplies it by their mean, and so does each part. That
   is exact only without sample weights; return one value per row instead.
@@ -145,7 +146,7 @@ def local_terms(
             'losses, which Keras adds by broadcasting. Give it reduction="sum" or '
             '"sum_over_batch_size" to train with micro-batches or replicas.'
         )
-    terms += [row_mean(tf.reduce_sum(_as_float(v)), rows) for v in added]
+    terms += [_added_term(loss, rows) for loss in added]
     if not terms and not _keras.regularization_losses(model):
         raise ModelError(
             f"{type(model).__name__} has no loss to minimise. Pass `loss` (for "
@@ -160,6 +161,14 @@ def row_mean(value: tf.Tensor, rows: tf.Tensor) -> Term:
     # Nothing from no rows, even where the value of a stand-in row is NaN.
     numerator = tf.math.multiply_no_nan(value, denominator)
     return Term(ROWS, value, denominator, 1.0, None, (numerator, denominator))
+
+
+def _added_term(loss: tf.Tensor, rows: tf.Tensor) -> Term:
+    value = tf.reduce_sum(_as_float(loss))
+    if not _keras.is_undivided(loss):
+        return row_mean(value, rows)
+    one, value = tf.ones_like(value), tf.where(rows > 0, value, tf.zeros_like(value))
+    return Term(SUM, value, one, 1.0, None, (value, one), logs_sum=True)
 
 
 def _output_term(index: int, output: _keras.OutputLoss, rows: tf.Tensor) -> Term:

@@ -57,19 +57,29 @@ class TestVersions:
 
     def test_ranges_are_those_of_the_metadata(self, requires):
         """A version inside its range is ok, one outside has failed, and the status is 1."""
-        requires("keras<4,>=3.15", "tensorflow<2.3", 'jax>=9; extra == "other"', python=">=3.99")
+        requires("keras<4,>=3.13", "tensorflow<2.3", 'jax>=9; extra == "other"', python=">=3.99")
         found = report("--no-steps", status=1)
         assert not found["works"]
         versions = found["versions"]
         assert ["python", "kerastrain", "keras", "tensorflow"] == list(versions)
         assert keras.__version__ == versions["keras"]["found"]
-        assert ("ok", "needs >=3.15,<4") == (
+        assert ("ok", "needs >=3.13,<4") == (
             versions["keras"]["status"],
             versions["keras"]["remark"],
         )
         assert tf.__version__ == versions["tensorflow"]["found"]
         assert "failed" == versions["tensorflow"]["status"] == versions["python"]["status"]
         assert "ok" == versions["kerastrain"]["status"]
+
+    def test_a_version_that_was_not_tested(self, requires, monkeypatch):
+        """One in its range that is newer than those of the tests is a warning."""
+        requires("keras>=3.13", "tensorflow>=2.19")
+        monkeypatch.setattr(keras, "__version__", "3.99.0")
+        versions = report("--no-steps")["versions"]
+        assert ["3.99.0", "warning", "was not tested; 3.13 to 3.15 were"] == [
+            *versions["keras"].values()
+        ]
+        assert "ok" == versions["tensorflow"]["status"]
 
     def test_a_package_that_is_not_there(self, requires):
         """What is required and not installed has failed."""

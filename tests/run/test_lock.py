@@ -240,11 +240,11 @@ def test_a_file_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
     """The lock is of the file that is there in the end."""
     take, left = lock_lib._take, [3]
 
-    def slow(descriptor, directory):
+    def slow(descriptor, directory, **options):
         if left[0]:
             left[0] -= 1
             shutil.rmtree(directory)
-        take(descriptor, directory)
+        take(descriptor, directory, **options)
 
     monkeypatch.setattr(lock_lib, "_take", slow)
     with Lock(tmp_path / "run") as lock:

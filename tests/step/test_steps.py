@@ -95,6 +95,43 @@ def test_other_losses(cut):
     )
 
 
+class Undivided(keras.layers.Dense):
+    """Adds what its activity regulariser returns as Keras 3.13 does: not divided by the rows."""
+
+    def __call__(self, *arguments, **options):
+        regularizer = self.activity_regularizer
+        self.__dict__["activity_regularizer"] = None
+        try:
+            outputs = super().__call__(*arguments, **options)
+        finally:
+            self.__dict__["activity_regularizer"] = regularizer
+        if isinstance(outputs, tf.Tensor):
+            self.add_loss(regularizer(outputs))
+        return outputs
+
+
+def with_undivided_losses(make=keras.Model):
+    """A model with losses that are sums over the rows, and means."""
+    inputs = keras.Input((4,))
+    hidden = Undivided(8, activation="tanh", activity_regularizer="l2")(inputs)
+    return make(inputs, keras.layers.Dense(2)(models.AddsLoss()(hidden)))
+
+
+@pytest.mark.parametrize("cut", [(None, 3), ("mirrored:2", 2)], ids=str)
+def test_activity_regularisers_that_keras_does_not_divide(cut):
+    """They are sums over the rows."""
+    whole = trained((None, 1), with_undivided_losses)
+    assertions.assert_close_runs(whole, trained(cut, with_undivided_losses))
+
+
+@pytest.mark.filterwarnings("error::UserWarning:(kerastrain|tests)")
+def test_undivided_losses_are_no_finding_of_the_lint():
+    """They may be cut, and the layer has its own regulariser afterwards."""
+    model = with_undivided_losses()
+    Trainer(model, optimizer="sgd", loss="mse", micro_batches=2).fit(X, Y, verbose=0)
+    assert keras.regularizers.L2 is type(model.layers[1].activity_regularizer)
+
+
 @pytest.mark.parametrize(
     "reduction, cut",
     tiers.cases(

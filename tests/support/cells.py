@@ -85,7 +85,7 @@ def build(name, make):
     inputs = keras.Input((4,))
     if name == "other losses":
         hidden = layers.Dense(
-            6, activation="tanh", kernel_regularizer="l2", activity_regularizer="l1"
+            6, activation="tanh", kernel_regularizer="l2", activity_regularizer="l2"
         )(inputs)
         return make(inputs, layers.Dense(3, activation="softmax")(AddsMean()(hidden)))
     hidden = layers.Dense(6, activation="tanh")(inputs)
