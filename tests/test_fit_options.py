@@ -189,7 +189,7 @@ def test_what_cannot_work(limits, words):
 
 
 def test_another_object():
-    with pytest.raises(UnsupportedTypeError, match="`limits` must be FitOptions"):
+    with pytest.raises(UnsupportedTypeError, match="`options` must be FitOptions"):
         fit({"limit_train_batches": 2})
 
 

@@ -20,8 +20,8 @@ import pytest
 import tensorflow as tf
 
 from kerastrain import ArgumentError
+from kerastrain import FitOptions
 from kerastrain import Guard
-from kerastrain import Limits
 from kerastrain import RunError
 from kerastrain.data.source import Source
 from kerastrain.run.descriptions import described
@@ -951,7 +951,7 @@ class Others:
     "name, value, other, words",
     [
         ("batch_size", 16, 15, "`batch_size` is 16 on worker 0, and on worker 1 15"),
-        ("limits", Limits(max_time=datetime.timedelta(seconds=9)), None, "`limits`"),
+        ("options", FitOptions(max_time=datetime.timedelta(seconds=9)), None, "`options`"),
         (
             "x",
             np.zeros(3),

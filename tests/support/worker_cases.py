@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from kerastrain import Execution
+from kerastrain import FitOptions
 from kerastrain import Guard
-from kerastrain import Limits
 from kerastrain import metrics
 from kerastrain import NonFiniteError
 from kerastrain import TrainableModel
@@ -235,7 +235,7 @@ def other_calls():
         "shuffle": {"fit": {"shuffle": other}},
         "steps_per_epoch": {"fit": {"steps_per_epoch": 3 if other else 4}},
         "validation_data": {"fit": {"validation_data": None if other else data()[:2]}},
-        "limits": {"fit": {"limits": Limits(max_time=9.0 if other else 8.0)}},
+        "options": {"fit": {"options": FitOptions(max_time=9.0 if other else 8.0)}},
         "uses_batches": {"fit": {"callbacks": [Listens()] if other else []}},
         "learning rate": {"optimizer": rate},
     }
