@@ -39,6 +39,7 @@ SOME = [
     "ragged",
     "micro_batches",
     "batch_norm",
+    "updates",
     "all_rows",
     "skipped",
     "stopped",

@@ -30,6 +30,7 @@ from kerastrain import TrainableModel
 from kerastrain import Trainer
 from kerastrain.distribution import strategy as strategy_lib
 from kerastrain.execution import Runner
+from tests.step import test_updates
 from tests.support import cells
 
 REPLICAS = int(os.environ.get("REPLICAS", "1"))
@@ -114,7 +115,18 @@ def ragged():
 
 
 def micro_batches():
-    return outcome(*fitted(micro_batches=2, global_clipnorm=0.5, fit={"sample_weight": data()[2]}))
+    """With norms of gradients, and validations between steps."""
+    fit = {"sample_weight": data()[2], "options": FitOptions(validation_every=2)}
+    options = {"micro_batches": 2, "global_clipnorm": 0.5, "log_norms": True}
+    trainer, history = fitted(fit=fit, **options)
+    return outcome(trainer, history, trainer.model.history.validations)
+
+
+def updates():
+    """Of two optimizers in each step."""
+    fit = {"x": test_updates.DATA, "y": None, "validation_data": (test_updates.DATA,), "batch_size": 8}
+    trainer, history = fitted(test_updates.Gan(), fit=fit, loss=None)
+    return outcome(trainer, history)
 
 
 def batch_norm():
@@ -467,7 +479,7 @@ def other_data():
 
 
 CASES = (
-    ragged, micro_batches, batch_norm, all_rows, pipeline, py_dataset, listener, stopped, skipped,
+    ragged, micro_batches, updates, batch_norm, all_rows, pipeline, py_dataset, listener, stopped, skipped,
     many_steps, xla_loop, trainable_model, no_seed, other_data, own_rows_on_each, skipped_on_each,
     fewer_batches, mapped, rolled_back, raised, float64, mixed_precision, slow_steps, slow_data,
     evaluates, uneven, longer_rows, other_rows_of_a_stream, one_other_row, other_rows_to_predict,
