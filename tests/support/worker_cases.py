@@ -124,7 +124,12 @@ def micro_batches():
 
 def updates():
     """Of two optimizers in each step."""
-    fit = {"x": test_updates.DATA, "y": None, "validation_data": (test_updates.DATA,), "batch_size": 8}
+    fit = {
+        "x": test_updates.DATA,
+        "y": None,
+        "validation_data": (test_updates.DATA,),
+        "batch_size": 8,
+    }
     trainer, history = fitted(test_updates.Gan(), fit=fit, loss=None)
     return outcome(trainer, history)
 
