@@ -149,10 +149,10 @@ class Searches:
             )
         sizes = _sizes(sizes, rows)
 
-        def measure(size: int, until: float) -> batch_sizes.BatchSize:
+        def measure(size: int) -> batch_sizes.BatchSize:
             source = self._trial_source(x, y, sample_weight, batch_size=size)
             with self._parts.trials.of(source) as runner:
-                return batch_sizes.measured(runner(Listening.NEVER), source, size, until)
+                return batch_sizes.measured(runner(Listening.NEVER), source, size)
 
         found = batch_sizes.compared(sizes, float(seconds), measure, free_memory)
         random.setstate(drawn)

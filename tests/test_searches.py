@@ -133,7 +133,7 @@ def test_when_sizes_are_no_faster(speeds, tried, suggestion, stopped):
     """The smallest of nearly the best throughput is suggested."""
     speed = dict(zip(SIZES, speeds, strict=True))
     found = batch_sizes.compared(
-        SIZES, 60.0, lambda size, until: measured(size, speed[size]), lambda: None
+        SIZES, 60.0, lambda size: measured(size, speed[size]), lambda: None
     )
     assert (tried, suggestion) == (len(found.measured), found.suggestion)
     assert found.stopped.startswith(stopped)
@@ -143,7 +143,7 @@ def test_when_sizes_are_no_faster(speeds, tried, suggestion, stopped):
 def test_memory_that_is_too_small():
     """What failed, or would, ends it with the sizes before."""
 
-    def fails(size, until):
+    def fails(size):
         if size > 16:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM")
         return measured(size, size * 10)
@@ -152,12 +152,12 @@ def test_memory_that_is_too_small():
     assert [one.size for one in found.measured] == [8, 16]
     assert found.stopped == "Memory is too small for batches of 32."
     found = batch_sizes.compared(
-        SIZES, 60.0, lambda size, until: measured(size, size * 10, 1000 + size * 10), lambda: 1000
+        SIZES, 60.0, lambda size: measured(size, size * 10, 1000 + size * 10), lambda: 1000
     )
     assert [one.size for one in found.measured] == [8, 16, 32, 64]
     assert found.stopped == "Batches of 128 may not fit into the memory that is free."
     with pytest.raises(MemoryError):
-        batch_sizes.compared([8], 1.0, lambda size, until: _raise(MemoryError()), lambda: None)
+        batch_sizes.compared([8], 1.0, lambda size: _raise(MemoryError()), lambda: None)
 
 
 def _raise(error):
@@ -166,9 +166,7 @@ def _raise(error):
 
 def test_time_that_is_over():
     """The first size is measured in any case."""
-    found = batch_sizes.compared(
-        SIZES, 1e-9, lambda size, until: measured(size, size), lambda: None
-    )
+    found = batch_sizes.compared(SIZES, 1e-9, lambda size: measured(size, size), lambda: None)
     assert [one.size for one in found.measured] == [8]
     assert "seconds were over" in found.stopped
 
@@ -242,7 +240,5 @@ def test_plots():
     axes = one.find_learning_rate(X, Y, steps=20).plot()
     assert axes.get_xscale() == "log"
     assert axes.get_ylabel() == "loss"
-    found = batch_sizes.compared(
-        [8, 16], 60.0, lambda size, until: measured(size, size), lambda: None
-    )
+    found = batch_sizes.compared([8, 16], 60.0, lambda size: measured(size, size), lambda: None)
     assert found.plot().get_ylabel() == "rows/s"

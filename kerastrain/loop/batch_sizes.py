@@ -93,7 +93,7 @@ class BatchSizes:
 def compared(
     sizes: list[int],
     seconds: float,
-    measure: Callable[[int, float], BatchSize],
+    measure: Callable[[int], BatchSize],
     free_bytes: Callable[[], int | None],
 ) -> BatchSizes:
     """Measures sizes one after the other, until a larger one is not worth it.
@@ -101,7 +101,7 @@ def compared(
     Args:
         sizes: from the smallest on.
         seconds: to be spent in all, about.
-        measure: measures a size, until a time of ``time.monotonic``.
+        measure: measures a size.
         free_bytes: gives the memory that is free; None where that is not known.
     """
     until, found, slower, best = time.monotonic() + seconds, list[BatchSize](), 0, 0.0
@@ -112,7 +112,7 @@ def compared(
         if len(found) > 1 and _may_not_fit(found, size, free):
             return BatchSizes(found, f"Batches of {size} may not fit into the memory that is free.")
         try:
-            found.append(measure(size, until))
+            found.append(measure(size))
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if not found:
                 raise
@@ -135,32 +135,29 @@ def _may_not_fit(found: list[BatchSize], size: int, free: int | None) -> bool:
     return other - first + for_each_row * (size - found[-1].size) > free
 
 
-def measured(runner: Runner, source: Source, size: int, until: float) -> BatchSize:
-    """Trains for a moment, until its plan is chosen and has run.
+def measured(runner: Runner, source: Source, size: int) -> BatchSize:
+    """Trains until its plan is chosen, and then for a moment that counts.
 
     Args:
         runner: of train steps, that has run none.
         source: batches of this size.
         size: their rows.
-        until: a time of ``time.monotonic`` after which plans are compared no more.
     """
     choice, rows, seconds, epoch = runner.choice, 0, 0.0, 0
     runner.begin(_STEPS)
     with _peak_memory() as peak:
         while seconds < _SECONDS:
             for work in runner.epoch(source, epoch):
-                is_over = time.monotonic() > until
-                counts = choice.is_settled or is_over
+                # Steps that no plan runs, such as eager ones, count from the second epoch on.
+                counts = choice.is_settled or (choice.plan is None and epoch > 0)
                 begun = time.perf_counter()
                 work.run()
                 if counts:
                     rows += size * work.steps
                     seconds += time.perf_counter() - begun - work.compiled()
-                if seconds >= _SECONDS or (is_over and seconds):
+                if seconds >= _SECONDS:
                     break
             epoch += 1
-            if time.monotonic() > until and seconds:
-                break
     plan = choice.plan.name if choice.plan is not None else "step"
     return BatchSize(size, rows / seconds, seconds * size / rows, peak(), plan)
 

@@ -5,6 +5,8 @@
     config_of(training, epochs=3)["model"]["parameters"]
 """
 
+import contextlib
+import importlib
 import importlib.metadata
 import math
 import os
@@ -90,10 +92,19 @@ def _count(weights: list[Any]) -> int:
 def _summary(model: keras.Model) -> str:
     lines: list[str] = []
     try:
-        model.summary(print_fn=lambda line, **_: lines.append(line), line_length=100)
+        with _nothing_displayed():
+            model.summary(print_fn=lambda line, **_: lines.append(line), line_length=100)
     except Exception as error:  # an own `summary`, or what a subclassed model does not know
         return f"No summary: {type(error).__name__}: {error}"
     return "\n".join(lines)
+
+
+def _nothing_displayed() -> contextlib.AbstractContextManager[Any]:
+    """In a notebook, where Keras's summary displays an empty output even if it is given away."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        return contextlib.nullcontext()
+    return importlib.import_module("IPython.utils.capture").capture_output()
 
 
 def _layer(layer: keras.Layer) -> Any:

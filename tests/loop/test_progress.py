@@ -249,18 +249,22 @@ def test_ipython_without_a_notebook(outputs, monkeypatch):
 
 
 @pytest.mark.process
-def test_a_real_notebook():
+@pytest.mark.parametrize(
+    "arguments", ["", ", run_dir=directory, options=FitOptions(validation_every=1)"]
+)
+def test_a_real_notebook(tmp_path, arguments):
     """Executed: one output of the cell, besides what others print."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
-    code = """
+    code = f"""
 import keras
 import numpy as np
-from kerastrain import Trainer
+from kerastrain import FitOptions, Trainer
+directory = {str(tmp_path)!r}
 x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
 trainer = Trainer(model, optimizer="sgd", loss="mse", seed=0)
-trainer.fit(x, x.sum(axis=1), epochs=100, validation_split=0.25);
+trainer.fit(x, x.sum(axis=1), epochs=100, validation_split=0.25{arguments});
 """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
