@@ -34,6 +34,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain.distribution import merging
 from kerastrain.distribution import replicas
+from kerastrain.errors import ModelError
 from kerastrain.execution import AUTO_STEPS
 from kerastrain.execution import FitLoops
 from kerastrain.options import check_clips_once
@@ -179,8 +180,25 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             super().compile_from_config(config)  # warns: it cannot know how
             return
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None and self.built:
-            self.optimizer.build(self.trainable_variables)
+        for optimizer, weights in updates_lib.weights_by_optimizer(self) if self.built else ():
+            if optimizer is not None and not optimizer.built:
+                optimizer.build(weights)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Shapes that the model is built from, those of the losses of `updates` among them."""
+        of_updates = updates_lib.build_config(self)
+        return (
+            (super().get_build_config() or {}) | of_updates
+            if of_updates
+            else super().get_build_config()
+        )
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the model from `get_build_config`."""
+        if config and "updates" in config:
+            updates_lib.build_from_config(self, config)
+            config = {name: value for name, value in config.items() if name != "updates"}
+        super().build_from_config(config)
 
     # Steps --------------------------------------------------------------------
 
@@ -279,6 +297,12 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         """
         updates_lib.make_trackers(self, self.step_options.log_norms)
         is_built = updates_lib.build(self, batch)
+        averaged = [one for one in _keras.optimizers_of(self) if getattr(one, "use_ema", False)]
+        if is_built and averaged:
+            raise ModelError(
+                f"{type(averaged[0]).__name__} of {type(self).__name__} keeps moving averages (use_ema), "
+                "which Keras's own `fit` takes from one optimizer alone. Train it with kerastrain.Trainer."
+            )
         for optimizer, weights in updates_lib.weights_by_optimizer(self) if is_built else ():
             if not optimizer.built:
                 optimizer.build(weights)

@@ -15,6 +15,7 @@ from kerastrain._keras.bound_metrics import add_step_tracker
 from kerastrain._keras.bound_metrics import are_to_be_bound
 from kerastrain._keras.bound_metrics import bind_metrics
 from kerastrain._keras.bound_metrics import compute_metrics
+from kerastrain._keras.bound_metrics import metric_by_shape
 from kerastrain._keras.bound_metrics import metrics_beside
 from kerastrain._keras.bound_metrics import metrics_bound
 from kerastrain._keras.bound_metrics import step_trackers
@@ -254,6 +255,7 @@ __all__ = [
     "losses_not_scaled",
     "lost_task",
     "make_all_types",
+    "metric_by_shape",
     "metric_function",
     "metric_names_by_output",
     "metrics_beside",

@@ -10,6 +10,7 @@ from keras.src.trainers import compile_utils
 
 from kerastrain._keras.entry_points import base_method
 from kerastrain._keras.entry_points import base_method_replaced
+from kerastrain.errors import MetricError
 
 
 class _Bound(NamedTuple):
@@ -44,16 +45,33 @@ class CompiledMetrics(compile_utils.CompileMetrics):
         given = compiled._user_metrics, compiled._user_weighted_metrics
         super().__init__(*given, output_names=compiled.output_names)
         self.__dict__["trackers"] = {}
-        self.__dict__["_plain"] = [_split(one)[0] or None for one in given]
+        self.__dict__["_plain"] = [_or_none(_split(one)[0]) for one in given]
         self.__dict__["bound"] = [
             _Bound(metric, one is given[1]) for one in given for metric in _split(one)[1]
         ]
+        _check_apart(self.bound)
         if not any(self._plain):  # there is nothing to be built
             self._flat_metrics, self._flat_weighted_metrics, self.built = [], [], True
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [*super().metrics, *(one.metric for one in self.bound), *self.trackers.values()]
+        return [*self._in_order(), *self.trackers.values()]
+
+    def _in_order(self) -> list[keras.metrics.Metric]:
+        """Keras's and the bound ones, as they were passed, where that is a list."""
+        plain, bound = super().metrics, [one.metric for one in self.bound]
+        given = [
+            *keras.tree.flatten(self._user_metrics),
+            *keras.tree.flatten(self._user_weighted_metrics),
+        ]
+        given = [one for one in given if one is not None]
+        has_dict = any(
+            isinstance(one, dict) for one in (self._user_metrics, self._user_weighted_metrics)
+        )
+        if has_dict or len(given) != len(plain) + len(bound):
+            return [*plain, *bound]
+        rest = iter(plain)
+        return [one if hasattr(one, "update_bound") else next(rest) for one in given]
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -94,11 +112,14 @@ class CompiledMetrics(compile_utils.CompileMetrics):
 
 
 def _split(metrics: Any) -> tuple[Any, list[Any]]:
-    """``(what Keras takes, the metrics that are bound)`` of what was passed as ``metrics``."""
+    """``(what Keras takes, the metrics that are bound)`` of what was passed as ``metrics``.
+
+    The places of outputs stay, even if only bound metrics were in one.
+    """
     kept: Any
     if isinstance(metrics, dict):
         parts = {key: _split(value) for key, value in metrics.items()}
-        kept = {key: part for key, (part, _) in parts.items() if part is not None}
+        kept = {key: part for key, (part, bound) in parts.items() if part is not None or not bound}
         found = [metric for _, bound in parts.values() for metric in bound]
     elif isinstance(metrics, list | tuple):
         places = [_split(value) for value in metrics]
@@ -107,7 +128,34 @@ def _split(metrics: Any) -> tuple[Any, list[Any]]:
     else:
         is_bound = hasattr(metrics, "update_bound")
         return (None, [metrics]) if is_bound else (metrics, [])
-    return (kept or None, found) if found else (metrics, [])
+    return (kept, found) if found else (metrics, [])
+
+
+def _or_none(metrics: Any) -> Any:
+    """None in place of what holds no metric."""
+    return metrics if any(one is not None for one in keras.tree.flatten(metrics)) else None
+
+
+def _check_apart(bound: list[_Bound]) -> None:
+    """Refuses one metric object in two bound ones, which would have one state.
+
+    Raises:
+        MetricError: as said.
+    """
+    inner = [one.metric.metric for one in bound if one.metric.metric is not None]
+    for index, metric in enumerate(inner):
+        if any(metric is other for other in inner[:index]):
+            raise MetricError(
+                f"The metric object {metric.name!r} is in two Binds, which would share its state. Make "
+                "one for each."
+            )
+
+
+def metric_by_shape(identifier: str, y_true: Any, y_pred: Any, name: str) -> keras.metrics.Metric:
+    """The metric that ``compile`` makes of a name, by the shapes of what it is given."""
+    metric = compile_utils.get_metric(identifier, y_true, y_pred)
+    metric.name = name
+    return metric
 
 
 def are_to_be_bound(model: keras.Model) -> bool:

@@ -32,6 +32,7 @@ class BuildsFromShapes:
             data_batch = tree.map_structure(_symbol_of_spec, spec)
         self.__dict__["_built_from"] = data_batch
         if self._distribute_strategy is None:
+            self.build_updates(data_batch)
             return
         with self._distribute_strategy.scope():
             if not self.build_updates(data_batch):

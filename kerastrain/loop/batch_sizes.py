@@ -149,12 +149,13 @@ def measured(runner: Runner, source: Source, size: int) -> BatchSize:
         while seconds < _SECONDS:
             for work in runner.epoch(source, epoch):
                 # Steps that no plan runs, such as eager ones, count from the second epoch on.
-                counts = choice.is_settled or (choice.plan is None and epoch > 0)
-                begun = time.perf_counter()
+                by_plan, begun = choice.is_settled, time.perf_counter()
+                counts = by_plan or (choice.plan is None and epoch > 0)
                 work.run()
                 if counts:
                     rows += size * work.steps
-                    seconds += time.perf_counter() - begun - work.compiled()
+                    compiled = work.compiled() if by_plan else 0.0
+                    seconds += time.perf_counter() - begun - compiled
                 if seconds >= _SECONDS:
                     break
             epoch += 1

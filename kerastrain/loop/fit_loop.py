@@ -215,12 +215,14 @@ class FitLoop:
 
     def _validate_between(self, position: Position) -> None:
         """Validates between steps."""
-        results = self._validate(position)
+        self._note_validation(position, self._validate(position))
+        self.times.lap("validation")
+
+    def _note_validation(self, position: Position, results: dict[str, float]) -> None:
         position.validated = position.steps
         if isinstance(history := _keras.history_of(self.callbacks), History):
             history.validations.append([position.steps, results])
         self.saved.after_validation(position, results)
-        self.times.lap("validation")
 
     def _end_steps(self, epoch: int, position: Position) -> None:
         """The results of an epoch whose steps have run: of them, and of a validation if it is due."""
@@ -231,7 +233,10 @@ class FitLoop:
         position.epoch_logs = self._evaluation.epoch_logs(position.logs, "train")
         times.lap("metrics")
         if self.validation and is_due(epoch, self.validation_freq):
-            position.epoch_logs.update(self._validate(position))
+            results = self._validate(position)
+            position.epoch_logs.update(results)
+            if self.validation_every and position.steps % self.validation_every == 0:
+                self._note_validation(position, dict(results))
             times.lap("validation")
 
     def _validate(self, position: Position) -> dict[str, float]:

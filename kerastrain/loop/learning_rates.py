@@ -18,10 +18,14 @@ from kerastrain.errors import ArgumentError
 from kerastrain.execution import Runner
 from kerastrain.state import learning_rates as learning_rate_variables
 
-# A loss that is so many times the best is that of a rate that is too high.
+# The test ends where the moving mean of the loss is so many times its best, and above where it began.
 _DIVERGED = 4.0
+# What a new loss weighs in the moving mean, and the share of the steps that tell where it began.
+_NEW, _FIRST = 0.1, 0.1
 # Of the steps, the share that a loss is averaged over, on each side.
 _SMOOTHED = 0.04
+# The share of the whole fall that is noise before it, at least.
+_FALLEN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +36,8 @@ class LearningRates:
         rates: those that were tried, one a step, from the lowest on.
         losses: of the batch of each step, before its update.
         smoothed: the means of each loss and its neighbours.
-        suggestion: the rate at which the smoothed loss falls most for a factor of the rate; None where
-            it never falls.
+        suggestion: the rate at which the smoothed loss falls most for a factor of the rate, once it has
+            begun to fall for good; None where it never falls by more than its noise.
     """
 
     rates: list[float]
@@ -78,14 +82,19 @@ def measured(
         source: the data, from which epochs are drawn until there are enough steps.
         optimizer: whose rate it is.
         rates: to be tried.
-        loss_of: gives the loss of the step that has run, by its logs, and forgets it.
+        loss_of: gives the loss of the step that has run, by its logs, and forgets it; NaN where a weight
+            is not finite after it.
     """
-    losses: list[float] = []
+    losses, means = list[float](), list[float]()
     for work in _steps(runner, source, len(rates)):
         optimizer.learning_rate.assign(rates[len(losses)])
         logs = work.run()
         losses.append(loss_of(logs[-1] if logs else None))
-        if not losses[-1] <= _DIVERGED * max(min(losses), 1e-12):  # NaN is not, either
+        if not math.isfinite(losses[-1]):
+            break
+        means.append(losses[-1] if not means else means[-1] + _NEW * (losses[-1] - means[-1]))
+        first = losses[: max(5, round(_FIRST * len(rates)))]
+        if len(losses) > 2 * len(first) and means[-1] > max(_DIVERGED * min(means), max(first)):
             break
         if len(losses) == len(rates):
             break
@@ -116,11 +125,19 @@ def _smoothed(losses: list[float]) -> list[float]:
 
 
 def _suggestion(rates: list[float], smoothed: list[float]) -> float | None:
-    last = int(np.argmin(smoothed)) if smoothed else 0
-    if last < 1:
+    """Where the smoothed loss falls most, after it has begun to fall for good."""
+    first = max(5, round(_FIRST * len(smoothed)))
+    if len(smoothed) < 2 * first:
         return None
-    slopes = np.gradient(smoothed[: last + 1], np.log(rates[: last + 1]))
-    return rates[int(np.argmin(slopes))] if slopes.min() < 0 else None
+    begun, noise = float(np.median(smoothed[:first])), float(np.ptp(smoothed[:first]))
+    lowest = int(np.argmin(smoothed))
+    fall = begun - smoothed[lowest]
+    if lowest < first or not fall > noise:
+        return None
+    high = [i for i in range(lowest) if smoothed[i] > begun - _FALLEN * fall]
+    start = min(high[-1] if high else 0, lowest - 1)
+    slopes = np.gradient(smoothed, np.log(rates))[start : lowest + 1]
+    return rates[start + int(np.argmin(slopes))]
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -129,17 +146,22 @@ def check_optimizer(optimizer: Any) -> None:
     Raises:
         ArgumentError: as said.
     """
-    if not learning_rate_variables([optimizer]):
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not learning_rate_variables([inner]):
         raise ArgumentError(
-            f"The learning rate of {type(optimizer).__name__} is a schedule, which cannot be set. Make the "
+            f"The learning rate of {type(inner).__name__} is a schedule, which cannot be set. Make the "
             "optimizer with a number to find one, and the schedule with what was found."
         )
 
 
 def warn_without_suggestion(found: LearningRates) -> None:
-    """Warns where the loss never falls."""
-    if found.suggestion is None:
-        notices.warn(
-            f"The loss does not fall with any learning rate from {found.rates[0]:.2g} to "
-            f"{found.rates[-1]:.2g}: no rate is suggested. Look at .plot(), and pass another range."
-        )
+    """Warns where the loss never falls, or the steps were not finite from the start."""
+    if found.suggestion is not None:
+        return
+    if not math.isfinite(found.losses[-1]):
+        why = f"Step {len(found.losses)} was not finite, with a rate of {found.rates[-1]:.2g}"
+        advice = "Look at the data, which `fit` does too, and names what is not finite."
+    else:
+        why = f"The loss does not fall by more than its noise up to {found.rates[-1]:.2g}"
+        advice = "Look at .plot(), and pass another range, more steps or larger batches."
+    notices.warn(f"{why}: no learning rate is suggested. {advice}")

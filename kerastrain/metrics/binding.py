@@ -6,17 +6,22 @@
     Bind(PSNR(), y_true="x.image", y_pred="restored")          # sees the inputs
 """
 
+import inspect
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from kerastrain import _keras
 from kerastrain.errors import MetricError
+from kerastrain.validation import did_you_mean
 
 _ROOTS = ("x", "y", "y_pred", "sample_weight")
 # Where a path begins that names no root, by the argument that it is for.
 _HOME = {"y_true": "y", "y_pred": "y_pred", "sample_weight": "sample_weight"}
+# Names of which the shapes of the parts decide what they are.
+_BY_SHAPE = ("accuracy", "acc")
 
 Path = str | Sequence[str | int]
 
@@ -38,10 +43,11 @@ class Bind(keras.metrics.Metric):
         **paths: the arguments of the metric's ``update_state``, each with a path, or with a sequence of
             keys where one has a dot in it. Default of ``y_true`` and ``y_pred``: ``y`` and the outputs,
             whole. Default of ``sample_weight``: none in ``metrics=``, the batch's in
-            ``weighted_metrics=``.
+            ``weighted_metrics=``; of weights for each output, those on the path of ``y_true``.
 
     Raises:
-        MetricError: the metric cannot be had; in a step, a path that leads nowhere.
+        MetricError: the metric cannot be had, or does not take an argument; in a step, a path that leads
+            nowhere.
 
     Example:
         >>> inputs = keras.Input((2,))
@@ -56,20 +62,25 @@ class Bind(keras.metrics.Metric):
     """
 
     def __init__(self, metric: Any, *, name: str | None = None, **paths: Path):
-        try:
-            found = keras.metrics.get(metric)
-        except (ValueError, TypeError):
-            found = None
-        if found is None or isinstance(found, type):
-            raise MetricError(
-                f"`Bind` needs a metric, its name, or a function. Received: metric={metric!r}."
-            )
-        if not isinstance(found, keras.metrics.Metric):
-            of_function = getattr(found, "__name__", type(found).__name__)
-            found = keras.metrics.MeanMetricWrapper(found, name=name or of_function)
-        super().__init__(name=name or (metric if isinstance(metric, str) else found.name))
+        found, given = None, metric
+        if not (isinstance(metric, str) and metric.lower() in _BY_SHAPE):
+            found = _found(metric)
+            given = metric if isinstance(metric, str) else found
+        super().__init__(name=name or (given if isinstance(given, str) else given.name))
+        self._given: Any = given
         self.metric = found
         self.paths = {argument: _keys(path) for argument, path in paths.items()}
+        if found is not None:
+            self._check_arguments(found)
+
+    def _check_arguments(self, metric: keras.metrics.Metric) -> None:
+        parameters = inspect.signature(metric.update_state).parameters
+        for argument in self.paths:
+            if not _takes(metric, argument):
+                raise MetricError(
+                    f"`update_state` of {type(metric).__name__} takes no argument {argument!r}."
+                    f"{did_you_mean(argument, parameters)} It takes {', '.join(parameters)}."
+                )
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
         """Refuses: it is given whole batches.
@@ -90,16 +101,37 @@ class Bind(keras.metrics.Metric):
             is_weighted: whether the batch's weights are for it, unless a path says which.
         """
         arguments = {"y_true": batch["y"], "y_pred": batch["y_pred"]}
-        if is_weighted:
-            arguments["sample_weight"] = batch["sample_weight"]
         arguments |= {name: self._part(name, keys, batch) for name, keys in self.paths.items()}
-        self.metric.update_state(**arguments)
+        if self.metric is None:
+            self.metric = _keras.metric_by_shape(
+                self._given, arguments["y_true"], arguments["y_pred"], self.name
+            )
+        if is_weighted and "sample_weight" not in self.paths:
+            arguments["sample_weight"] = batch["sample_weight"]
+        weights = arguments.get("sample_weight")
+        if isinstance(weights, Mapping | list | tuple):  # Keras has made one of it for each output
+            keys = self.paths.get("y_true", ())
+            keys = keys[1:] if keys and keys[0] == "y" else keys
+            arguments["sample_weight"] = self._at(weights, keys, "sample_weight", "sample_weight")
+        arguments = {n: part for n, part in arguments.items() if _takes(self.metric, n)}
+        for name in {"y_true", "y_pred"} & arguments.keys():
+            self._check_is_one(name, arguments[name])
+        self.metric.update_state(**{n: part for n, part in arguments.items() if part is not None})
+
+    def _check_is_one(self, name: str, part: Any) -> None:
+        if part is None or isinstance(part, Mapping | list | tuple):
+            there = f"has {_listed(part)}: give a path" if part else "is not there: give a path"
+            raise MetricError(
+                f'`{name}` of the metric {self.name!r} {there}, such as {name}="x" for the inputs.'
+            )
 
     def _part(self, argument: str, keys: tuple[str | int, ...], batch: dict[str, Any]) -> Any:
         home = _HOME.get(argument, "x")
         if keys[0] in _ROOTS:
             home, keys = str(keys[0]), keys[1:]
-        part, way = batch[home], home
+        return self._at(batch[home], keys, argument, home)
+
+    def _at(self, part: Any, keys: Sequence[str | int], argument: str, way: str) -> Any:
         for key in keys:
             found = _child(part, key)
             if found is None:
@@ -113,22 +145,48 @@ class Bind(keras.metrics.Metric):
 
     def result(self) -> Any:
         """The metric's."""
-        return self.metric.result()
+        return keras.ops.zeros(()) if self.metric is None else self.metric.result()
 
     def reset_state(self) -> None:
         """The metric's."""
-        self.metric.reset_state()
+        if self.metric is not None:
+            self.metric.reset_state()
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that it was made with."""
-        metric = keras.saving.serialize_keras_object(self.metric)
+        given = self._given
+        metric = given if isinstance(given, str) else keras.saving.serialize_keras_object(given)
         return {"metric": metric, "name": self.name, **{n: list(k) for n, k in self.paths.items()}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Bind":
         """The metric that `get_config` was of."""
-        metric = keras.saving.deserialize_keras_object(config["metric"])
+        metric = config["metric"]
+        if not isinstance(metric, str):
+            metric = keras.saving.deserialize_keras_object(metric)
         return cls(metric, **{name: value for name, value in config.items() if name != "metric"})
+
+
+def _takes(metric: keras.metrics.Metric, argument: str) -> bool:
+    parameters = inspect.signature(metric.update_state).parameters
+    is_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return is_any or argument in parameters
+
+
+def _found(metric: Any) -> keras.metrics.Metric:
+    try:
+        found = keras.metrics.get(metric)
+    except (ValueError, TypeError):
+        found = None
+    if found is None or isinstance(found, type):
+        raise MetricError(
+            f"`Bind` needs a metric, its name, or a function. Received: metric={metric!r}."
+            f"{did_you_mean(metric, dir(keras.metrics))}"
+        )
+    if not isinstance(found, keras.metrics.Metric):
+        name = getattr(found, "__name__", type(found).__name__)
+        found = keras.metrics.MeanMetricWrapper(found, name=name)
+    return found
 
 
 def _keys(path: Path) -> tuple[str | int, ...]:
@@ -150,11 +208,6 @@ def _child(part: Any, key: str | int) -> Any:
 
 
 def _listed(part: Any) -> str:
-    keys = (
-        part
-        if isinstance(part, Mapping)
-        else range(len(part))
-        if isinstance(part, list | tuple)
-        else ()
-    )
-    return ", ".join(map(repr, keys))
+    if isinstance(part, Mapping):
+        return ", ".join(map(repr, part))
+    return ", ".join(map(str, range(len(part)))) if isinstance(part, list | tuple) else ""

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from kerastrain.data import Source
 from kerastrain.distribution import MetricStates
 from kerastrain.execution import Listening
@@ -59,7 +61,8 @@ class Trials:
                 yield functools.partial(preparation.runner, "train", anew=True)
 
     def loss_of_step(self, logs: dict[str, Any] | None) -> float:
-        """The loss of the only step that the metrics have seen, which are reset."""
+        """The loss of the only step that the metrics have seen, which are reset; NaN after a bad one."""
         loss = float(self._evaluation.epoch_logs(logs, "train").get("loss", math.nan))
         self._states.reset()
-        return loss
+        weights = (np.asarray(w, "float32") for w in self._compiled.model.trainable_weights)
+        return loss if all(np.isfinite(values).all() for values in weights) else math.nan

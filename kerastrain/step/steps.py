@@ -35,6 +35,7 @@ import tensorflow as tf
 from kerastrain import _keras
 from kerastrain import notices
 from kerastrain.distribution import replicas
+from kerastrain.errors import ModelError
 from kerastrain.options import StepOptions
 from kerastrain.step import gradients as gradients_lib
 from kerastrain.step import loss as loss_lib
@@ -334,6 +335,11 @@ def update_weights(
     if not variables:
         notices.warn("The model does not have any trainable weights.")
         return
+    if objective.prefix and all(gradient is None for gradient in gradients):
+        raise ModelError(
+            f"The loss of the update {objective.prefix[:-1]!r} of {type(model).__name__} does not depend on "
+            "the weights that it is to train."
+        )
     hook = _has_gradient_hook(model)
     gradients = gradients_lib.sum_duplicates(gradients, dense=hook or model.jit_compile)
     if hook or options.clips or options.log_norms:

@@ -28,6 +28,8 @@ from kerastrain.quoting import users_cause
 
 # What is logged of norms, after the name of an update where there are several.
 NORMS = ("gradient_norm", "weight_norm")
+# Where a model keeps the shapes that its updates were built from.
+_BUILT_FROM = "_updates_built_from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Update:
         name: the loss is logged as ``"<name>_loss"``; ``"loss"`` is the sum of all updates' losses, and of
             the weight regularisers.
         loss: a function of ``(x, y, sample_weight, training)``, of the rows of a batch or of a part of
-            one, to the mean of the loss over these rows: a scalar, or one value for each row. What it
-            draws at random should have as many rows as ``x``. Weight regularisers are added to it.
+            one, to the mean of the loss over these rows: a scalar, or values of each row, whose mean is
+            taken. What it draws at random should have as many rows as ``x``. Weight regularisers are
+            added.
         variables: the weights to train: a layer or model, whose trainable weights they are, or a list of
             layers, models and variables.
         optimizer: that updates them, with these and no others: `self.optimizer`, the compiled one, or an
@@ -100,8 +103,9 @@ def updates_of(model: keras.Model) -> list[Update]:
     """
     if not _keras.has_updates(model):
         return []
-    updates = list(model.updates())
-    if not updates or not all(isinstance(update, Update) for update in updates):
+    updates = model.updates()
+    is_list = isinstance(updates, list | tuple) and len(updates) > 0
+    if not is_list or not all(isinstance(update, Update) for update in updates):
         raise ModelError(
             f"`updates` of {type(model).__name__} must return a list of kerastrain.Update. Received: "
             f"{updates!r}."
@@ -114,7 +118,7 @@ def updates_of(model: keras.Model) -> list[Update]:
                     f"Two updates of {type(model).__name__} have {attribute}={value!r}. Give each its "
                     "own."
                 )
-    return updates
+    return list(updates)
 
 
 def weights_by_optimizer(
@@ -167,6 +171,12 @@ def build(model: keras.Model, batch: Any) -> bool:
     if not updates:
         return False
     _check_compiled(model, updates)
+    for one, again in zip(updates, updates_of(model), strict=True):
+        if one.optimizer is not again.optimizer:
+            raise ModelError(
+                f"`updates` of {type(model).__name__} makes the optimizer of {one.name!r} anew whenever it "
+                "is called, which would begin with each step. Make it in the constructor, as an attribute."
+            )
 
     added: list[Any] = []
 
@@ -190,7 +200,48 @@ def build(model: keras.Model, batch: Any) -> bool:
                 "`variables` is trainable, or its loss does not call the layer that has them."
             )
     model.built = True  # all that its steps call is
+    model.__dict__[_BUILT_FROM] = _keras.as_symbolic(parts)
     return True
+
+
+def build_config(model: keras.Model) -> dict[str, Any]:
+    """What `build_from_config` builds the same layers from, of JSON's types; empty where there is nothing."""
+    parts = model.__dict__.get(_BUILT_FROM)
+    if parts is None:
+        return {}
+    shapes = keras.tree.map_structure(
+        lambda t: None if t is None else {"shape": list(t.shape), "dtype": t.dtype}, parts
+    )
+    return {"updates": list(shapes)}
+
+
+def build_from_config(model: keras.Model, config: dict[str, Any]) -> None:
+    """Builds the layers of the updates of a model that is not compiled yet, and their optimizers."""
+    parts = tuple(_as_symbols(part) for part in config["updates"])
+    is_compiled = hasattr(model, "optimizer")
+    if not is_compiled:  # the updates ask for it; a file's own one is loaded later
+        model.__dict__["optimizer"] = keras.optimizers.SGD()
+    try:
+        updates = updates_of(model)
+        _keras.output_spec(lambda x, y, w: [u.loss(x, y, w, False) for u in updates], *parts)
+        for update in updates:
+            if update.optimizer is not model.optimizer and not update.optimizer.built:
+                update.optimizer.build(update.weights())
+    finally:
+        if not is_compiled:
+            del model.__dict__["optimizer"]
+    model.built = True
+    model.__dict__[_BUILT_FROM] = parts
+
+
+def _as_symbols(shapes: Any) -> Any:
+    if shapes is None:
+        return None
+    if isinstance(shapes, dict) and shapes.keys() == {"shape", "dtype"}:
+        return keras.KerasTensor(shapes["shape"], shapes["dtype"])
+    if isinstance(shapes, dict):
+        return {name: _as_symbols(one) for name, one in shapes.items()}
+    return [_as_symbols(one) for one in shapes]
 
 
 def _check_compiled(model: keras.Model, updates: list[Update]) -> None:
@@ -221,10 +272,9 @@ def _checked_loss(model: keras.Model, update: Update, parts: tuple[Any, Any, Any
             f"The loss of the update {update.name!r} of {type(model).__name__} cannot be computed on x of "
             f"shape {shapes}: {type(error).__name__}: {reason_of(error)}"
         ) from users_cause(error)
-    if value is None or len(value.shape) > 1:
+    if not hasattr(value, "shape"):
         raise ModelError(
-            f"The loss of the update {update.name!r} of {type(model).__name__} must be a scalar tensor, "
-            "the mean over the rows, or have one value for each row. It returned "
-            f"{value if value is None else f'shape {tuple(value.shape)}'}."
+            f"The loss of the update {update.name!r} of {type(model).__name__} must be a tensor, the mean "
+            f"over the rows or values of each. It returned {value!r}."
         )
     return value

@@ -93,7 +93,6 @@ def test_when_and_what(how):
 def test_once_after_the_same_step(every, expected):
     """An epoch's own validation is not repeated; steps are counted over epochs."""
     _, history, steps = fit(every)
-    expected = [number for number in expected if number % 11]
     assert expected == [number for number, _ in history.validations]
     assert sorted({*expected, 11, 22, 33}) == steps.validated
 
@@ -101,7 +100,7 @@ def test_once_after_the_same_step(every, expected):
 def test_where_epochs_are_not_validated():
     """After the last step of an epoch, too, where it is due then."""
     _, history, steps = fit(11, fit={"validation_freq": 3})
-    assert [11, 22] == [number for number, _ in history.validations]
+    assert [11, 22, 33] == [number for number, _ in history.validations]
     assert [11, 22, 33] == steps.validated
     assert len(history.history["val_loss"]) == 1
 

@@ -222,15 +222,16 @@ BAD = {
         updates_like(variables=lambda _: "generator"),
         "`variables` of the update",
     ),
-    "a loss with a value for each number": (
-        updates_like(loss=lambda model: lambda x, y, w, training: model.generator(x["noise"])),
-        r"one value for each row. It returned shape \(8, 4\)",
-    ),
     "a loss that fails": (
         updates_like(loss=lambda model: lambda x, y, w, training: model.generator(x["noises"])),
         "update 'generator' of Changed cannot be computed",
     ),
     "no loss": (updates_like(loss=lambda _: lambda *_: None), "It returned None"),
+    "a number": (updates_like(loss=lambda _: lambda *_: 3), "It returned 3"),
+    "an optimizer for each call": (
+        updates_like(optimizer=lambda _: keras.optimizers.SGD()),
+        "makes the optimizer of 'generator' anew",
+    ),
 }
 
 
@@ -240,6 +241,19 @@ def test_refused(case):
     make, message = BAD[case]
     with pytest.raises(ModelError, match=message):
         fitted(make)
+
+
+def test_a_loss_of_other_weights():
+    """An update that would do nothing is refused."""
+
+    class Other(Gan):
+        def discriminator_loss(self, x, y, sample_weight, training):
+            return keras.ops.mean(self.generator(x["noise"])) + 0.0 * keras.ops.mean(
+                keras.ops.stop_gradient(self.discriminator(x["real"]))
+            )
+
+    with pytest.raises(ModelError, match="'discriminator' of Other does not depend on the weights"):
+        fitted(Other)
 
 
 def test_what_would_not_be_used_is_refused():
@@ -257,5 +271,55 @@ def test_what_would_not_be_used_is_refused():
 
     with pytest.raises(ModelError, match="A layer of Adds adds a loss"):
         fitted(Adds)
-    with pytest.raises(ModelError, match="must return a list of kerastrain.Update"):
-        fitted(type("None_", (Gan,), {"updates": lambda self: [None]}))
+    for returned in ([None], None, []):
+        with pytest.raises(ModelError, match="must return a list of kerastrain.Update"):
+            fitted(type("Empty", (Gan,), {"updates": lambda self, found=returned: found}))
+
+
+@keras.saving.register_keras_serializable("tests")
+class SavedGan(Gan):
+    """One that can be loaded; it has no ``call``."""
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("entry_point", ["trainer", "fit"])
+def test_saved_and_loaded(tmp_path, entry_point):
+    """All weights, and the state of both optimizers: it trains on as if it had not been saved."""
+    if entry_point == "trainer":
+        model, _ = fitted(SavedGan, epochs=1)
+        model.compile(keras.optimizers.Adam(RATES["generator"]))
+    else:
+        keras.utils.set_random_seed(1)
+        model = SavedGan()
+        model.compile(keras.optimizers.Adam(RATES["generator"]))
+        model.fit(DATA, batch_size=SIZE, shuffle=False, verbose=0)
+    model.save(tmp_path / "gan.keras")
+    loaded = keras.saving.load_model(tmp_path / "gan.keras")
+    assert len(loaded.get_weights()) == 8
+    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one in (model, loaded):
+        one.fit(DATA, batch_size=SIZE, shuffle=False, verbose=0)
+    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
+
+
+def test_moving_averages():
+    """Of each optimizer under `Trainer`; Keras's own fit would take those of one."""
+
+    class Averaged(Gan):
+        def __init__(self):
+            super().__init__()
+            self.other_optimizer = keras.optimizers.Adam(0.02, use_ema=True, ema_momentum=0.9)
+
+    plain, _ = fitted(epochs=1)
+    averaged, _ = fitted(Averaged, epochs=1)
+    first = averaged.other_optimizer._model_variables_moving_average[0].numpy()
+    np.testing.assert_array_equal(first, averaged.discriminator.weights[0].numpy())
+    assert abs(first - plain.discriminator.weights[0].numpy()).max() > 1e-4
+    model = Averaged()
+    model.compile("sgd")
+    with pytest.raises(ModelError, match="moving averages .* Train it with kerastrain.Trainer"):
+        model.fit(DATA, verbose=0)
