@@ -40,6 +40,7 @@ for warning in caught:
     return ended.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_newer_versions():
     """They warn once at the import, at the user's line, of what was tested and whom to tell."""
     (line,) = warnings_of_import("3.16.0", "2.22.0rc1")

@@ -67,7 +67,7 @@ HOW = {
 }
 
 
-@pytest.mark.parametrize("how", tiers.cases(HOW, ["auto", "replicas"]))
+@pytest.mark.parametrize("how", tiers.cases(HOW, ["auto"]))
 def test_when_and_what(how):
     """After each 5 steps and each epoch; weights and other results are those without it."""
     trainer, history, steps = fit(5, **HOW[how])
@@ -88,7 +88,11 @@ def test_when_and_what(how):
 
 @pytest.mark.parametrize(
     ("every", "expected"),
-    [(11, []), (22, []), (7, [7, 14, 21, 28]), (1000, []), (1, [*range(1, 33)])],
+    [
+        (11, [11, 22, 33]),
+        (7, [7, 14, 21, 28]),
+        *(tiers.slow(*case) for case in ((22, [22]), (1000, []), (1, [*range(1, 34)]))),
+    ],
 )
 def test_once_after_the_same_step(every, expected):
     """An epoch's own validation is not repeated; steps are counted over epochs."""

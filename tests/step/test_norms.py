@@ -81,6 +81,7 @@ def test_plain_fit(by_hand):
         np.testing.assert_allclose(history[name], values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loss_scale_is_none_of_theirs(by_hand):
     """Nor does a step that it skips count."""
     keras.utils.set_random_seed(1)

@@ -111,7 +111,7 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("cut", tiers.cases(CUTS, ["whole", "replicas", "micro-batches"]))
+@pytest.mark.parametrize("cut", tiers.cases(CUTS, ["whole", "replicas"]))
 def test_numbers(by_hand, cut):
     """Weights, the loss of each update and their sum are those of the loop by hand."""
     model, history = fitted(**CUTS[cut])
@@ -156,6 +156,7 @@ def test_a_compiled_optimizer_that_trains_nothing():
         fitted(unused, epochs=1)
 
 
+@pytest.mark.slow
 def test_clipping_and_the_hook_for_gradients_act_on_each():
     """As on the one update of other models."""
     seen = []
@@ -284,7 +285,7 @@ class SavedGan(Gan):
         return {}
 
 
-@pytest.mark.parametrize("entry_point", ["trainer", "fit"])
+@pytest.mark.parametrize("entry_point", ["fit", tiers.slow("trainer")])
 def test_saved_and_loaded(tmp_path, entry_point):
     """All weights, and the state of both optimizers: it trains on as if it had not been saved."""
     if entry_point == "trainer":
@@ -306,6 +307,7 @@ def test_saved_and_loaded(tmp_path, entry_point):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_moving_averages():
     """Of each optimizer under `Trainer`; Keras's own fit would take those of one."""
 
