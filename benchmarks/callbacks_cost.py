@@ -1,12 +1,11 @@
 """What callbacks cost that do nothing on batches: a training with each beside the same one without.
 
-    python -m benchmarks.callbacks_cost                  # about two minutes
+    python -m benchmarks.callbacks_cost                  # about half a minute
     python -m benchmarks.callbacks_cost --rounds 3 --only TensorBoard
 
 A small perceptron, so that a step is short, and 512 steps an epoch. Rounds are interleaved, after one
 that compiles; the table has medians of the rounds' ratios of the time of an epoch's steps, without
-what the callback does at the epoch's end. Beside it is the same training with the callback as one that
-may act on each batch, as any callback does by default.
+what the callback does at the epoch's end.
 
 W&B and MLflow are left out where they are not installed. W&B runs disabled, MLflow logs to a file.
 """
@@ -68,7 +67,7 @@ CALLBACKS = {
 
 
 def race(make, rounds, steps=STEPS):
-    """``[seconds of a step without, with, and with one that may act]`` of each round."""
+    """``[seconds of a step without, and with]`` of each round."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(steps * BATCH, SIZES[0])).astype("float32")
     y = rng.integers(0, SIZES[-1], len(x))
@@ -85,9 +84,7 @@ def race(make, rounds, steps=STEPS):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         made = make(Path(directory))
         for number in range(rounds + 1):
-            acts = clocked(make(Path(directory)))
-            acts.uses_batches = "acts"
-            row = [timed(), timed(clocked(made)), timed(acts)]
+            row = [timed(), timed(clocked(made))]
             times += [row] if number else []
     return times
 
@@ -117,7 +114,7 @@ def main(arguments=None):
     parser.add_argument("--only", choices=CALLBACKS)
     options = parser.parse_args(arguments)
     table = rich.table.Table(
-        "callback", "a step without, us", "with, us", "ratio", "one that acts, us", "ratio",
+        "callback", "a step without, us", "with, us", "ratio",
         box=rich.box.SIMPLE_HEAD,
     )  # fmt: skip
     console = rich.console.Console(highlight=False)
@@ -127,12 +124,9 @@ def main(arguments=None):
         except ImportError as error:
             console.print(f"{name} is left out: {error}")
             continue
-        without, with_it, acts = (statistics.median(column) for column in zip(*times, strict=True))
-        ratios = [statistics.median(row[index] / row[0] for row in times) for index in (1, 2)]
-        table.add_row(
-            name, f"{1e6 * without:.1f}", f"{1e6 * with_it:.1f}", f"{ratios[0]:.2f}",
-            f"{1e6 * acts:.1f}", f"{ratios[1]:.2f}",
-        )  # fmt: skip
+        without, with_it = (statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(row[1] / row[0] for row in times)
+        table.add_row(name, f"{1e6 * without:.1f}", f"{1e6 * with_it:.1f}", f"{ratio:.2f}")
     console.print(table)
     console.print(harness.machine_line())
 
