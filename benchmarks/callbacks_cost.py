@@ -53,6 +53,8 @@ def mlflow(directory):
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
     package = importlib.import_module("mlflow")
     package.set_tracking_uri(f"sqlite:///{directory / 'store.db'}")
+    if package.get_experiment_by_name("cost") is None:
+        package.create_experiment("cost", artifact_location=(directory / "artifacts").as_uri())
     package.set_experiment("cost")
     return importlib.import_module("mlflow.keras").MlflowCallback()
 
