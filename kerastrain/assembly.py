@@ -58,7 +58,6 @@ from kerastrain.run import check_alike
 from kerastrain.run import check_calls_alike
 from kerastrain.run import compared_options
 from kerastrain.run import contract_of
-from kerastrain.run import learning_rate_of
 from kerastrain.run import NullRun
 from kerastrain.run import Run
 from kerastrain.run import Training
@@ -161,7 +160,7 @@ class Assembly:
         if self.cluster.has_others:
             kinds = ("train", "test")
             uses = {kind: callbacks_lib.uses_of_batches(callbacks, kind) for kind in kinds}
-            rate = learning_rate_of(self.compiled.optimizer)
+            rate = _keras.current_learning_rate(self.compiled.optimizer)
             with self._together(votes=False):
                 check_calls_alike(self.cluster, given, uses, rate)
 
@@ -317,10 +316,11 @@ class Assembly:
             self._together(),
             self.compiled.activated() as model,
             contextlib.closing(source),
+            Progress(verbose, None, "Evaluate") as progress,
         ):
-            with Progress(verbose, None, "Evaluate") as progress, self._states.isolated():
-                with progress.phase("drawing the first batch"):
-                    self.preparation.ready(source, train=False)
+            with progress.phase("drawing the first batch"):
+                self.preparation.ready(source, train=False)
+            with self._states.isolated():
                 listed = callbacks_lib.make_list(
                     callbacks, model, verbose, 1, source.num_batches, add_history=False
                 )

@@ -76,6 +76,7 @@ from kerastrain._keras.metrics import python_logs
 from kerastrain._keras.metrics import rows_measured
 from kerastrain._keras.metrics import sparse_classes
 from kerastrain._keras.metrics import take_no_rows
+from kerastrain._keras.metrics import waiting_metrics
 from kerastrain._keras.metrics import weighted_twins
 from kerastrain._keras.models import added_losses
 from kerastrain._keras.models import all_layers
@@ -116,6 +117,7 @@ from kerastrain._keras.operation_seeds import seeded_operations
 from kerastrain._keras.operation_seeds import set_operation_seeds
 from kerastrain._keras.operation_seeds import without_optimizations
 from kerastrain._keras.optimizers import apply_for_all_replicas
+from kerastrain._keras.optimizers import current_learning_rate
 from kerastrain._keras.optimizers import expects_summed_gradients
 from kerastrain._keras.optimizers import gradients_already_summed
 from kerastrain._keras.optimizers import optimizers_in
@@ -204,6 +206,7 @@ __all__ = [
     "compute_loss",
     "compute_metrics",
     "constructor_arguments",
+    "current_learning_rate",
     "data_adapter",
     "defines_losses",
     "dense_arrays",
@@ -320,6 +323,7 @@ __all__ = [
     "updates_in_replicas",
     "use_of_batches",
     "variable_keys",
+    "waiting_metrics",
     "weighted_twins",
     "wiring",
     "without_collectives",

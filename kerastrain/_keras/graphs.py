@@ -127,6 +127,14 @@ class KeptState:
             self.functions.append(called)
 
 
+def changes_something(function: Any) -> bool:
+    """Whether a concrete function, or one that it calls, changes what is read after it."""
+    return any(
+        _is_stateful(operation.type) and operation.type != "ReadVariableOp"
+        for operation in _all_operations(function.graph)
+    )
+
+
 def advanced_generators(function: Any) -> dict[int, Any]:
     """The handles of the states of each ``tf.random.Generator`` that a traced function advances.
 

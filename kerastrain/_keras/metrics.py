@@ -84,7 +84,7 @@ def leaf_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
 def all_metrics(owner: keras.Model | keras.metrics.Metric) -> list[keras.metrics.Metric]:
     """Every metric of a model, or a metric itself, and every metric inside another, once each."""
     is_metric = isinstance(owner, keras.metrics.Metric)
-    found, waiting = {}, [owner] if is_metric else list(owner.metrics)
+    found, waiting = {}, [owner] if is_metric else [*owner.metrics, *waiting_metrics(owner)]
     while waiting:
         metric = waiting.pop(0)
         if id(metric) not in found:
@@ -92,6 +92,19 @@ def all_metrics(owner: keras.Model | keras.metrics.Metric) -> list[keras.metrics
             waiting += metric._metrics
             waiting += getattr(metric, "metrics", None) or []
     return list(found.values())
+
+
+def waiting_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """The metric objects that ``compile`` was given and Keras takes up with the first batch only.
+
+    Until then they are none of ``model.metrics``, and no reset of Keras's reaches them: they may hold
+    what an earlier training has left.
+    """
+    compiled = model._compile_metrics
+    if compiled is None or compiled.built:
+        return []
+    given = keras.tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics])
+    return [one for one in given if isinstance(one, keras.metrics.Metric)]
 
 
 def own_variables(metric: keras.metrics.Metric) -> list[keras.Variable]:

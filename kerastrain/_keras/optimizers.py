@@ -1,11 +1,14 @@
 """Optimizers and their gradients."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from kerastrain._keras.graphs import changes_something
 
 
 def _inner(optimizer: Any) -> Any:
@@ -82,6 +85,39 @@ def apply_for_all_replicas(
             optimizer.apply(gradients, variables)
     finally:
         interim.maybe_merge_call = meet
+
+
+def current_learning_rate(optimizer: Any) -> float | None:
+    """The learning rate now, without a change of anything; None where it is no number.
+
+    Asked for its rate, a schedule of the user's own may advance. So a copy of it is asked, and only
+    where it changes no variable.
+    """
+    optimizer = _inner(optimizer)
+    rate = getattr(optimizer, "_learning_rate", None)
+    if not callable(rate):
+        return _as_float(rate)
+    if type(rate).__module__.startswith("keras."):
+        return _as_float(optimizer.learning_rate)
+
+    def rate_now() -> tf.Tensor:
+        is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+        arguments = [optimizer.iterations] if is_schedule else []
+        return tf.convert_to_tensor(asked(*arguments))
+
+    try:
+        asked = copy.deepcopy(rate)
+        traced = tf.function(rate_now, autograph=False).get_concrete_function()
+        return None if changes_something(traced) else _as_float(traced())
+    except Exception:  # of the user's code, which the step calls and reports
+        return None
+
+
+def _as_float(rate: Any) -> float | None:
+    try:
+        return float(rate)
+    except (TypeError, ValueError):
+        return None
 
 
 def unknown_to_optimizer(optimizer: Any, variables: list[keras.Variable]) -> list[str]:

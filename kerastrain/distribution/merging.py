@@ -284,11 +284,17 @@ def reset(model: keras.Model, reset_metrics: Callable[[], None]) -> None:
         model: whose metrics are reset.
         reset_metrics: a function without arguments that resets them.
     """
-    if _keras.replicas_of(model) == 1:
+
+    def reset_all() -> None:
         reset_metrics()
+        for metric in _keras.waiting_metrics(model):
+            metric.reset_state()
+
+    if _keras.replicas_of(model) == 1:
+        reset_all()
         return
     with keras.StatelessScope(initialize_variables=False) as scope:
-        reset_metrics()
+        reset_all()
     _assign_states(model, scope)
     states = {id(variable) for _, variable in _states(model)}
     for variable in model.variables:  # what else a `reset_metrics` of the user's own sets

@@ -52,7 +52,7 @@ class MetricStates:
 
     def _variables(self) -> dict[int, Any]:
         found = {}
-        for metric in self._model.metrics:
+        for metric in (*self._model.metrics, *_keras.waiting_metrics(self._model)):
             for variable in metric.variables:
                 found[id(variable)] = variable
         if not _keras.has_plain_metrics(self._model):

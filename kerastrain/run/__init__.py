@@ -19,7 +19,6 @@ from kerastrain.run.identity import contract_of
 from kerastrain.run.lock import Lock
 from kerastrain.run.null_run import NullRun
 from kerastrain.run.position import Position
-from kerastrain.run.run_config import learning_rate_of
 from kerastrain.run.run_directory import Run
 from kerastrain.run.shared_run import make_run
 from kerastrain.run.training import Training
@@ -35,7 +34,6 @@ __all__ = [
     "checkpoint",
     "compared_options",
     "contract_of",
-    "learning_rate_of",
     "make_run",
     "state_trees",
 ]

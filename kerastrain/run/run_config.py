@@ -61,14 +61,6 @@ def config_of(training: Training, identity: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def learning_rate_of(optimizer: Any) -> float | None:
-    """The learning rate now; None where it is no number."""
-    try:
-        return float(getattr(optimizer, "inner_optimizer", optimizer).learning_rate)
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
 def process() -> dict[str, Any]:
     """The process that trains: versions, machine, command, and the state of its source in git."""
     return {

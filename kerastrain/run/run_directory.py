@@ -48,7 +48,6 @@ from kerastrain.run.lock import listed
 from kerastrain.run.lock import Lock
 from kerastrain.run.position import Position
 from kerastrain.run.run_config import config_of
-from kerastrain.run.run_config import learning_rate_of
 from kerastrain.run.run_log import RunLog
 from kerastrain.run.saving import Saver
 from kerastrain.run.signals import Interrupted
@@ -310,7 +309,7 @@ class Run:
         Args:
             position: at the begin of the next epoch, with the results in ``epoch_logs``.
         """
-        rate = learning_rate_of(self._state.model.optimizer)
+        rate = _keras.current_learning_rate(self._state.model.optimizer)
         self._log.epoch(position, rate, self._preparation.plans(), self._guard.skipped)
         is_best, is_due, leaves = self._at_epoch_end(position)
         if is_best:

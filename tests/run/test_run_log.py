@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from kerastrain import _keras
 from kerastrain import NonFiniteError
 from kerastrain import run_files
 from kerastrain import RunDir
@@ -59,6 +60,38 @@ def test_history(tmp_path):
         assert [float(row[name]) for row in found] == pytest.approx([float(v) for v in values])
     assert [0.001] * 3 == pytest.approx([float(row["learning_rate"]) for row in found])
     assert all(float(row["seconds"]) > 0 for row in found)
+
+
+class Decaying(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate by the number of the step; of some kinds, each call changes something."""
+
+    def __init__(self, kind):
+        self.kind, self.calls = kind, 0
+        self.variable = keras.Variable(1.0, trainable=False)
+
+    def __call__(self, step):
+        self.calls += 1
+        if self.kind == "assigns":
+            self.variable.assign(0.5 * self.variable)
+        return self.variable / (1.0 + keras.ops.cast(step, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (keras.optimizers.schedules.InverseTimeDecay(1.0, 1, 1.0), 0.25),
+        (Decaying("counts in Python"), 0.25),
+        (Decaying("assigns"), None),
+        (lambda: 0.125, 0.125),
+    ],
+)
+def test_a_learning_rate_is_read_without_a_change(schedule, expected):
+    """A schedule that changes a variable at each call cannot be asked between steps."""
+    optimizer = keras.optimizers.SGD(schedule)
+    optimizer.iterations.assign(3)
+    assert expected == _keras.current_learning_rate(optimizer)
+    if isinstance(schedule, Decaying):
+        assert (0, 1.0) == (schedule.calls, float(schedule.variable))
 
 
 def test_config(tmp_path):
