@@ -12,12 +12,13 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
+from kerastrain import _keras
 from kerastrain import validation
 from kerastrain.assembly import Assembly
 from kerastrain.data import free_memory
-from kerastrain.data import rows_of
 from kerastrain.data import Source
 from kerastrain.errors import ArgumentError
 from kerastrain.errors import DataError
@@ -140,7 +141,8 @@ class Searches:
         validation.positive_number("seconds", seconds, "the default, 60.0")
         drawn = random.getstate()
         whole = self._trial_source(x, y, sample_weight)
-        rows = None if whole.arrays is None else rows_of(whole.arrays)
+        given = x if _keras.are_arrays(x) else whole.arrays  # of text, the source has batches alone
+        rows = None if given is None else keras.tree.flatten(given)[0].shape[0]
         whole.close()
         if rows is None:
             raise DataError(

@@ -214,6 +214,18 @@ def test_batch_sizes_are_measured():
         assert one.step_seconds == pytest.approx(one.size / one.rows_per_second)
 
 
+@pytest.mark.parametrize("make", [tf.constant, tiers.slow(lambda rows: np.array(rows, object))])
+def test_batch_sizes_of_text(make):
+    """Rows that NumPy's numbers cannot hold."""
+    words = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    inputs = keras.Input((), dtype="string")
+    model = keras.Model(inputs, keras.layers.Dense(1)(words(inputs)))
+    found = Trainer(model, optimizer="sgd", loss="mse").find_batch_size(
+        make(["a", "b"] * 8), np.ones((16, 1)), sizes=[16]
+    )
+    assert [one.size for one in found.measured] == [16]
+
+
 @pytest.mark.parametrize(
     ("search", "error", "message"),
     [

@@ -19,6 +19,7 @@ from kerastrain._keras.bound_metrics import metric_by_shape
 from kerastrain._keras.bound_metrics import metrics_beside
 from kerastrain._keras.bound_metrics import metrics_bound
 from kerastrain._keras.bound_metrics import step_trackers
+from kerastrain._keras.building import build_by_trace
 from kerastrain._keras.building import BuildsFromShapes
 from kerastrain._keras.building import random_batch
 from kerastrain._keras.callbacks import history_of
@@ -195,6 +196,7 @@ __all__ = [
     "base_method_replaced",
     "begins_alike",
     "bind_metrics",
+    "build_by_trace",
     "build_output_losses",
     "captured_handles",
     "captured_variables",

@@ -50,6 +50,7 @@ class CompiledMetrics(compile_utils.CompileMetrics):
             _Bound(metric, one is given[1]) for one in given for metric in _split(one)[1]
         ]
         _check_apart(self.bound)
+        _check_names([one.metric.name for one in self.bound])
         if not any(self._plain):  # there is nothing to be built
             self._flat_metrics, self._flat_weighted_metrics, self.built = [], [], True
 
@@ -108,6 +109,8 @@ class CompiledMetrics(compile_utils.CompileMetrics):
     def result(self) -> dict[str, Any]:
         beside = [*(one.metric for one in self.bound), *self.trackers.values()]
         results = super().result() if any(self._plain) else {}
+        if self.bound:
+            _check_names([*results, *(one.metric.name for one in self.bound)])
         return results | {metric.name: metric.result() for metric in beside}
 
 
@@ -149,6 +152,21 @@ def _check_apart(bound: list[_Bound]) -> None:
                 f"The metric object {metric.name!r} is in two Binds, which would share its state. Make "
                 "one for each."
             )
+
+
+def _check_names(names: list[str]) -> None:
+    """Refuses bound metrics with the name of another, or of the loss, whose results would be one.
+
+    Raises:
+        MetricError: as said.
+    """
+    names = ["loss", *names]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise MetricError(
+            f"Several metrics would be logged as {twice!r}, one of them a Bind. Rename it: "
+            'Bind(..., name="...").'
+        )
 
 
 def metric_by_shape(identifier: str, y_true: Any, y_pred: Any, name: str) -> keras.metrics.Metric:

@@ -1,5 +1,6 @@
 """Models that Keras builds from shapes alone."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import tensorflow as tf
 from keras.src import backend as keras_backend
 from keras.src import tree
 
+from kerastrain._keras.models import forward
+from kerastrain._keras.models import is_users_method
 from kerastrain._keras.replicated_layers import let_replicas_update
 
 
@@ -38,6 +41,29 @@ class BuildsFromShapes:
             if not self.build_updates(data_batch):
                 self._symbolic_build(data_batch=data_batch)
             let_replicas_update(self)
+
+
+def build_by_trace(model: keras.Model, x: Any) -> None:
+    """Builds a model as Keras's ``fit`` does, where it cannot be built from shapes alone: by its first trace.
+
+    In a call on shapes Keras 3.15.1 lets no layer make a variable of a value, such as the states of a
+    stateful recurrent layer, or a count of the user's own. Of a ``build`` that ends there, weights are left.
+
+    Args:
+        model: unbuilt, or built already.
+        x: a batch, of which only shapes and dtypes matter.
+    """
+    layers = list(model._flatten_layers())
+    if all(layer.built for layer in layers) or not any(map(_may_make_values, layers)):
+        return
+    call = tf.function(lambda x: forward(model, x, training=False), autograph=False)
+    with contextlib.suppress(Exception):  # of the model's code, which the next call reports
+        call.get_concrete_function(x)
+
+
+def _may_make_values(layer: keras.Layer) -> bool:
+    """Whether a layer may make variables of values when it is built."""
+    return getattr(layer, "stateful", False) or is_users_method(layer, "build")
 
 
 def _symbol_of_spec(spec: Any) -> keras.KerasTensor | None:

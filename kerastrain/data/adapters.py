@@ -85,7 +85,7 @@ def _arrays_of(name: str, adapter: Any) -> Any:
     except ValueError as error:
         raise DataError(
             f"x, y or sample_weight of `{name}` is not of numbers: {reason_of(error)}. Use arrays "
-            "of numbers; for text as x, tf.constant(text) or an array of dtype object."
+            "of numbers; for text as x, tf.constant(text)."
         ) from None
 
 

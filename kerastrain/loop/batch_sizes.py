@@ -18,6 +18,8 @@ from kerastrain.execution import Runner
 _NEARLY, _GAIN, _PATIENCE = 0.9, 1.05, 3
 # Seconds that steps of one size are measured at least, and the steps of a training that its plan is for.
 _SECONDS, _STEPS = 0.5, 100_000
+# Seconds after which what has been measured is enough: to begin an epoch may take longer than its steps.
+_ENOUGH = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +147,9 @@ def measured(runner: Runner, source: Source, size: int) -> BatchSize:
     """
     choice, rows, seconds, epoch = runner.choice, 0, 0.0, 0
     runner.begin(_STEPS)
+    until = time.monotonic() + _ENOUGH
     with _peak_memory() as peak:
-        while seconds < _SECONDS:
+        while seconds < _SECONDS and not (rows and time.monotonic() > until):
             for work in runner.epoch(source, epoch):
                 # Steps that no plan runs, such as eager ones, count from the second epoch on.
                 by_plan, begun = choice.is_settled, time.perf_counter()

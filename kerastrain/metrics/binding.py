@@ -74,12 +74,13 @@ class Bind(keras.metrics.Metric):
             self._check_arguments(found)
 
     def _check_arguments(self, metric: keras.metrics.Metric) -> None:
-        parameters = inspect.signature(metric.update_state).parameters
+        parameters = _parameters(metric, self.paths)
         for argument in self.paths:
-            if not _takes(metric, argument):
+            if not _takes(metric, parameters.get(argument, argument)):
+                taken = inspect.signature(metric.update_state).parameters
                 raise MetricError(
                     f"`update_state` of {type(metric).__name__} takes no argument {argument!r}."
-                    f"{did_you_mean(argument, parameters)} It takes {', '.join(parameters)}."
+                    f"{did_you_mean(argument, taken)} It takes {', '.join(taken)}."
                 )
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
@@ -113,10 +114,17 @@ class Bind(keras.metrics.Metric):
             keys = self.paths.get("y_true", ())
             keys = keys[1:] if keys and keys[0] == "y" else keys
             arguments["sample_weight"] = self._at(weights, keys, "sample_weight", "sample_weight")
-        arguments = {n: part for n, part in arguments.items() if _takes(self.metric, n)}
+        parameters = _parameters(self.metric, self.paths)
+        arguments = {
+            name: part
+            for name, part in arguments.items()
+            if _takes(self.metric, parameters.get(name, name))
+        }
         for name in {"y_true", "y_pred"} & arguments.keys():
             self._check_is_one(name, arguments[name])
-        self.metric.update_state(**{n: part for n, part in arguments.items() if part is not None})
+        self.metric.update_state(
+            **{parameters.get(n, n): part for n, part in arguments.items() if part is not None}
+        )
 
     def _check_is_one(self, name: str, part: Any) -> None:
         if part is None or isinstance(part, Mapping | list | tuple):
@@ -165,6 +173,17 @@ class Bind(keras.metrics.Metric):
         if not isinstance(metric, str):
             metric = keras.saving.deserialize_keras_object(metric)
         return cls(metric, **{name: value for name, value in config.items() if name != "metric"})
+
+
+def _parameters(metric: keras.metrics.Metric, paths: dict[str, Any]) -> dict[str, str]:
+    """What ``update_state`` calls ``y_true`` and ``y_pred``: its first two, which Keras passes by place.
+
+    Empty where it has those names, or a path is for one of its own.
+    """
+    parameters = inspect.signature(metric.update_state).parameters
+    first = [n for n, one in parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD][:2]
+    known = {"y_true", "y_pred", *paths} & parameters.keys() - {"sample_weight"}
+    return {} if known or len(first) < 2 else dict(zip(("y_true", "y_pred"), first, strict=True))
 
 
 def _takes(metric: keras.metrics.Metric, argument: str) -> bool:

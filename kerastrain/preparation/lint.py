@@ -20,7 +20,8 @@ rule                  what it finds
 ``assignment``        variables that a training call assigns: once for each
                       micro-batch, or from the rows of one replica
 ``metric state``      a metric whose result over two parts of a batch, merged by the
-                      rules of `kerastrain.distribution.merging`, is not that of the whole batch
+                      rules of `kerastrain.distribution.merging`, is not that of the whole batch;
+                      on one device where y of n rows may be broadcast against outputs of (n, 1)
 ``from_logits``       a crossentropy that takes logits for probabilities, or
                       probabilities for logits; on one device with whole batches too
 ===================== =============================================================
@@ -73,11 +74,13 @@ _KEPT = 8
 _FEW_ROWS: "weakref.WeakKeyDictionary[keras.Model, Any]" = weakref.WeakKeyDictionary()
 
 
-def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
+def check(model: keras.Model, batch: Any, options: StepOptions, train: bool = True) -> None:
     """Warns of every finding, or refuses them, as ``options.lint`` says.
 
     Args:
         model, batch, options: as for `findings`.
+        train: whether the model is about to train; else only metrics are looked at that may
+            broadcast y and outputs.
 
     Raises:
         MetricError: ``lint="error"``, and all findings are about the state of metrics.
@@ -89,7 +92,9 @@ def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
         _FEW_ROWS[model] = dry_steps.picked(
             batch, list(range(min(dry_steps.rows_of(batch), _KEPT)))
         )
-    found = [] if options.lint == "off" else findings(model, batch, options)
+    found = []
+    if options.lint != "off":
+        found = findings(model, batch, options) if train else _of_evaluation(model, batch)
     if options.lint == "error" and found:
         error = MetricError if all(f.rule == METRIC for f in found) else ModelError
         raise error("\n".join(finding.message for finding in found))
@@ -100,7 +105,8 @@ def check(model: keras.Model, batch: Any, options: StepOptions) -> None:
 def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Finding]:
     """The mistakes in a model that is about to train, in the order of the rules.
 
-    With one replica and one micro-batch only crossentropies are looked at.
+    With one replica and one micro-batch only crossentropies are looked at, and metrics of the user's own
+    where y or the outputs have a last axis of 1 that the other has not.
 
     Args:
         model: built and compiled; its optimizer need not be built. To build it may
@@ -114,12 +120,14 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
         strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     is_cut = replicas > 1 or options.parts > 1
-    reads = logits.may_be_misread(model)
-    if not is_cut and not reads:
+    reads, unlike = logits.may_be_misread(model), _unlike_shapes(model, batch)
+    if not is_cut and not reads and not unlike:
         return []
     with strategy.scope() if replicas > 1 else contextlib.nullcontext(), dry_steps.nothing_kept():
         can_run = dry_steps.can_run(model, batch, strategy)
         found = list(misread(model, batch)) if reads and can_run else []
+        if can_run and (unlike or replicas > 1):
+            found = [*_metric_states(model, batch, unlike), *found]
         if not is_cut:
             return found
         call = training_call_of(model, batch, strategy)
@@ -133,31 +141,54 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
             *statistics,
             *(assigned_by_workers(model, batch) if cluster_of(strategy).has_others else ()),
             *of_rows,
-            *(_metric_states(model, batch) if can_run else ()),
             *found,
         ]
 
 
-# Unscaled loss ----------------------------------------------------------------
-
-
-# Outside the scope ------------------------------------------------------------
-
-
-# Batch statistics -------------------------------------------------------------
-
-
-# Rows -------------------------------------------------------------------------
-
-
-# From logits ------------------------------------------------------------------
+def _of_evaluation(model: keras.Model, batch: Any) -> list[Finding]:
+    unlike = _unlike_shapes(model, batch)
+    if not unlike or not dry_steps.can_run(model, batch, model.distribute_strategy):
+        return []
+    with dry_steps.nothing_kept():
+        return list(_metric_states(model, batch, unlike))
 
 
 # Metric state -----------------------------------------------------------------
 
 
-def _metric_states(model: keras.Model, batch: Any) -> Iterator[Finding]:
-    """Finds metrics whose result depends on how a batch is cut."""
+def _unlike_shapes(model: keras.Model, batch: Any) -> str:
+    """Of y and outputs that metrics of the user's own may broadcast, the shapes; "" for none.
+
+    Of (n,) and (n, 1) the difference is (n, n): each row is compared with all. Keras's losses and
+    metrics give both the same axes first, a function of the user's own as a metric does not.
+    """
+    metrics = _keras.all_metrics(model)
+    functions = [_keras.metric_function(metric) for metric in metrics]
+    if batch is None or not any(map(user_code.is_users, [*functions, *map(type, metrics)])):
+        return ""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    try:
+        y_pred = _keras.output_spec(
+            lambda x: _keras.forward(model, x, training=False), _keras.as_symbolic(x)
+        )
+    except Exception:  # of any kind: the code is the user's, and its step reports it
+        return ""
+    for true in keras.tree.flatten(y):
+        for pred in keras.tree.flatten(y_pred):
+            shapes = [tuple(getattr(part, "shape", None) or ()) for part in (true, pred)]
+            short, long = sorted(shapes, key=len)
+            if len(long) == len(short) + 1 and long[-1] == 1 and short[:1] == long[:1]:
+                return f"y has shape {shapes[0]}, and the output {shapes[1]}"
+    return ""
+
+
+def _metric_states(model: keras.Model, batch: Any, unlike: str) -> Iterator[Finding]:
+    """Finds metrics whose result depends on how a batch is cut.
+
+    Args:
+        model, batch: as of `findings`.
+        unlike: why that may be, of `_unlike_shapes`.
+    """
     trackers = [_keras.loss_tracker(model), *_keras.output_loss_trackers(model)]
     trackers += _keras.step_trackers(model).values()
     ours = {id(tracker) for tracker in trackers}
@@ -169,7 +200,7 @@ def _metric_states(model: keras.Model, batch: Any) -> Iterator[Finding]:
     for metric, pair, control in zip(metrics, results, controls or [], strict=False):
         # A result that is mostly rounding, or depends on the order of rows, says nothing.
         if _distance(*pair) > 10 * _distance(pair[0], control[0]):
-            yield Finding(METRIC, _metric_message(metric, *pair))
+            yield Finding(METRIC, _metric_message(metric, *pair, unlike))
 
 
 def _distance(one: list[Any], other: list[Any]) -> float:
@@ -189,7 +220,7 @@ def _distance(one: list[Any], other: list[Any]) -> float:
 
 
 def _metric_message(
-    metric: keras.metrics.Metric, whole: list[np.ndarray], merged: list[np.ndarray]
+    metric: keras.metrics.Metric, whole: list[np.ndarray], merged: list[np.ndarray], unlike: str
 ) -> str:
     values = [
         f"{float(a):.6g} for some rows at once and {float(b):.6g} for the same rows in two parts"
@@ -198,6 +229,18 @@ def _metric_message(
         if _distance([a], [b])
     ]
     function = _keras.metric_function(metric)
+    if unlike:
+        users = [
+            one for m in _keras.all_metrics(metric) for one in (_keras.metric_function(m), type(m))
+        ]
+        place = next(
+            (place_of(one) for one in users if one is not None and user_code.is_users(one)), ""
+        )
+        return (
+            f"The metric {metric.name!r}, {type(metric).__name__}{place}, is {values[0]}. {unlike}: the one "
+            "may be broadcast against the other, so that each row is compared with all. Give y the axes "
+            "of the output."
+        )
     if function is not None and not user_code.is_users(type(metric)):
         place = place_of(function)
         fix = "Return one value for each row from its function, in place of their mean."

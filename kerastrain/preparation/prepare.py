@@ -71,7 +71,7 @@ class Preparation:
         self._model = compiled.model
         self.steps: Steps | None = None
         self._steps_for: Any = None
-        self._is_linted = False
+        self._linted: set[str] = set()  # the kinds of steps
         self._fitting: set[tuple[Any, ...]] = (
             set()
         )  # the data, by name and signature, that fit the model
@@ -102,8 +102,8 @@ class Preparation:
                 *(model, self._strategy, self._compiled.options, self._compiled.execution),
                 *(self._state, self._observer.observed, self._compiled.check_trace),
             )
-            self._is_linted, self._runners = False, {}
-            self._fitting, self._run_once = set(), set()
+            self._runners = {}
+            self._fitting, self._run_once, self._linted = set(), set(), set()
         # A step of the user's own decides what a batch is and means: it is left to it.
         own = {kind: self.reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
         kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
@@ -129,9 +129,9 @@ class Preparation:
             else:  # only to build the metrics, where its batch is what Keras takes it for
                 with contextlib.suppress(KerastrainError, ValueError):
                     self._check_targets(part, eager, own=True)
-        if train and not self._is_linted:  # before the optimizer is built, which may fail
-            lint.check(model, source.peek(), self._compiled.options)
-            self._is_linted = True
+        if kinds[0][0] not in self._linted:  # before the optimizer is built, which may fail
+            lint.check(model, source.peek(), self._compiled.options, train)
+            self._linted.add(kinds[0][0])
         if train and not own["train"]:
             checks.check_optimizers_know(model)
         if self._strategy is not None:

@@ -96,6 +96,8 @@ def check_targets(model: keras.Model, batch: Any, name: str, eager: bool = False
             return run(*parts)
 
     parts = keras.utils.unpack_x_y_sample_weight(batch)
+    if _keras.model_strategy(model) is None:
+        _keras.build_by_trace(model, parts[0])
     try:
         _keras.output_spec(run_collecting_losses, *_keras.as_symbolic(parts))
     except ModelError:
@@ -112,6 +114,8 @@ def check_call(model: keras.Model, batch: Any, name: str) -> None:
         ModelError: it cannot be called on them.
     """
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if _keras.model_strategy(model) is None:
+        _keras.build_by_trace(model, x)
     _keras.output_spec(lambda x: _call(model, x, name), _keras.as_symbolic(x))
 
 

@@ -167,12 +167,47 @@ def test_refused(metric, message):
 def test_two_of_one_name():
     """One would hide the other."""
     same = [Bind("mae", y_true="heads.mask", y_pred="heads.mask") for _ in range(2)]
-    with pytest.raises(MetricError, match="2 metrics would be logged as 'mae'"):
+    with pytest.raises(MetricError, match="Several metrics would be logged as 'mae'"):
         Trainer(Heads(), optimizer="sgd", metrics=same).fit(X, Y, verbose=0)
 
 
 LABELS = (X["image"][:, :1] > 0).astype("float32")
 CLASSES = np.argmax(X["image"], axis=1)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        lambda: [Bind("mae", name="a"), Bind("mse", name="a")],
+        lambda: ["mae", Bind("mse", name="mae")],
+        lambda: [Bind("mse", name="loss")],
+    ],
+)
+def test_two_of_one_name_under_plain_fit(metrics):
+    """Keras's logs would have one of them."""
+    inputs = keras.Input((4,))
+    model = TrainableModel(inputs, keras.layers.Dense(1)(inputs))
+    with pytest.raises(MetricError, match=r"logged as '\w+'.*Rename it"):
+        model.compile("sgd", "mse", metrics=metrics())
+        model.fit(X["image"], Y["heads"]["mask"], verbose=0)
+
+
+class OtherNames(keras.metrics.MeanAbsoluteError):
+    """Its arguments are passed by place, as Keras does it."""
+
+    def update_state(self, target, output, sample_weight=None):
+        super().update_state(target, output, sample_weight)
+
+
+def test_arguments_of_other_names():
+    """The first two of a metric are y_true and y_pred."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    metrics = [Bind(OtherNames(name="whole")), Bind(OtherNames(name="copy"), y_true="x")]
+    trainer = Trainer(model, optimizer="sgd", loss="mse", metrics=metrics)
+    found = trainer.evaluate(X["image"], 0 * X["image"], verbose=0, return_dict=True)
+    outputs = model(X["image"]).numpy()
+    assert abs(outputs).mean() == pytest.approx(found["whole"], rel=1e-5)
+    assert abs(outputs - X["image"]).mean() == pytest.approx(found["copy"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from kerastrain import StepOptions
 from kerastrain import TrainableModel
 from kerastrain import Trainer
 from kerastrain.distribution import strategy
+from kerastrain.metrics import Bind
 from kerastrain.metrics import EpochMetric
 from kerastrain.preparation import dry_steps
 from kerastrain.preparation import findings as rules
@@ -1048,6 +1049,30 @@ def test_nothing_is_done_for_one_replica(monkeypatch):
     monkeypatch.setattr(dry_steps, "nothing_kept", None)
     with scope.scope():
         assert [] == lint.findings(model, (X, Y), StepOptions())
+
+
+def each_error(y_true, y_pred):  # line: outer
+    return ops.abs(y_true - y_pred)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    "metric", [lambda: each_error, lambda: Bind(each_error), lambda: Sums("each_error")]
+)
+def test_a_metric_that_broadcasts_on_one_device(metric, method):
+    """Rows of (n,) against outputs of (n, 1): said once, and not where both have the same axes."""
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    trainer = Trainer(model, optimizer="sgd", loss="mse", metrics=[metric()], seed=0)
+    run = getattr(trainer, method)
+    with pytest.warns(
+        UserWarning, match="'each_error'.*y has shape .16,., and the output .16, 1.:"
+    ):
+        run(X.numpy(), Y.numpy()[:, 0], verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(X.numpy(), Y.numpy()[:, 0], verbose=0)
+        again = Trainer(model, optimizer="sgd", loss="mse", metrics=[metric()], seed=0)
+        getattr(again, method)(X.numpy(), Y.numpy()[:, :1], verbose=0)
 
 
 def test_outside_the_scope_the_models_strategy_counts():
