@@ -358,6 +358,7 @@ class Assembly:
             if source is not None and source.arrays is not None and by_step:
                 self.preparation.check_rows(source)
                 target_checks.check_call(model, source.peek(), "x")
+                self.preparation.lint.once("predict", source.peek())
                 if in_loops:
                     return predict(self.preparation.predictor(), source, verbose)
             options = {"batch_size": batch_size, "verbose": verbose, "steps": steps}

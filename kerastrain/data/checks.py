@@ -184,8 +184,8 @@ def check_lengths(name: str, x: Any, y: Any, sample_weight: Any) -> None:
         raise DataError(f"`{name}` has no rows. Pass at least one.")
 
 
-def check_options(shuffle: Any, class_weight: Any) -> None:
-    """Refuses values that ``shuffle`` and ``class_weight`` cannot have.
+def check_options(shuffle: Any, class_weight: Any, sample_weight: Any) -> None:
+    """Refuses values that ``shuffle`` and ``class_weight`` cannot have, and two kinds of weights.
 
     Raises:
         ArgumentError: as said.
@@ -198,6 +198,11 @@ def check_options(shuffle: Any, class_weight: Any) -> None:
         raise ArgumentError(
             "`class_weight` must be a dict {class index: weight}. "
             f"Received: class_weight={class_weight!r}."
+        )
+    if class_weight is not None and sample_weight is not None:
+        raise ArgumentError(
+            "`class_weight` and `sample_weight` exclude each other. Pass the products: "
+            "sample_weight=sample_weight * np.vectorize(class_weight.get)(y)."
         )
 
 

@@ -115,7 +115,7 @@ class Source:
         for argument, value in (("batch_size", batch_size), ("steps", steps)):
             if value is not None:
                 validation.whole_number(argument, value, 1, "None")
-        data_checks.check_options(shuffle, class_weight)
+        data_checks.check_options(shuffle, class_weight, sample_weight)
         self.name, self.steps = name, None if steps is None else int(steps)
         is_function = data_checks.is_function(x)
         if is_function:

@@ -32,13 +32,10 @@ import tensorflow as tf
 
 from kerastrain import _keras
 from kerastrain.distribution import cluster_of
-from kerastrain.distribution import merging
 from kerastrain.preparation import graphs
 
 # Rows of a dry step on each replica.
 _ROWS = 2
-# Rows that metrics are tried on.
-_METRIC_ROWS = 64
 
 
 def can_run(model: keras.Model, batch: Any, strategy: tf.distribute.Strategy) -> bool:
@@ -299,77 +296,26 @@ def training_call(
 # Metrics ----------------------------------------------------------------------
 
 
-def whole_and_merged(
-    model: keras.Model,
-    batch: Any,
-    metrics: list[keras.metrics.Metric],
-    reverse: bool = False,
-) -> list[tuple[list[Any], list[Any]]] | None:
-    """Results of metrics over a batch at once, and merged from two unequal parts.
+@contextlib.contextmanager
+def statistics_known(model: keras.Model) -> Iterator[None]:
+    """Inside, `BatchNormalization` takes its moving mean and variance."""
+    kind = keras.layers.BatchNormalization
+    layers = [layer for layer in _keras.all_layers(model) if isinstance(layer, kind)]
 
-    State that each replica has of its own is merged by the rules of
-    `kerastrain.distribution.merging`; other state continues from the first part to the second, as
-    when replicas update it in turn.
+    def in_inference(layer: keras.Layer, call: Callable[..., Any]) -> Callable[..., Any]:
+        del layer
+        signature = inspect.signature(call)
 
-    Args:
-        model: its ``compute_metrics`` updates the metrics.
-        batch: its first rows are used.
-        metrics: those of the model whose results are wanted.
-        reverse: take the rows in reverse order.
+        def calling(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            if "training" in signature.parameters:
+                bound.arguments["training"] = False
+            return call(*bound.args, **bound.kwargs)
 
-    Returns:
-        For each metric the numbers of both results, flat; none of one that fails.
-    """
-    count = min(rows_of(batch), _METRIC_ROWS)
-    if count < 2:
-        return None
-    rows = list(range(count))[:: -1 if reverse else 1]
-    try:
-        with nothing_built(model):
-            return graphs.computed(
-                lambda: _both_results(model, picked(batch, rows), metrics, count)
-            )
-    except Exception:  # of any kind: the code is the user's
-        return None
+        return calling
 
-
-def _both_results(
-    model: keras.Model, batch: Any, metrics: list[keras.metrics.Metric], count: int
-) -> list[tuple[list[tf.Tensor], list[tf.Tensor]]]:
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    with keras.StatelessScope(initialize_variables=False):
-        y_pred = _keras.forward(model, x, training=False)
-    owned = [(m, v) for m in _keras.all_metrics(model) for v in _keras.own_variables(m)]
-    variables = {id(v): v for _, v in owned}
-    rules = {id(v): merging.rule_of(m, v) for m, v in owned if _keras.is_distributed(v)}
-    with keras.StatelessScope(initialize_variables=False):
-        for metric in model.metrics:
-            metric.reset_state()
-        fresh = {key: tf.convert_to_tensor(v.value) for key, v in variables.items()}
-
-    def holding(states: dict[int, tf.Tensor]) -> keras.StatelessScope:
-        scope = keras.StatelessScope(initialize_variables=False)
-        for key, variable in variables.items():
-            scope.add_update((variable, states[key]))
-        return scope
-
-    def after(first: int, last: int, states: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
-        parts = [cut_rows(part, first, last) for part in (x, y, y_pred, sample_weight)]
-        with holding(states) as scope:
-            model.compute_metrics(*parts[:3], sample_weight=parts[3])
-        return {key: scope.get_current_value(v) for key, v in variables.items()}
-
-    def results(states: dict[int, tf.Tensor]) -> list[list[tf.Tensor]]:
-        with holding(states):
-            return [_result(metric) for metric in metrics]
-
-    cut = max(count * 2 // 3, 1)
-    shares = {key: merging.spread(rule, fresh[key], 2) for key, rule in rules.items()}
-    one = after(0, cut, fresh | {key: share[0] for key, share in shares.items()})
-    other = after(cut, count, one | {key: share[1] for key, share in shares.items()})
-    merged = {key: merging.merge(rule, [one[key], other[key]]) for key, rule in rules.items()}
-    whole = results(after(0, count, fresh))
-    return list(zip(whole, results(other | merged), strict=True))
+    with watched(layers, in_inference):
+        yield
 
 
 def cut_rows(part: Any, first: int, last: int) -> Any:
@@ -382,10 +328,3 @@ def cut_rows(part: Any, first: int, last: int) -> Any:
         return rows
 
     return tf.nest.map_structure(lambda t: None if t is None else cut(t), part)
-
-
-def _result(metric: keras.metrics.Metric) -> list[tf.Tensor]:
-    try:
-        return [tf.cast(value, tf.float64) for value in keras.tree.flatten(metric.result())]
-    except Exception:  # of any kind: the code is the user's
-        return []

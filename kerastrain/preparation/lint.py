@@ -36,6 +36,8 @@ seen either.
 
 import contextlib
 import weakref
+from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,11 +53,13 @@ from kerastrain.errors import ModelError
 from kerastrain.options import StepOptions
 from kerastrain.preparation import dry_steps
 from kerastrain.preparation import logits
+from kerastrain.preparation import metric_cuts
 from kerastrain.preparation import user_code
 from kerastrain.preparation.findings import Finding
 from kerastrain.preparation.findings import listed
 from kerastrain.preparation.findings import METRIC
 from kerastrain.preparation.findings import place_of
+from kerastrain.preparation.metric_cuts import Cut
 from kerastrain.preparation.replica_rules import batch_statistics
 from kerastrain.preparation.replica_rules import outside_the_scope
 from kerastrain.preparation.replica_rules import training_call_of
@@ -74,13 +78,22 @@ _KEPT = 8
 _FEW_ROWS: "weakref.WeakKeyDictionary[keras.Model, Any]" = weakref.WeakKeyDictionary()
 
 
-def check(model: keras.Model, batch: Any, options: StepOptions, train: bool = True) -> None:
+def check(
+    model: keras.Model,
+    batch: Any,
+    options: StepOptions,
+    kind: str = "train",
+    said: Container[str] = (),
+) -> set[str]:
     """Warns of every finding, or refuses them, as ``options.lint`` says.
 
     Args:
         model, batch, options: as for `findings`.
-        train: whether the model is about to train; else only metrics are looked at that may
-            broadcast y and outputs.
+        kind: of the steps that are about to run: ``"train"``, ``"test"`` or ``"predict"``.
+        said: rules whose findings are known.
+
+    Returns:
+        The rules of what was found.
 
     Raises:
         MetricError: ``lint="error"``, and all findings are about the state of metrics.
@@ -94,12 +107,39 @@ def check(model: keras.Model, batch: Any, options: StepOptions, train: bool = Tr
         )
     found = []
     if options.lint != "off":
-        found = findings(model, batch, options) if train else _of_evaluation(model, batch)
+        training = kind == "train"
+        found = findings(model, batch, options) if training else _of_inference(model, batch, kind)
+        found = [one for one in found if one.rule not in said]
     if options.lint == "error" and found:
         error = MetricError if all(f.rule == METRIC for f in found) else ModelError
         raise error("\n".join(finding.message for finding in found))
     for finding in found:
         notices.warn(finding.message)
+    return {finding.rule for finding in found}
+
+
+class Lint:
+    """`check`, once for each kind of steps, and what is found for the first of them.
+
+    Args:
+        model: whose steps they are.
+        options: gives those of its step.
+    """
+
+    def __init__(self, model: keras.Model, options: Callable[[], StepOptions]):
+        self._model, self._options = model, options
+        self._checked, self._said = set[str](), set[str]()
+
+    def once(self, kind: str, batch: Any) -> None:
+        """Checks steps that are about to run, unless that has been done."""
+        if kind not in self._checked:
+            self._said |= check(self._model, batch, self._options(), kind, self._said)
+            self._checked.add(kind)
+
+    def forget(self) -> None:
+        """The steps are others from now on."""
+        self._checked.clear()
+        self._said.clear()
 
 
 def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Finding]:
@@ -115,9 +155,7 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
             tensors, or None: then only what needs no numbers is judged.
         options: the step's options.
     """
-    strategy = tf.distribute.get_strategy()
-    if strategy.num_replicas_in_sync == 1:
-        strategy = model.distribute_strategy
+    strategy = _strategy_of(model)
     replicas = strategy.num_replicas_in_sync
     is_cut = replicas > 1 or options.parts > 1
     reads, unlike = logits.may_be_misread(model), _unlike_shapes(model, batch)
@@ -126,8 +164,8 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
     with strategy.scope() if replicas > 1 else contextlib.nullcontext(), dry_steps.nothing_kept():
         can_run = dry_steps.can_run(model, batch, strategy)
         found = list(misread(model, batch)) if reads and can_run else []
-        if can_run and (unlike or replicas > 1):
-            found = [*_metric_states(model, batch, unlike), *found]
+        if can_run and (unlike or is_cut):
+            found = [*_metric_states(model, batch, unlike, _cut(replicas, options.parts)), *found]
         if not is_cut:
             return found
         call = training_call_of(model, batch, strategy)
@@ -145,12 +183,31 @@ def findings(model: keras.Model, batch: Any, options: StepOptions) -> list[Findi
         ]
 
 
-def _of_evaluation(model: keras.Model, batch: Any) -> list[Finding]:
-    unlike = _unlike_shapes(model, batch)
-    if not unlike or not dry_steps.can_run(model, batch, model.distribute_strategy):
+def _of_inference(model: keras.Model, batch: Any, kind: str) -> list[Finding]:
+    """The same of a model that is about to be evaluated, or to predict, without training."""
+    strategy = _strategy_of(model)
+    replicas = strategy.num_replicas_in_sync
+    unlike = _unlike_shapes(model, batch) if kind == "test" else ""
+    if not (unlike or replicas > 1) or not dry_steps.can_run(model, batch, strategy):
         return []
-    with dry_steps.nothing_kept():
-        return list(_metric_states(model, batch, unlike))
+    with strategy.scope() if replicas > 1 else contextlib.nullcontext(), dry_steps.nothing_kept():
+        found = list[Finding]()
+        if kind == "test":
+            found += _metric_states(model, batch, unlike, _cut(replicas))
+        if replicas > 1:
+            found += rows_compared(model, batch, StepOptions(), replicas, kind)
+        return found
+
+
+def _strategy_of(model: keras.Model) -> tf.distribute.Strategy:
+    strategy = tf.distribute.get_strategy()
+    return strategy if strategy.num_replicas_in_sync > 1 else model.distribute_strategy
+
+
+def _cut(replicas: int, parts: int = 1) -> Cut:
+    if replicas > 1:
+        return Cut.REPLICAS
+    return Cut.MICRO_BATCHES if parts > 1 else Cut.BATCHES
 
 
 # Metric state -----------------------------------------------------------------
@@ -168,9 +225,10 @@ def _unlike_shapes(model: keras.Model, batch: Any) -> str:
         return ""
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     try:
-        y_pred = _keras.output_spec(
-            lambda x: _keras.forward(model, x, training=False), _keras.as_symbolic(x)
-        )
+        with dry_steps.nothing_built(model):
+            y_pred = _keras.output_spec(
+                lambda x: _keras.forward(model, x, training=False), _keras.as_symbolic(x)
+            )
     except Exception:  # of any kind: the code is the user's, and its step reports it
         return ""
     for true in keras.tree.flatten(y):
@@ -182,25 +240,26 @@ def _unlike_shapes(model: keras.Model, batch: Any) -> str:
     return ""
 
 
-def _metric_states(model: keras.Model, batch: Any, unlike: str) -> Iterator[Finding]:
-    """Finds metrics whose result depends on how a batch is cut.
+def _metric_states(model: keras.Model, batch: Any, unlike: str, cut: Cut) -> Iterator[Finding]:
+    """Finds metrics whose result depends on how a batch is cut, wherever they are updated.
 
     Args:
         model, batch: as of `findings`.
         unlike: why that may be, of `_unlike_shapes`.
+        cut: into what.
     """
     trackers = [_keras.loss_tracker(model), *_keras.output_loss_trackers(model)]
     trackers += _keras.step_trackers(model).values()
     ours = {id(tracker) for tracker in trackers}
     metrics = [m for m in _keras.leaf_metrics(model) if m.variables and id(m) not in ours]
-    results = dry_steps.whole_and_merged(model, batch, metrics) if metrics else None
+    results = metric_cuts.whole_and_merged(model, batch, metrics, cut) if metrics else None
     if not results or not any(_distance(*pair) for pair in results):
         return
-    controls = dry_steps.whole_and_merged(model, batch, metrics, reverse=True)
+    controls = metric_cuts.whole_and_merged(model, batch, metrics, cut, reverse=True)
     for metric, pair, control in zip(metrics, results, controls or [], strict=False):
         # A result that is mostly rounding, or depends on the order of rows, says nothing.
         if _distance(*pair) > 10 * _distance(pair[0], control[0]):
-            yield Finding(METRIC, _metric_message(metric, *pair, unlike))
+            yield Finding(METRIC, _metric_message(metric, *pair, unlike, cut))
 
 
 def _distance(one: list[Any], other: list[Any]) -> float:
@@ -220,7 +279,11 @@ def _distance(one: list[Any], other: list[Any]) -> float:
 
 
 def _metric_message(
-    metric: keras.metrics.Metric, whole: list[np.ndarray], merged: list[np.ndarray], unlike: str
+    metric: keras.metrics.Metric,
+    whole: list[np.ndarray],
+    merged: list[np.ndarray],
+    unlike: str,
+    cut: Cut,
 ) -> str:
     values = [
         f"{float(a):.6g} for some rows at once and {float(b):.6g} for the same rows in two parts"
@@ -229,21 +292,20 @@ def _metric_message(
         if _distance([a], [b])
     ]
     function = _keras.metric_function(metric)
-    if unlike:
-        users = [
-            one for m in _keras.all_metrics(metric) for one in (_keras.metric_function(m), type(m))
-        ]
-        place = next(
-            (place_of(one) for one in users if one is not None and user_code.is_users(one)), ""
-        )
+    made = [one for m in _keras.all_metrics(metric) for one in (_keras.metric_function(m), type(m))]
+    places = [place_of(one) for one in made if one is not None and user_code.is_users(one)]
+    if unlike and places:
         return (
-            f"The metric {metric.name!r}, {type(metric).__name__}{place}, is {values[0]}. {unlike}: the one "
-            "may be broadcast against the other, so that each row is compared with all. Give y the axes "
-            "of the output."
+            f"The metric {metric.name!r}, {type(metric).__name__}{places[0]}, is {values[0]}. {unlike}: "
+            "the one may be broadcast against the other, so that each row is compared with all. Give y the "
+            "axes of the output."
         )
     if function is not None and not user_code.is_users(type(metric)):
         place = place_of(function)
         fix = "Return one value for each row from its function, in place of their mean."
+    elif not places:
+        place = ""
+        fix = "Update it with a value for each row, or weigh means: update_state(mean, sample_weight=rows)."
     else:
         place, names = place_of(type(metric)), [variable.name for variable in metric.variables]
         fix = (
@@ -252,6 +314,6 @@ def _metric_message(
             "by its rows: update_state(value, sample_weight=rows)."
         )
     return (
-        f"The metric {metric.name!r}, {type(metric).__name__}{place}, is {values[0]}, merged as "
-        f"the states of replicas are. {fix}"
+        f"The metric {metric.name!r}, {type(metric).__name__}{place}, is {values[0]}, merged "
+        f"{cut.value}. {fix}"
     )

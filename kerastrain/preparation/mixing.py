@@ -39,7 +39,6 @@ from kerastrain.preparation.trial_calls import array_of
 from kerastrain.preparation.trial_calls import Assigned
 from kerastrain.preparation.trial_calls import Numbers
 from kerastrain.preparation.trial_calls import same
-from kerastrain.preparation.trial_calls import statistics_known
 from kerastrain.preparation.trial_calls import TracedCall
 
 # Rows of a dry run; half of them are exchanged.
@@ -66,7 +65,9 @@ class Mixtures(NamedTuple):
     assigned: list[Assigned]
 
 
-def mixtures(model: keras.Model, batch: Any, *, with_loss: bool, in_turn: bool) -> Mixtures | None:
+def mixtures(
+    model: keras.Model, batch: Any, *, with_loss: bool, in_turn: bool, training: bool = True
+) -> Mixtures | None:
     """Finds what depends on how a batch is cut; None if the model cannot be run on a few rows.
 
     Args:
@@ -75,6 +76,7 @@ def mixtures(model: keras.Model, batch: Any, *, with_loss: bool, in_turn: bool) 
         with_loss: whether losses are judged.
         in_turn: whether the parts of a batch run one after the other (micro-batches),
             not at the same time from the same state (replicas).
+        training: whether the model is called in training mode.
     """
     count = dry_steps.rows_of(batch)
     half = min(count, _ROWS) // 2
@@ -84,18 +86,20 @@ def mixtures(model: keras.Model, batch: Any, *, with_loss: bool, in_turn: bool) 
     a, b = rows[:half], rows[half:]
     c, d = (a[1:] + b[:1]), (b[1:] + a[:1])
     try:
-        with dry_steps.nothing_built(model), statistics_known(model):
-            whole = _traced_whole(model, batch, a + b, with_loss)
+        with dry_steps.nothing_built(model), dry_steps.statistics_known(model):
+            whole = _traced_whole(model, batch, a + b, with_loss, training)
             numbers = whole(a + b)
             same_shape = [whole(a + d), whole(c + b), whole(c + d)]
             parts = None
             if not whole.random:
-                alone = TracedCall(model, batch, a, with_loss)
+                alone = TracedCall(model, batch, a, with_loss, training=training)
                 parts = alone(a), alone(b)
             tolerance = _tolerance(model)
             mixes = _mixes(numbers, same_shape[0], parts, half, tolerance)
             return Mixtures(
-                _mixing_layers(model, batch, [a + b, a + d, *([a] if parts else [])], tolerance)
+                _mixing_layers(
+                    *(model, batch, [a + b, a + d, *([a] if parts else [])], tolerance, training)
+                )
                 if mixes
                 else [],
                 whole.losses_cut(numbers, tolerance),
@@ -106,12 +110,14 @@ def mixtures(model: keras.Model, batch: Any, *, with_loss: bool, in_turn: bool) 
         return None
 
 
-def _traced_whole(model: keras.Model, batch: Any, rows: list[int], with_loss: bool) -> TracedCall:
+def _traced_whole(
+    model: keras.Model, batch: Any, rows: list[int], with_loss: bool, training: bool
+) -> TracedCall:
     """The call on all rows, with a trial of the losses on other outputs, if they take any."""
     try:
-        return TracedCall(model, batch, rows, with_loss, spreads=True)
+        return TracedCall(model, batch, rows, with_loss, True, training)
     except Exception:  # of any kind: it may be of those outputs
-        return TracedCall(model, batch, rows, with_loss)
+        return TracedCall(model, batch, rows, with_loss, training=training)
 
 
 def _varied_rows(batch: Any, count: int, number: int) -> list[int]:
@@ -154,7 +160,7 @@ def _mixes(
 
 
 def _mixing_layers(
-    model: keras.Model, batch: Any, sets: list[list[int]], tolerance: float
+    model: keras.Model, batch: Any, sets: list[list[int]], tolerance: float, training: bool
 ) -> list[Any]:
     """The layers that mix rows which they are given unmixed, without those around them.
 
@@ -162,12 +168,15 @@ def _mixing_layers(
         model, batch: as for `mixtures`.
         sets: rows of the batch; the first half of the first set begins each of them.
         tolerance: of results on fewer rows.
+        training: as for `mixtures`.
     """
     layers = _keras.all_operations(model)
     half, heads = len(sets[0]) // 2, []
     for rows in sets:  # in a graph each, where the same random numbers are drawn
         calls: list[Any] = []
-        numbers = graphs.computed(functools.partial(_calls_of, model, batch, rows, layers, calls))
+        numbers = graphs.computed(
+            functools.partial(_calls_of, model, batch, rows, training, layers, calls)
+        )
         arrays = tf.nest.map_structure(array_of, list(numbers))
         heads.append(tf.nest.map_structure(lambda a, n=len(rows): _head(a, half, n), arrays))
     found = {}
@@ -185,7 +194,12 @@ def _mixing_layers(
 
 
 def _calls_of(
-    model: keras.Model, batch: Any, rows: list[int], layers: list[Any], calls: list[Any]
+    model: keras.Model,
+    batch: Any,
+    rows: list[int],
+    training: bool,
+    layers: list[Any],
+    calls: list[Any],
 ) -> list[list[list[tf.Tensor]]]:
     """Inputs and outputs of each call, the innermost first; ``calls`` gets whose they are."""
     graph, found = tf.compat.v1.get_default_graph(), []
@@ -210,7 +224,7 @@ def _calls_of(
     x, _, _ = keras.utils.unpack_x_y_sample_weight(dry_steps.picked(batch, rows))
     scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
     with scope, dry_steps.watched(layers, around):
-        _keras.forward(model, x, training=True)
+        _keras.forward(model, x, training=training)
     return found
 
 

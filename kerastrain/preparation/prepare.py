@@ -59,6 +59,7 @@ class Preparation:
 
     Attributes:
         steps: the compiled steps; None before the first `ready`.
+        lint: says what goes wrong silently in them.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Preparation:
         self._model = compiled.model
         self.steps: Steps | None = None
         self._steps_for: Any = None
-        self._linted: set[str] = set()  # the kinds of steps
+        self.lint = lint.Lint(self._model, lambda: compiled.options)
         self._fitting: set[tuple[Any, ...]] = (
             set()
         )  # the data, by name and signature, that fit the model
@@ -103,7 +104,8 @@ class Preparation:
                 *(self._state, self._observer.observed, self._compiled.check_trace),
             )
             self._runners = {}
-            self._fitting, self._run_once, self._linted = set(), set(), set()
+            self._fitting, self._run_once = set(), set()
+            self.lint.forget()
         # A step of the user's own decides what a batch is and means: it is left to it.
         own = {kind: self.reports_own_logs(kind, f"{kind}_step") for kind in ("train", "test")}
         kinds = [("train" if train else "test", source), *(("test", part) for part in validation)]
@@ -129,9 +131,8 @@ class Preparation:
             else:  # only to build the metrics, where its batch is what Keras takes it for
                 with contextlib.suppress(KerastrainError, ValueError):
                     self._check_targets(part, eager, own=True)
-        if kinds[0][0] not in self._linted:  # before the optimizer is built, which may fail
-            lint.check(model, source.peek(), self._compiled.options, train)
-            self._linted.add(kinds[0][0])
+        for kind, part in kinds:  # before the optimizer is built, which may fail
+            self.lint.once(kind, part.peek())
         if train and not own["train"]:
             checks.check_optimizers_know(model)
         if self._strategy is not None:

@@ -22,34 +22,42 @@ from kerastrain.preparation.trial_calls import Assigned
 
 
 def rows_compared(
-    model: keras.Model, batch: Any, options: StepOptions, replicas: int
+    model: keras.Model, batch: Any, options: StepOptions, replicas: int, kind: str = "train"
 ) -> Iterator[Finding]:
-    """Finds what a row has from others, and what is assigned by parts of the batch."""
-    own_step = _keras.overrides(model, "train_step")
+    """Finds what a row has from others, and what is assigned by parts of the batch.
+
+    Args:
+        model, batch, options: as of `kerastrain.preparation.lint.findings`.
+        replicas: their number.
+        kind: of the step: ``"train"``, ``"test"`` or ``"predict"``.
+    """
+    own_step, training = _keras.overrides(model, f"{kind}_step"), kind == "train"
     if own_step and replicas == 1:  # which is given whole batches
         return
-    by_turns = options.parts > 1
-    found = mixing.mixtures(model, batch, with_loss=not own_step, in_turn=by_turns)
+    by_turns, with_loss = training and options.parts > 1, not own_step and kind != "predict"
+    found = mixing.mixtures(model, batch, with_loss=with_loss, in_turn=by_turns, training=training)
     if found is None:
         return
     part = "micro-batch" if by_turns else "replica"
-    fix = "Use micro_batches=1" if by_turns else "Train on one device"
+    verb = {"train": "Train", "test": "Evaluate", "predict": "Predict"}[kind]
+    fix = "Use micro_batches=1" if by_turns else f"{verb} on one device"
     what = [*(_layer(layer) for layer in found.layers), *(_loss(model, e) for e in found.losses)]
     what += [_added(line) for line in found.added]
     if what:
-        verb = "depends" if len(what) == 1 else "depend"
+        depends = "depends" if len(what) == 1 else "depend"
         yield Finding(
             ROWS,
-            f"{listed(what)} of {type(model).__name__} {verb} on which rows, and how many, come "
+            f"{listed(what)} of {type(model).__name__} {depends} on which rows, and how many, come "
             f"together in a batch, and a {part} has a part of the rows: the result depends on how "
             f"the batch is cut. {fix}, or compute each row by itself and take means over the rows.",
         )
     names = [_assigned(model, entry) for entry in found.assigned]
     if names:
+        mode = "training" if training else "inference"
         how = "once for each micro-batch" if by_turns else "by each replica from rows of its own"
         yield Finding(
             ASSIGNMENT,
-            f"{listed(names)}: assigned in training mode, {how}, so the values depend on how "
+            f"{listed(names)}: assigned in {mode} mode, {how}, so the values depend on how "
             f"the batch is cut. {fix}, or assign from a callback, after the step.",
         )
 

@@ -158,6 +158,11 @@ def _loss_error(
             f"No loss for {type(model).__name__}. Pass `loss` (for example "
             'loss="mse"), compile the model, or use `add_loss` in it.'
         )
+    if _keras.overrides(model, "compute_loss"):
+        return ModelError(
+            f"`compute_loss` of {type(model).__name__} failed on y of shape {_shapes(y)} and outputs of "
+            f"shape {_shapes(y_pred)}, of `{name}`: {type(error).__name__}: {reason_of(error)}"
+        )
     if y is None:
         return ShapeError(f"`{name}` has no y, which the loss needs. Pass y, or batches of (x, y).")
     weights = "" if sample_weight is None else f", sample_weight of {_shapes(sample_weight)}"

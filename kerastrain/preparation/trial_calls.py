@@ -1,8 +1,8 @@
-"""Training calls on a few rows, which change nothing, and what they compute.
+"""Calls on a few rows, which change nothing, and what they compute.
 
 ::
 
-    with dry_steps.nothing_kept(), dry_steps.nothing_built(model), statistics_known(model):
+    with dry_steps.nothing_kept(), dry_steps.nothing_built(model), dry_steps.statistics_known(model):
         run = TracedCall(model, batch, rows=[0, 1, 2], with_loss=True)
         numbers = run([0, 1, 2])      # outputs, added losses, losses, assigned values
 
@@ -11,9 +11,6 @@ or others. `kerastrain.preparation.mixing` compares what they give.
 """
 
 import contextlib
-import inspect
-from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -99,30 +96,8 @@ class Numbers(NamedTuple):
     spread: list[np.ndarray]  # the losses once more, of outputs that are spread: for each trial
 
 
-@contextlib.contextmanager
-def statistics_known(model: keras.Model) -> Iterator[None]:
-    """Inside, `BatchNormalization` takes its moving mean and variance."""
-    kind = keras.layers.BatchNormalization
-    layers = [layer for layer in _keras.all_layers(model) if isinstance(layer, kind)]
-
-    def in_inference(layer: keras.Layer, call: Callable[..., Any]) -> Callable[..., Any]:
-        del layer
-        signature = inspect.signature(call)
-
-        def calling(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            if "training" in signature.parameters:
-                bound.arguments["training"] = False
-            return call(*bound.args, **bound.kwargs)
-
-        return calling
-
-    with dry_steps.watched(layers, in_inference):
-        yield
-
-
 class TracedCall:
-    """A training call on a number of rows, traced once and run on several sets of them.
+    """A call on a number of rows, traced once and run on several sets of them.
 
     Attributes:
         random: whether it draws random numbers.
@@ -133,10 +108,16 @@ class TracedCall:
     """
 
     def __init__(
-        self, model: keras.Model, batch: Any, rows: Rows, with_loss: bool, spreads: bool = False
+        self,
+        model: keras.Model,
+        batch: Any,
+        rows: Rows,
+        with_loss: bool,
+        spreads: bool = False,
+        training: bool = True,
     ):
         self._model, self._batch, self._with_loss = model, batch, with_loss
-        self._spreads = spreads
+        self._spreads, self._training = spreads, training
         self._trace(rows)
         # TensorFlow's own random operations continue from one run to the next.
         self._unsteady = not same(self._run(rows), self._run(rows), 0.0)
@@ -172,7 +153,7 @@ class TracedCall:
         losses, spread = list[tf.Tensor](), list[tf.Tensor]()
         self.scope, self.names = _Scope(), list[Any]()
         with self.scope:
-            y_pred = _keras.forward(self._model, x, training=True)
+            y_pred = _keras.forward(self._model, x, training=self._training)
         added, scope = list(self.scope.losses), self.scope
         if self._with_loss:
             with contextlib.suppress(Exception):  # of any kind: there may be none to compute
@@ -201,7 +182,7 @@ class TracedCall:
             x, y, y_pred, weight = (dry_steps.cut_rows(part, first, last) for part in batch)
             rows = tf.constant(last - first)
             with self.scope.copy() as scope:
-                terms = loss_lib.local_terms(self._model, x, y, y_pred, weight, rows, True)
+                terms = self._terms(x, y, y_pred, weight, rows)
                 if _keras.overrides(self._model, "compute_loss"):
                     terms, self.names = terms[-1:], ["compute_loss"]
                 else:
@@ -216,6 +197,9 @@ class TracedCall:
                 count_of = tf.zeros_like(term.value) if of_sum else term.denominator
                 found += [tf.math.multiply_no_nan(term.value, term.denominator), count_of]
         return scopes[0], found
+
+    def _terms(self, x: Any, y: Any, y_pred: Any, weight: Any, rows: Any) -> list[loss_lib.Term]:
+        return loss_lib.local_terms(self._model, x, y, y_pred, weight, rows, self._training)
 
     def _losses_of_spread(self, x: Any, y: Any, y_pred: Any, weight: Any) -> list[tf.Tensor]:
         """The losses of each trial, one after the other, as `_losses` has them."""
@@ -235,10 +219,10 @@ class TracedCall:
                 for rows in turns:
                     few = dry_steps.picked(self._batch, rows)
                     x, y, weight = keras.utils.unpack_x_y_sample_weight(few)
-                    y_pred = _keras.forward(self._model, x, training=True)
+                    y_pred = _keras.forward(self._model, x, training=self._training)
                     if self._with_loss:
                         count = tf.constant(len(rows))
-                        loss_lib.local_terms(self._model, x, y, y_pred, weight, count, True)
+                        self._terms(x, y, y_pred, weight, count)
             return [tf.identity(scope.get_current_value(entry.variable)) for entry in self.assigned]
 
         return [array_of(value) for value in graphs.computed(run)]

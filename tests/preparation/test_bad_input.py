@@ -363,7 +363,7 @@ FIT = {
     ),
     "validation_data is empty": fit(DataError, "`validation_data`", "Pass", validation_data={}),
     "class_weight and sample_weight": fit(
-        DataError,
+        ArgumentError,
         "class_weight",
         "sample_weight",
         y=np.arange(ROWS) % 2,

@@ -4,6 +4,7 @@ Lines that a message must name are marked with a comment, ``# line: <name>``.
 """
 
 import contextlib
+import functools
 import itertools
 import pathlib
 import random
@@ -26,9 +27,11 @@ from kerastrain.metrics import EpochMetric
 from kerastrain.preparation import dry_steps
 from kerastrain.preparation import findings as rules
 from kerastrain.preparation import lint
+from kerastrain.preparation import metric_cuts
 from kerastrain.preparation import prepare
 from kerastrain.preparation import row_rules
 from kerastrain.preparation import target_checks
+from kerastrain.preparation.metric_cuts import Cut
 from tests.support import tiers
 
 ops = keras.ops
@@ -926,7 +929,7 @@ def test_metrics_whose_state_merges_are_not_reported(make, y, metrics, loss):
     assert {} == found(scope, model, batch=(X, y))
     with scope.scope():
         leaves = _keras.leaf_metrics(model)[1:]
-        results = dry_steps.whole_and_merged(model, (X, y), leaves)
+        results = metric_cuts.whole_and_merged(model, (X, y), leaves, Cut.REPLICAS)
     assert len(leaves) == len(results) == len(metrics())
     assert all(whole and merged for whole, merged in results)
 
@@ -1012,7 +1015,9 @@ def test_masks_reach_the_metrics():
     scope, model = made(make, metrics=["mae"], batch=batch)
     assert {} == found(scope, model, batch=batch)
     with scope.scope():
-        ((whole, _),) = dry_steps.whole_and_merged(model, batch, _keras.leaf_metrics(model)[1:])
+        ((whole, _),) = metric_cuts.whole_and_merged(
+            model, batch, _keras.leaf_metrics(model)[1:], Cut.REPLICAS
+        )
     results = model.evaluate(*batch, verbose=0, return_dict=True)
     assert results["mae"] == pytest.approx(float(whole[0]), rel=1e-5)
 
@@ -1327,3 +1332,136 @@ def test_what_workers_assign():
     quiet = keras.Sequential([keras.Input((8,)), *layers[1:], keras.layers.Dense(3)])
     quiet.compile("sgd", "mse")
     assert [] == list(row_rules.assigned_by_workers(quiet, (X, Y)))
+
+
+# What is evaluated or predicted, and metrics in layers and losses ----------------
+
+
+class Peak(K.Metric):
+    def __init__(self, name="peak", rules=None):
+        super().__init__(name=name)
+        self.highest = self.add_variable((), "zeros", name="highest")
+        if rules:
+            self.merge_rules = rules
+
+    def update_state(self, values, *args, sample_weight=None):
+        self.highest.assign(ops.maximum(self.highest, ops.max(ops.abs(values))))
+
+    def result(self):
+        return 1.0 * self.highest
+
+
+class Follows(keras.layers.Layer):
+    """Updates a metric by what it is given."""
+
+    def __init__(self, metric, of):
+        super().__init__()
+        self.metric, self.of = metric, of
+
+    def call(self, x):
+        self.metric.update_state(self.of(x))
+        return x
+
+
+class FollowsLoss(keras.Model):
+    def __init__(self, *args, metric, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.metric = metric
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        values = ops.mean((y - y_pred) ** 2, -1)
+        self.metric.update_state(values if self.metric.name == "rows" else ops.mean(values))
+        return ops.mean(values)
+
+
+def of_layer(metric, of):
+    inputs = keras.Input((8,))
+    outputs = Follows(metric(), of)(keras.layers.Dense(3)(inputs))
+    return keras.Model(inputs, outputs)
+
+
+def of_loss(name):
+    inputs = keras.Input((8,))
+    return FollowsLoss(inputs, keras.layers.Dense(3)(inputs), metric=K.Mean(name=name))
+
+
+TRACKED = {
+    "layer, max": (lambda: of_layer(Peak, lambda x: x), "peak"),
+    "layer, mean of means": (
+        lambda: of_layer(lambda: K.Mean("act"), lambda x: ops.mean(ops.abs(x))),
+        "act",
+    ),
+    "loss, mean of means": (lambda: of_loss("reg"), "reg"),
+    "layer, declared": (
+        lambda: of_layer(lambda: Peak(rules={"highest": "max"}), lambda x: x),
+        None,
+    ),
+    "layer, mean of rows": (lambda: of_layer(lambda: K.Mean("act"), ops.abs), None),
+    "loss, mean of rows": (lambda: of_loss("rows"), None),
+}
+
+
+def said(run):
+    """What is warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    return [str(w.message) for w in caught if "shuffle" not in str(w.message)]
+
+
+@pytest.mark.parametrize("method", ["fit", tiers.slow("evaluate")])
+@pytest.mark.parametrize("options", [{"strategy": "mirrored:2"}, {"micro_batches": 2}])
+@pytest.mark.parametrize("name", TRACKED)
+def test_metrics_that_layers_and_losses_update(name, options, method):
+    """Where each part of a batch updates them; of micro-batches there is none in an evaluation."""
+    make, wrong = TRACKED[name]
+    model = make()
+    trainer = Trainer(model, optimizer="sgd", loss="mse", seed=0, **options)
+    run = getattr(trainer, method)
+    messages = said(functools.partial(run, X.numpy()[:7], Y.numpy()[:7], batch_size=4, verbose=0))
+    is_cut = "strategy" in options or method == "fit"
+    finds_maximum = wrong == "peak" and "micro_batches" in options  # which parts may update in turn
+    assert (1 if wrong and is_cut and not finds_maximum else 0) == len(messages)
+    assert all(f"The metric {wrong!r}" in message for message in messages)
+
+
+class Centred(keras.layers.Layer):
+    """In one of the modes, or in both."""
+
+    def __init__(self, modes):
+        super().__init__()
+        self.modes = modes
+
+    def call(self, x, training=False):
+        return x - ops.mean(x, 0, keepdims=True) if training in self.modes else x
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("modes", [(True,), (False,), (True, False)])
+def test_rows_that_are_compared_in_either_mode(modes, method):
+    """On replicas only, once, and as an error where that is asked for."""
+    data = [X.numpy()] if method == "predict" else [X.numpy(), Y.numpy()]
+
+    def run(strategy=None, **options):
+        model = keras.Sequential([keras.Input((8,)), Centred(modes), keras.layers.Dense(3)])
+        trainer = Trainer(model, optimizer="sgd", loss="mse", strategy=strategy, **options)
+        getattr(trainer, method)(*data, verbose=0)
+        getattr(trainer, method)(*data, verbose=0)
+
+    counts = (method == "fit") in modes
+    assert [] == said(run)
+    messages = said(lambda: run("mirrored:2"))
+    assert int(counts) == len(messages)
+    assert all("the layer 'centred" in message for message in messages)
+    with pytest.raises(ModelError, match="centred") if counts else contextlib.nullcontext():
+        run("mirrored:2", lint="error")
+
+
+def test_a_validation_is_looked_at():
+    """What is in inference mode alone; and nothing twice."""
+    for modes, count in (((False,), 1), ((True, False), 1), ((), 0)):
+        model = keras.Sequential([keras.Input((8,)), Centred(modes), keras.layers.Dense(3)])
+        trainer = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2")
+        data = X.numpy(), Y.numpy()
+        fit = functools.partial(trainer.fit, *data, validation_data=data, verbose=0)
+        assert count == len(said(fit))

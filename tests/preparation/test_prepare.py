@@ -482,3 +482,17 @@ def test_a_warning_of_the_users_own_comes_once():
         warnings.simplefilter("always")
         Trainer(model, execution="step").fit(X[:6], Y[:6], **FIT)
     assert 1 == sum("called" == str(w.message) for w in caught)
+
+
+class FailsInLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y - y_pred) ** 2) + None
+
+
+def test_an_error_of_the_models_own_loss_is_not_the_datas():
+    """It is named as what it is."""
+    inputs = keras.Input((4,))
+    trainer = Trainer(FailsInLoss(inputs, keras.layers.Dense(1)(inputs)), optimizer="sgd")
+    with pytest.raises(ModelError, match="`compute_loss` of FailsInLoss failed .* None") as caught:
+        trainer.fit(X, Y, **FIT)
+    assert "Reshape" not in str(caught.value)
