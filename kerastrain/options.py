@@ -201,6 +201,9 @@ class Execution:
             plan decides.
         stall_seconds: where several workers train, the seconds after which one that hears nothing
             of the others ends; None for never. Default 600.
+        cache: whether what ``"auto"`` has measured is kept in the user's cache directory, so that the
+            next process begins with the plan that was the fastest for the same model, data and machine
+            (`kerastrain.execution.plan_records`). Default True.
 
     Raises:
         ArgumentError: a plan that does not exist, a number that is too small, or values that
@@ -218,6 +221,7 @@ class Execution:
     run_eagerly: bool = False
     jit_compile: bool | None = None
     stall_seconds: float | None = 600.0
+    cache: bool = True
 
     @property
     def in_blocks(self) -> bool:

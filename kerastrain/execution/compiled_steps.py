@@ -51,7 +51,7 @@ class Steps:
 
     Attributes:
         state: the variables that steps change.
-        strategy: as passed.
+        strategy, options: as passed.
         traces: how often each step has been traced, ``{name: count}``.
         trainable: which layers train, as ``_keras.trainable_flags`` returns it, in each trace
             from now on; None for those that do when it is traced.
@@ -82,10 +82,10 @@ class Steps:
         def train(data: Any, shard: rows_lib.Shard | None = None) -> dict[str, Any]:
             if shard is None and _keras.has_builtin_step(model):
                 return model.train_step(data)  # the same, by the method that Keras calls too
-            return step.train_step(model, data, self._options, shard)
+            return step.train_step(model, data, self.options, shard)
 
         def train_by_xla(data: Any, shard: rows_lib.Shard | None = None) -> dict[str, Any]:
-            return step.train_step(model, data, self._options, shard, xla=True)
+            return step.train_step(model, data, self.options, shard, xla=True)
 
         def test(data: Any, shard: rows_lib.Shard | None = None) -> dict[str, Any]:
             return step.test_step(model, data, shard)
@@ -102,7 +102,7 @@ class Steps:
 
     def set_options(self, options: StepOptions) -> None:
         """From now on, steps are of other options; they are traced anew."""
-        self._options, self._parts = options, options.parts
+        self.options, self._parts = options, options.parts
         if self._strategy is not None:
             self._parts *= self._strategy.num_replicas_in_sync
         self.trace_anew()

@@ -11,43 +11,35 @@ each further one only where the steps that remain can repay its compilation::
         choice.plan, choice.steps          # what to run next, and how many steps of it
         choice.record(steps, seconds)      # what they took; decides what is next
 
-A trial is seven rounds of both plans, turn by turn, of a few hundredths of a second each; the
-median of the rounds' ratios decides. A plan whose first steps take twice as long ends its
-trial at once.
+A trial is seven rounds of both plans, turn by turn, of a few hundredths of a second each, and the
+best round of each decides: other programs on the machine make a round slower, never faster. A plan
+whose steps take twice as long in each of three looks ends its trial early.
+
+What earlier trainings took counts as evidence that more is to come (the ski rental problem: Karlin,
+Manasse, Rudolph and Sleator, Competitive snoopy caching, Algorithmica 3, 1988): a plan is compiled
+where what is known to come repays it, and once as much has been spent as it costs, so that never
+more than twice the least time is spent. What a trial has decided is looked at again after twice the
+time, while as much is to come, so that no measurement decides for good.
 """
 
 import math
-import statistics
 import time
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Sequence
-from typing import NamedTuple
 
-
-class Plan(NamedTuple):
-    """A way to run steps.
-
-    Attributes:
-        name: by which it is pinned and reported.
-        loops: whether one call runs many steps, in a compiled loop.
-        xla: whether XLA compiles it.
-    """
-
-    name: str
-    loops: bool
-    xla: bool
-
-
-STEP = Plan("step", loops=False, xla=False)
-LOOP = Plan("loop", loops=True, xla=False)
-XLA_LOOP = Plan("xla_loop", loops=True, xla=True)
+from kerastrain.execution.plan_records import Recalled
+from kerastrain.execution.plans import Plan
+from kerastrain.execution.plans import STEP
 
 # About the seconds that a call takes, so that callbacks, the progress line and Ctrl-C are
 # served several times a second.
 CALL_SECONDS = 0.1
-# About the seconds that a round of a trial takes, and the number of rounds.
-_ROUND_SECONDS, _ROUNDS = 0.03, 7
+# About the seconds that a round of a trial takes, the number of rounds, and of looks before them.
+_ROUND_SECONDS, _ROUNDS, _LOOKS = 0.03, 7, 3
+# A trial is repeated after this multiple of the time before it, times how much slower the plan was,
+# and where it takes this share of the time that is left.
+_AGAIN_AFTER, _AGAIN_SHARE = 2.0, 0.01
 # The weight of a call's time in the moving average of the times of the plan in force.
 _EMA_WEIGHT = 0.1
 # A plan is taken if its time is below this share of the other's: noise accounts for less.
@@ -87,6 +79,7 @@ class Choice:
             its last calls.
         compile_seconds: by the plan's name.
         dropped: why a plan is not used, by its name.
+        recalled: what earlier processes have measured; to be set, if anything.
     """
 
     def __init__(
@@ -105,19 +98,21 @@ class Choice:
         self._candidates, self._prepare = list(candidates), prepare
         self._max_steps_per_call = max_steps_per_call or 2**31 - 1
         self._xla_gain, self._compares, self._clock = xla_gain, compares, clock
-        self._agree = agree
+        self._agree, self.recalled = agree, Recalled(None)
         self.plan: Plan | None = None
         self.steps = 1
         self.seconds: dict[str, float] = {}
         self.compile_seconds: dict[str, float] = {}
         self.dropped: dict[str, str] = {}
         self._remaining: int | None = None
-        self._done = 0
+        self._done = 0  # steps of this training
+        self._spent = self._earlier = 0.0  # seconds of all trainings, and of those before this one
+        self._tried_at: dict[str, float] = {}  # what was spent at the end of the last trial of each
         self._exploring: Generator[tuple[Plan, float], float, None] | None = None
 
     def begin(self, remaining: int | None) -> None:
         """Sets how many steps are to come; None where that is not known."""
-        self._remaining, self._done = remaining, 0
+        self._remaining, self._done, self._earlier = remaining, 0, self._spent
 
     def start(self) -> None:
         """Decides what runs first, unless something runs already.
@@ -132,6 +127,7 @@ class Choice:
     def record(self, steps: int, seconds: float) -> None:
         """Notes what ``steps`` steps by the plan took, and decides what is next."""
         self._done += steps
+        self._spent += seconds
         if self._exploring is not None:
             self._advance(seconds / steps)
             return
@@ -141,7 +137,7 @@ class Choice:
             known = self.seconds[plan.name]
             self.seconds[plan.name] = known + _EMA_WEIGHT * (seconds / steps - known)
             self.steps = self._steps_in(plan, CALL_SECONDS)
-            if self._remaining is None and any(map(self._is_worth_a_try, self._candidates)):
+            if any(map(self._is_worth_a_try, self._candidates)):
                 self.start()
 
     def worth_recompiling(self) -> bool:
@@ -157,6 +153,10 @@ class Choice:
     def _left(self) -> int:
         """The steps to come; where that is not known, as many again as have been."""
         return self._done if self._remaining is None else self._remaining - self._done
+
+    def _seconds_left(self) -> float:
+        """What the steps to come take by the plan in force."""
+        return self._left() * self.seconds.get(self.plan.name, 0.0) if self.plan else 0.0
 
     @property
     def is_settled(self) -> bool:
@@ -261,6 +261,8 @@ class Choice:
             self.plan = plan
         except StopIteration:
             self._exploring = None
+            if self.is_measured:
+                self.recalled.keep(self.seconds, self.compile_seconds, self._spent)
             assert self.plan is not None  # which is what was explored
             plan = self.plan
         self.steps = self._steps_in(plan, wanted)
@@ -275,23 +277,43 @@ class Choice:
     def _explore(self) -> Generator[tuple[Plan, float], float, None]:
         """Yields ``(plan, seconds to run it)``, and is sent the seconds of a step."""
         if self.plan is None:
+            if self._compares:
+                self.recalled.begin()
             self.plan = self._first()
             if self._compares or self.plan.loops:
                 yield from self._measured(self.plan)
+            self._take_up_record(self.plan)
         for plan in self._candidates:
             if not self._is_worth_a_try(plan):
                 continue
-            if self._try_to_prepare(plan) is None:
-                current = self.plan
+            current = self.plan
+            if plan.name in self.compile_seconds or self._try_to_prepare(plan) is None:
                 self.plan = yield from self._faster(current, plan)
+                self._tried_at |= {current.name: self._spent, plan.name: self._spent}
 
     def _is_worth_a_try(self, plan: Plan) -> bool:
-        known = plan.name in self.seconds or plan.name in self.dropped or plan is self.plan
-        return self._compares and not known and self._repays(plan)
+        if not self._compares or self.plan in (None, plan) or plan.name in self.dropped:
+            return False
+        if plan.name not in self._tried_at:
+            return self._repays(plan)
+        slower = max(1.0, self.seconds[plan.name] / self.seconds[self.plan.name])
+        price = max(_ROUNDS * _ROUND_SECONDS, (_LOOKS + 1) * self.seconds[plan.name])
+        is_due = self._spent > _AGAIN_AFTER * slower * self._tried_at[plan.name]
+        return is_due and price < _AGAIN_SHARE * self._seconds_left()
+
+    def _take_up_record(self, current: Plan) -> None:
+        """Believes what is recorded of other plans, if that of the one that runs is found again."""
+        if current.name in self.seconds:
+            found = self.recalled.of_others(current.name, self.seconds[current.name])
+            for plan in self._candidates:
+                if plan.name in found and plan.name not in self.seconds:
+                    self.seconds[plan.name] = found[plan.name]
+                    self._tried_at[plan.name] = self._spent = max(self._spent, self.recalled.spent)
 
     def _first(self) -> Plan:
         error: Exception = RuntimeError("every plan was dropped")
-        for plan in self._candidates:
+        recalled, left = self.recalled, self._remaining
+        for plan in sorted(self._candidates, key=lambda plan: recalled.expected(plan.name, left)):
             if plan.name not in self.dropped:
                 failure = self._try_to_prepare(plan)
                 if failure is None:
@@ -325,33 +347,39 @@ class Choice:
 
     def _faster(self, current: Plan, other: Plan) -> Generator[tuple[Plan, float], float, Plan]:
         """A trial of ``other`` against ``current``."""
-        yield other, 0
-        first = yield other, 0
-        self.seconds[other.name] = first
-        if first > 2 * self.seconds[current.name] and first > 0.01:
-            return current
-        times: dict[Plan, list[float]] = {current: [], other: []}
+        if other.name not in self.seconds:
+            yield other, 0
+        for look in range(_LOOKS):
+            found = yield other, 0
+            self.seconds[other.name] = min(found, self.seconds.get(other.name, found))
+            if found <= max(2 * self.seconds[current.name], 0.01):
+                break
+            if look == _LOOKS - 1:
+                return current
+            self.seconds[current.name] = yield current, _ROUND_SECONDS
+        best: dict[str, float] = {}
         for _ in range(_ROUNDS):
             for plan in (current, other):
-                times[plan].append((yield plan, _ROUND_SECONDS))
-                self.seconds[plan.name] = statistics.median(times[plan])
-        # In turns: where the machine's speed changes in between, it changes for both of a pair.
-        pairs = zip(times[other], times[current], strict=True)
-        return other if statistics.median(a / b for a, b in pairs) < _MIN_GAIN else current
+                found = yield plan, _ROUND_SECONDS
+                best[plan.name] = min(found, best.get(plan.name, found))
+                self.seconds[plan.name] = best[plan.name]
+        return other if best[other.name] < _MIN_GAIN * best[current.name] else current
 
     def _repays(self, plan: Plan) -> bool:
         """Whether the steps that remain are expected to save what compiling costs."""
         current = self.plan
         assert current is not None  # the one that runs, with which others are compared
-        left = self._left() * self.seconds.get(current.name, 0.0)
+        left = self._seconds_left()
         known = self.compile_seconds.get(current.name, 0.0)
         if plan is STEP and current.loops:
             # Only where dispatch is next to nothing may a loop be the slower one.
             slow = self.seconds[current.name] > _SLOW_STEP and not current.xla
             return slow and _STEP_GAIN * left > known
+        gain, price = _LOOP_GAIN, known
         if plan.xla:
-            return self._xla_gain * left > _XLA_SECONDS + _XLA_TIMES * known
-        return _LOOP_GAIN * left > known
+            gain, price = self._xla_gain, _XLA_SECONDS + _XLA_TIMES * known
+        price = self.recalled.price(plan.name, price)
+        return gain * left > price or gain / XLA_GAIN * self._earlier > price
 
 
 def _microseconds(seconds: float) -> str:

@@ -30,22 +30,22 @@ from kerastrain.data import Block
 from kerastrain.data import Chunk
 from kerastrain.data import Source
 from kerastrain.distribution import cluster_of
-from kerastrain.errors import UnsupportedByXla
-from kerastrain.execution import plan_choice
+from kerastrain.execution import plans
 from kerastrain.execution.agreement import Agreement
 from kerastrain.execution.candidates import candidates
 from kerastrain.execution.candidates import expected_gain_of_xla
+from kerastrain.execution.candidates import leave_out_xla
+from kerastrain.execution.candidates import recalled
 from kerastrain.execution.compiled_steps import Steps
 from kerastrain.execution.loops import Loop
 from kerastrain.execution.plan_choice import Choice
-from kerastrain.execution.plan_choice import Plan
+from kerastrain.execution.plans import Plan
 from kerastrain.execution.step_calls import Listening
 from kerastrain.execution.step_calls import StepCall
 from kerastrain.execution.step_calls import StepKind
 from kerastrain.options import Execution
 from kerastrain.state import HostCopies
 from kerastrain.step import rows as rows_lib
-from kerastrain.xla import support as xla_support
 
 # Steps of one call at most, where the results of each are kept.
 MOST_REPORTED = 64
@@ -105,7 +105,10 @@ class Runner:
             agree=self._agreed_on,
         )
         self._pinned = execution.plan if execution.plan != "auto" else None
-        self._leave_out_xla(execution)
+        self.choice.recalled = recalled(
+            model, steps, execution, lambda: (kind, max_steps_per_call, self._signature())
+        )
+        leave_out_xla(self.choice, model, steps, kind.name, execution)
 
     def _most_steps_of_a_call(self, execution: Execution) -> int | None:
         """None where only the time of a call limits them."""
@@ -116,22 +119,9 @@ class Runner:
             limits.append(1)
         return min(limits, default=None)
 
-    def _leave_out_xla(self, execution: Execution) -> None:
-        """Where it cannot be used, and says so where it was asked for."""
-        refusal = xla_support.refusal_of_model(self._model)
-        if refusal:
-            self.choice.drop(plan_choice.XLA_LOOP, UnsupportedByXla(refusal))
-        if self._kind != "train" or not (execution.jit_compile or execution.plan.startswith("xla")):
-            return
-        asked = "`jit_compile=True`" if execution.jit_compile else f"The plan {execution.plan!r}"
-        if refusal:
-            notices.warn(f"{asked} cannot be compiled: {refusal} The loop in the graph runs.")
-        elif not (execution.jit_compile or self._steps.can_use_xla("train")):
-            notices.warn(
-                f"{asked} cannot be used under this strategy: XLA compiles "
-                "kerastrain's own step on several replicas, and no step on one. "
-                "The loop in the graph runs."
-            )
+    def _signature(self) -> tuple:
+        assert self._block is not None  # its batches are about to run
+        return self._block.signature
 
     def begin(self, steps: int | None) -> None:
         """Sets how many steps are to come; None where that is not known."""
@@ -221,7 +211,7 @@ class Runner:
         for which XLA does not pay
         ============================================  =======================================
         """
-        if chunk.is_alone or not self._loop(plan_choice.LOOP).takes(chunk):
+        if chunk.is_alone or not self._loop(plans.LOOP).takes(chunk):
             return self._run_each(chunk)
         self._block = chunk.block
         if not chunk.is_full:
@@ -338,9 +328,9 @@ class Runner:
 
     def _run_beside(self, chunk: Chunk) -> list[Any] | None:
         """By the loop in the graph, which takes any number of rows; else batch by batch."""
-        loop = self._loop(plan_choice.LOOP)
-        makes_variables = self._own and self.choice.plan in (None, plan_choice.STEP)
-        if makes_variables or plan_choice.LOOP.name in self.choice.dropped:
+        loop = self._loop(plans.LOOP)
+        makes_variables = self._own and self.choice.plan in (None, plans.STEP)
+        if makes_variables or plans.LOOP.name in self.choice.dropped:
             return self._run_each(chunk)
         has_run, failure = False, None
         try:

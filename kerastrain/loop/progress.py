@@ -259,7 +259,7 @@ def in_words(choice: Choice) -> str:
     """How steps run, and by how much that is faster than what else was measured.
 
     Example:
-        >>> from kerastrain.execution.plan_choice import LOOP
+        >>> from kerastrain.execution.plans import LOOP
         >>> choice = Choice([LOOP], prepare=lambda plan: None)
         >>> choice.start()
         >>> in_words(choice)

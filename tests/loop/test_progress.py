@@ -12,6 +12,7 @@ from rich.console import Console
 from kerastrain import ArgumentError
 from kerastrain import Trainer
 from kerastrain.execution import plan_choice
+from kerastrain.execution import plans
 from kerastrain.loop import displays
 from kerastrain.loop import Progress
 from kerastrain.loop import progress as progress_lib
@@ -172,8 +173,8 @@ def test_another_verbose(verbose):
 
 def test_a_plan_in_words():
     """How much faster it is than the next, with both times."""
-    choice = plan_choice.Choice([plan_choice.LOOP, plan_choice.XLA_LOOP], prepare=lambda plan: None)
-    choice.plan = plan_choice.XLA_LOOP
+    choice = plan_choice.Choice([plans.LOOP, plans.XLA_LOOP], prepare=lambda plan: None)
+    choice.plan = plans.XLA_LOOP
     choice.seconds = {"xla_loop": 81e-6, "loop": 157e-6}
     assert progress_lib.in_words(choice) == (
         "1.9x faster as one XLA program: 81 us a step, 157 us as many steps in one call"
