@@ -99,6 +99,7 @@ from kerastrain._keras.models import is_users_method
 from kerastrain._keras.models import loss_tracker
 from kerastrain._keras.models import losses_by_replica
 from kerastrain._keras.models import optimizers_of
+from kerastrain._keras.models import output_activation
 from kerastrain._keras.models import overrides
 from kerastrain._keras.models import prepare_saving
 from kerastrain._keras.models import random_states
@@ -273,6 +274,7 @@ __all__ = [
     "operation_seeds",
     "optimizers_in",
     "optimizers_of",
+    "output_activation",
     "output_loss_trackers",
     "output_losses",
     "output_spec",

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,6 +180,18 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
 def all_layers(model: keras.Model) -> list:
     """The model itself and every layer below it."""
     return list(model._flatten_layers())
+
+
+def output_activation(model: keras.Model) -> Callable | None:
+    """The activation by which a layer of Keras's makes the only output; None where that is not seen."""
+    outputs = tree.flatten(getattr(model, "outputs", None) or ())
+    if len(outputs) != 1 or not isinstance(model, keras_functional.Functional | keras.Sequential):
+        return None
+    if overrides(model, "call"):
+        return None
+    operation = outputs[0]._keras_history.operation
+    is_known = isinstance(operation, keras.layers.Dense | keras.layers.Activation)
+    return operation.activation if is_known and is_of_keras(type(operation)) else None
 
 
 def all_operations(layer: Any) -> list:

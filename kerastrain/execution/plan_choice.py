@@ -45,8 +45,8 @@ _EMA_WEIGHT = 0.1
 # A plan is taken if its time is below this share of the other's: noise accounts for less.
 _MIN_GAIN = 0.97
 # XLA takes about this number of seconds, and this multiple of the graph's, to compile: on two
-# cores, 0.6 s for a small perceptron (0.2 s) and 2.8 s for a small transformer (1.0 s).
-_XLA_SECONDS, _XLA_TIMES = 0.7, 3.0
+# cores, 0.33 s for a small perceptron (0.11 s) and 2.8 s for a small transformer (1.0 s).
+_XLA_SECONDS, _XLA_TIMES = 0.05, 3.0
 # The share of the time that XLA is expected to save, before it is tried.
 XLA_GAIN = 0.3
 # The same for a loop in place of a step at a time.
@@ -106,13 +106,16 @@ class Choice:
         self.dropped: dict[str, str] = {}
         self._remaining: int | None = None
         self._done = 0  # steps of this training
-        self._spent = self._earlier = 0.0  # seconds of all trainings, and of those before this one
+        self._spent = self._earlier = (
+            0.0  # seconds of all steps, and of the trainings before this one
+        )
         self._tried_at: dict[str, float] = {}  # what was spent at the end of the last trial of each
         self._exploring: Generator[tuple[Plan, float], float, None] | None = None
 
     def begin(self, remaining: int | None) -> None:
         """Sets how many steps are to come; None where that is not known."""
-        self._remaining, self._done, self._earlier = remaining, 0, self._spent
+        self._remaining, self._done = remaining, 0
+        self._earlier = self._spent + sum(self.compile_seconds.values())
 
     def start(self) -> None:
         """Decides what runs first, unless something runs already.

@@ -26,6 +26,9 @@ from kerastrain.preparation import dry_steps
 from kerastrain.preparation import graphs
 from kerastrain.preparation import user_code
 
+# What makes logits, and probabilities.
+_OF_LOGITS = (keras.activations.linear,)
+_OF_PROBABILITIES = (keras.activations.softmax, keras.activations.sigmoid)
 # Rows that the outputs are looked at on.
 _ROWS = 8
 # How far weights are moved, in terms of what keeps the size of a layer's outputs.
@@ -80,10 +83,18 @@ def takes_logits(loss: Any) -> bool | None:
 
 
 def may_be_misread(model: keras.Model) -> bool:
-    """Whether the model's step computes a loss that has ``from_logits``, or is the user's own."""
+    """Whether the model's step computes a loss that has ``from_logits``, or is the user's own.
+
+    Not where one look tells that it goes together with the activation that makes the outputs.
+    """
     if _keras.overrides(model, "train_step"):
         return False
     losses = _keras.compiled_losses(model)
+    if losses is not None and len(losses) == 1 and not _keras.overrides(model, "compute_loss"):
+        from_logits, activation = takes_logits(losses[0]), _keras.output_activation(model)
+        if from_logits is not None and activation is not None:
+            goes_together = _OF_LOGITS if from_logits else _OF_PROBABILITIES
+            return activation not in goes_together
     return (
         losses is None
         or _keras.overrides(model, "compute_loss")
