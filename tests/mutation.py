@@ -442,14 +442,38 @@ FAULTS = (
     Fault(
         "a slower plan is taken",
         "execution/plan_choice.py",
-        "< _MIN_GAIN else current",
-        "> _MIN_GAIN else current",
+        "return other if best[other.name] < _MIN_GAIN",
+        "return other if best[other.name] > _MIN_GAIN",
     ),
     Fault(
         "a plan that costs more than it saves",
         "execution/plan_choice.py",
-        "return self._xla_gain * left > _XLA_SECONDS + _XLA_TIMES * known",
+        "return gain * left > price or gain / XLA_GAIN * self._earlier > price",
         "return True",
+    ),
+    Fault(
+        "earlier trainings are no evidence",
+        "execution/plan_choice.py",
+        "or gain / XLA_GAIN * self._earlier > price",
+        "",
+    ),
+    Fault(
+        "a record that is true no more is believed",
+        "execution/plan_records.py",
+        "if not 1 / _AS_BEFORE < changed < _AS_BEFORE:",
+        "if False:",
+    ),
+    Fault(
+        "a metric that has counted elsewhere goes on",
+        "distribution/merging.py",
+        "for metric in _keras.waiting_metrics(model):",
+        "for metric in []:",
+    ),
+    Fault(
+        "nothing is looked for before an evaluation",
+        "preparation/lint.py",
+        "        if replicas > 1:\n            found += rows_compared",
+        "        if False:\n            found += rows_compared",
     ),
     Fault(
         "logs of the first step for all",
@@ -678,7 +702,7 @@ FAULTS = (
     Fault(
         "a mistake that is not looked for",
         "preparation/prepare.py",
-        "lint.check(model, source.peek(), self._compiled.options)",
+        "self.lint.once(kind, part.peek())",
         "pass",
     ),
     Fault(

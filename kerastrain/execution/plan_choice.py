@@ -235,6 +235,7 @@ class Choice:
         """The plan and its timings on one line.
 
         Example:
+            >>> from kerastrain.execution.plans import LOOP
             >>> choice = Choice([LOOP], prepare=lambda plan: None)
             >>> choice.start()
             >>> str(choice)

@@ -72,9 +72,9 @@ def test_a_slower_machine(records):
 def test_a_price_that_is_known(records):
     """What XLA has taken to compile decides whether it is worth a trial, not what it takes elsewhere."""
     seconds = {"loop": 1e-3, "xla_loop": 6e-4}
-    assert "xla_loop" not in machine(None, seconds).run(3000).prepared
+    assert "xla_loop" not in machine(None, seconds).run(1500).prepared
     records.keep(PlanRecord({"loop": 1e-3}, {"xla_loop": 0.1}, 1.0))
-    assert "xla_loop" in machine(records, seconds).run(3000).prepared
+    assert "xla_loop" in machine(records, seconds).run(1500).prepared
 
 
 def test_a_plan_that_compiles_no_more(records):
