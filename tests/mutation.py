@@ -472,8 +472,8 @@ FAULTS = (
     Fault(
         "nothing is looked for before an evaluation",
         "preparation/lint.py",
-        "        if replicas > 1:\n            found += rows_compared",
-        "        if False:\n            found += rows_compared",
+        "if replicas > 1:\n            found += rows_compared",
+        "if False:\n            found += rows_compared",
     ),
     Fault(
         "logs of the first step for all",
