@@ -7,6 +7,7 @@ import tensorflow as tf
 from kerastrain import TrainableModel
 from kerastrain import Trainer
 from tests.support import datasets
+from tests.support import tiers
 
 X, Y, _ = datasets.regression(rows=24)
 Y = Y[:, :1]
@@ -47,7 +48,7 @@ def error_by_hand(model):
     return float(abs(model(X).numpy() - Y).mean())
 
 
-@pytest.mark.parametrize("strategy", [None, "mirrored"])
+@pytest.mark.parametrize("strategy", [None, tiers.slow("mirrored")])
 @pytest.mark.parametrize("own_step", [False, True])
 def test_evaluations_begin_fresh(own_step, strategy):
     """The metric is in the hands of the first `Trainer`, and then of another one."""

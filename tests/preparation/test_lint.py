@@ -1060,7 +1060,7 @@ def each_error(y_true, y_pred):  # line: outer
     return ops.abs(y_true - y_pred)
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
+@pytest.mark.parametrize("method", ["fit", tiers.slow("evaluate")])
 @pytest.mark.parametrize(
     "metric", [lambda: each_error, lambda: Bind(each_error), lambda: Sums("each_error")]
 )
@@ -1411,7 +1411,9 @@ def said(run):
 
 @pytest.mark.parametrize("method", ["fit", tiers.slow("evaluate")])
 @pytest.mark.parametrize("options", [{"strategy": "mirrored:2"}, {"micro_batches": 2}])
-@pytest.mark.parametrize("name", TRACKED)
+@pytest.mark.parametrize(
+    "name", tiers.cases(TRACKED, ["layer, mean of means", "loss, mean of rows"])
+)
 def test_metrics_that_layers_and_losses_update(name, options, method):
     """Where each part of a batch updates them; of micro-batches there is none in an evaluation."""
     make, wrong = TRACKED[name]
@@ -1436,8 +1438,8 @@ class Centred(keras.layers.Layer):
         return x - ops.mean(x, 0, keepdims=True) if training in self.modes else x
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-@pytest.mark.parametrize("modes", [(True,), (False,), (True, False)])
+@pytest.mark.parametrize("method", ["fit", "evaluate", tiers.slow("predict")])
+@pytest.mark.parametrize("modes", [tiers.slow((True,)), (False,), tiers.slow((True, False))])
 def test_rows_that_are_compared_in_either_mode(modes, method):
     """On replicas only, once, and as an error where that is asked for."""
     data = [X.numpy()] if method == "predict" else [X.numpy(), Y.numpy()]
@@ -1457,11 +1459,13 @@ def test_rows_that_are_compared_in_either_mode(modes, method):
         run("mirrored:2", lint="error")
 
 
-def test_a_validation_is_looked_at():
+@pytest.mark.parametrize(
+    ("modes", "count"), [((False,), 1), tiers.slow((True, False), 1), tiers.slow((), 0)]
+)
+def test_a_validation_is_looked_at(modes, count):
     """What is in inference mode alone; and nothing twice."""
-    for modes, count in (((False,), 1), ((True, False), 1), ((), 0)):
-        model = keras.Sequential([keras.Input((8,)), Centred(modes), keras.layers.Dense(3)])
-        trainer = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2")
-        data = X.numpy(), Y.numpy()
-        fit = functools.partial(trainer.fit, *data, validation_data=data, verbose=0)
-        assert count == len(said(fit))
+    model = keras.Sequential([keras.Input((8,)), Centred(modes), keras.layers.Dense(3)])
+    trainer = Trainer(model, optimizer="sgd", loss="mse", strategy="mirrored:2")
+    data = X.numpy(), Y.numpy()
+    fit = functools.partial(trainer.fit, *data, validation_data=data, verbose=0)
+    assert count == len(said(fit))

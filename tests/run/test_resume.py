@@ -72,7 +72,7 @@ def test_global_random_numbers(tmp_path, saves_end):
     assert whole[2:] == run(tmp_path / "stopped")
 
 
-@pytest.mark.parametrize("before, after", [("mirrored:2", None), (None, "mirrored:2")])
+@pytest.mark.parametrize("before, after", [("mirrored:2", None), tiers.slow(None, "mirrored:2")])
 def test_another_number_of_replicas(before, after, tmp_path, saves_end):
     """The same numbers, those of the epoch that was interrupted too."""
 
