@@ -16,6 +16,7 @@ from benchmarks.beside_work import Weights
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("KERASTRAIN_CACHE", "")
 
 
 def perceptron(tokens: bool = False) -> Any:

@@ -129,7 +129,8 @@ class Child:
             stderr=self._errors,
             text=True,
             cwd=pathlib.Path(__file__).parent.parent,
-            env=os.environ | {"KERAS_BACKEND": packages[0]},
+            # Each process is the first that trains its model: none begins with what another measured.
+            env=os.environ | {"KERAS_BACKEND": packages[0], "KERASTRAIN_CACHE": ""},
         )
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()

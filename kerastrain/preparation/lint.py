@@ -223,8 +223,8 @@ def _unlike_shapes(model: keras.Model, batch: Any) -> str:
     functions = [_keras.metric_function(metric) for metric in metrics]
     if batch is None or not any(map(user_code.is_users, [*functions, *map(type, metrics)])):
         return ""
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     try:
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         with dry_steps.nothing_built(model):
             y_pred = _keras.output_spec(
                 lambda x: _keras.forward(model, x, training=False), _keras.as_symbolic(x)
