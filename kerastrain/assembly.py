@@ -171,6 +171,8 @@ class Assembly:
         if self.cluster.has_others and options.get("shuffle") and options.get("seed") is None:
             options["seed"] = int(self.cluster.chiefs(np.int64(random.randrange(2**31))))
         options["share"] = self._share()
+        if options.get("begins_anew") and not self.cluster.has_others:
+            data, options = schedule.held(data, options)
         source = Source(*data, **schedule.limited_batches(data, options))
         if source.has_share:
             source.num_batches = self._agreed_count(source)

@@ -138,6 +138,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
         Raises:
             ArgumentError: a value that cannot work, or clipping that is set
                 here and on the optimizer.
+            MetricError: one metric object in two places.
         """
         options = StepOptions(
             micro_batches=micro_batches,
@@ -161,6 +162,7 @@ class TrainableModel(_keras.BuildsFromShapes, keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        merging.check_apart(self)
         _keras.bind_metrics(self)
         self.__dict__["_step_options"] = options
 

@@ -288,6 +288,7 @@ class Trainer(Searches, NotAModel):
             seed=self._seed,
             first_pass=0 if steps_per_epoch else initial_epoch,
         )
+        checks.check_validation_options(options, validation_data)
         validation = self._parts.validation(
             *(validation_data, validation_freq, options.steps_between_validations),
             batch_size=validation_batch_size or batch_size,

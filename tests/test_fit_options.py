@@ -4,11 +4,11 @@ import datetime
 import time
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from kerastrain import ArgumentError
-from kerastrain import DataError
 from kerastrain import FitOptions
 from kerastrain import RunDir
 from kerastrain import Trainer
@@ -116,9 +116,43 @@ def test_a_share_of_nobody_knows_how_many():
         fit(FitOptions(limit_train_batches=0.5), batches(), None)
 
 
-def test_a_generator_cannot_begin_anew():
-    with pytest.raises(DataError, match="a generator, which cannot begin anew"):
-        fit(FitOptions(overfit_batches=2), batches(), None)
+class Shuffles(keras.utils.PyDataset):
+    """Another order in each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.order, self.random = np.arange(40), np.random.default_rng(0)
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        rows = self.order[4 * index : 4 * index + 4]
+        return X[rows], Y[rows]
+
+    def on_epoch_end(self):
+        self.random.shuffle(self.order)
+
+
+SHUFFLED = {
+    "pipeline": lambda: tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(40, seed=1).batch(4),
+    "PyDataset": Shuffles,
+    "generator": batches,
+}
+
+
+@pytest.mark.parametrize("name", SHUFFLED)
+def test_the_same_batches_of_what_shuffles(name, tmp_path):
+    """At a rate of 0 each epoch has the same loss; a run goes on with the same batches."""
+    model = models.mlp()
+
+    def losses(epochs):
+        trainer = Trainer(model, optimizer=keras.optimizers.SGD(0.0), loss="mse", seed=0)
+        options = {"options": FitOptions(overfit_batches=2), "verbose": 0}
+        run = {"epochs": epochs, "run_dir": tmp_path}
+        return trainer.fit(SHUFFLED[name](), **options, **run).history["loss"]
+
+    assert [losses(3)[0]] * 4 == losses(4)
 
 
 def test_a_generator_is_limited():
@@ -209,3 +243,14 @@ def test_an_own_fit():
         X, Y, batch_size=4, options=FitOptions(limit_train_batches=3), verbose=0, callbacks=[events]
     )
     assert (1, [3]) == (model.calls, events.steps)
+
+
+@pytest.mark.parametrize(
+    "options", [{"validation_every": 2}, {"limit_validation_batches": 2}], ids=str
+)
+def test_options_of_a_validation_that_there_is_not(options):
+    (name,) = options
+    with pytest.raises(ArgumentError, match=f"`{name}` needs `validation_data`"):
+        Trainer(models.mlp(), optimizer="sgd", loss="mse").fit(
+            X, Y, verbose=0, options=FitOptions(**options)
+        )

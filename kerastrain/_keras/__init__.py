@@ -69,6 +69,7 @@ from kerastrain._keras.metrics import flatten_results
 from kerastrain._keras.metrics import has_plain_metrics
 from kerastrain._keras.metrics import leaf_metrics
 from kerastrain._keras.metrics import metric_function
+from kerastrain._keras.metrics import metric_in_two_places
 from kerastrain._keras.metrics import metric_names_by_output
 from kerastrain._keras.metrics import metrics_or_logs
 from kerastrain._keras.metrics import own_metrics
@@ -263,6 +264,7 @@ __all__ = [
     "make_all_types",
     "metric_by_shape",
     "metric_function",
+    "metric_in_two_places",
     "metric_names_by_output",
     "metrics_beside",
     "metrics_bound",

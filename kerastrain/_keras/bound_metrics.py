@@ -49,7 +49,6 @@ class CompiledMetrics(compile_utils.CompileMetrics):
         self.__dict__["bound"] = [
             _Bound(metric, one is given[1]) for one in given for metric in _split(one)[1]
         ]
-        _check_apart(self.bound)
         _check_names([one.metric.name for one in self.bound])
         if not any(self._plain):  # there is nothing to be built
             self._flat_metrics, self._flat_weighted_metrics, self.built = [], [], True
@@ -137,21 +136,6 @@ def _split(metrics: Any) -> tuple[Any, list[Any]]:
 def _or_none(metrics: Any) -> Any:
     """None in place of what holds no metric."""
     return metrics if any(one is not None for one in keras.tree.flatten(metrics)) else None
-
-
-def _check_apart(bound: list[_Bound]) -> None:
-    """Refuses one metric object in two bound ones, which would have one state.
-
-    Raises:
-        MetricError: as said.
-    """
-    inner = [one.metric.metric for one in bound if one.metric.metric is not None]
-    for index, metric in enumerate(inner):
-        if any(metric is other for other in inner[:index]):
-            raise MetricError(
-                f"The metric object {metric.name!r} is in two Binds, which would share its state. Make "
-                "one for each."
-            )
 
 
 def _check_names(names: list[str]) -> None:

@@ -107,6 +107,20 @@ def waiting_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
     return [one for one in given if isinstance(one, keras.metrics.Metric)]
 
 
+def metric_in_two_places(model: keras.Model) -> keras.metrics.Metric | None:
+    """A metric object that ``compile`` was given twice, by itself or in a bound one; None for none."""
+    compiled = model._compile_metrics
+    given = [] if compiled is None else [compiled._user_metrics, compiled._user_weighted_metrics]
+    seen = set[int]()
+    for one in keras.tree.flatten(given):
+        metric = one.metric if hasattr(one, "update_bound") else one
+        if isinstance(metric, keras.metrics.Metric):
+            if id(metric) in seen:
+                return metric
+            seen.add(id(metric))
+    return None
+
+
 def own_variables(metric: keras.metrics.Metric) -> list[keras.Variable]:
     """The state of the metric itself, without that of metrics inside it."""
     return list(metric._variables)

@@ -245,7 +245,7 @@ class Source:
             notices.warn(
                 f"`{self.name}` ran out of data after {count} batches of this epoch"
                 + (f" (wanted: {self.steps})" if self.steps else "")
-                + ". Use `.repeat()`, fewer steps_per_epoch or epochs, or pass an "
+                + ". Use `.repeat()`, fewer steps_per_epoch (limit_train_batches) or epochs, or pass an "
                 "object that can be iterated again instead of a generator."
             )
 

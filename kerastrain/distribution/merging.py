@@ -211,6 +211,20 @@ def rules_of(model: keras.Model) -> dict[int, str]:
     return {id(variable): rule_of(metric, variable) for metric, variable in _states(model)}
 
 
+def check_apart(model: keras.Model) -> None:
+    """Refuses one metric object in two places of ``compile``, which would count for both in one state.
+
+    Raises:
+        MetricError: as said.
+    """
+    metric = _keras.metric_in_two_places(model)
+    if metric is not None:
+        raise MetricError(
+            f"The metric object {metric.name!r} is in two places of `metrics` and `weighted_metrics`, which "
+            "would share its state. Make one for each."
+        )
+
+
 def check_model(model: keras.Model) -> None:
     """`check` for every metric of the model."""
     for metric in _keras.all_metrics(model):

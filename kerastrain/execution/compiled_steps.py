@@ -34,6 +34,7 @@ from kerastrain.options import StepOptions
 from kerastrain.state import ModelState
 from kerastrain.step import rows as rows_lib
 from kerastrain.step import steps as step
+from kerastrain.step import updates
 from kerastrain.xla import support as xla_support
 
 
@@ -265,21 +266,30 @@ def _mean(strategy: tf.distribute.Strategy, per_replica: Any) -> tf.Tensor:
     return tf.reduce_mean(tf.stack(values), axis=0)
 
 
-def trainable_state(model: keras.Model) -> tuple[tuple[bool, ...], tuple[int, ...], "_Constants"]:
-    """What a traced step depends on: which weights are trainable, and the constants of layers."""
+def trainable_state(
+    model: keras.Model, with_updates: bool = False
+) -> tuple[tuple[bool, ...], tuple[int, ...], "_Constants"]:
+    """What a traced step depends on: which weights are trainable, and the constants of layers.
+
+    Args:
+        model: whose step it is.
+        with_updates: whether the optimizers of its `updates` count.
+    """
     layers = _keras.all_layers(model)
     flags = tuple(layer.trainable for layer in layers)
-    return flags, tuple(id(w) for w in model.trainable_weights), _Constants(layers)
+    optimizers = [update.optimizer for update in updates.updates_of(model)] if with_updates else []
+    return flags, tuple(id(w) for w in model.trainable_weights), _Constants(layers, optimizers)
 
 
 class _Constants:
-    """Tensors and tables that layers hold, and make anew when they are adapted; to compare."""
+    """Tensors and tables that layers hold, and make anew when they are adapted, and more; to compare."""
 
-    def __init__(self, layers: list[keras.Layer]) -> None:
+    def __init__(self, layers: list[keras.Layer], others: list[Any]) -> None:
         values = (value for layer in layers for value in vars(layer).values())
         self._held = [
             v for v in values if isinstance(v, tf.Tensor) or hasattr(v, "resource_handle")
         ]
+        self._held += others
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Constants) or len(self._held) != len(other._held):

@@ -1,5 +1,6 @@
 """What is to come: steps that are left, epochs after which to validate, and Keras's limits of both."""
 
+import itertools
 import math
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -76,8 +77,8 @@ def limited_batches(data: tuple[Any, ...], options: dict[str, Any]) -> dict[str,
     steps, name = options.get("steps"), options.get("name", "x")
     if options.get("begins_anew") and isinstance(data[0], Iterator):
         raise DataError(
-            f"`{name}` is a generator, which cannot begin anew with each epoch, as overfit_batches does. "
-            "Pass arrays, a keras.utils.PyDataset or a tf.data.Dataset."
+            f"`{name}` is a generator, which cannot begin anew with each epoch, as overfit_batches does "
+            "where several workers train. Pass arrays, a keras.utils.PyDataset or a tf.data.Dataset."
         )
     if not isinstance(data[0], Iterator):  # of which all are limited, as looking would draw
         whole = Source(*data, **options)
@@ -97,6 +98,41 @@ def limited_batches(data: tuple[Any, ...], options: dict[str, Any]) -> dict[str,
         notices.warn(f"An epoch of `{name}` has {of_keras} batches, by KERAS_MAX_STEPS_PER_EPOCH.")
     least = min(number for number in (steps, most, of_keras) if number)
     return options if least == steps else options | {"steps": least}
+
+
+class _Held(keras.utils.PyDataset):
+    """Batches that have been drawn, again in each pass."""
+
+    def __init__(self, batches: list[Any]):
+        super().__init__()
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[index]
+
+
+def held(data: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The data and options of a `Source` that has the first batches only, the same in each epoch.
+
+    Those of arrays are so as they are. Of any other source they are drawn once, as another pass may have
+    others.
+
+    Args:
+        data, options: as of `limited_batches`, with ``begins_anew``.
+    """
+    drawn = {key: value for key, value in options.items() if key not in ("most", "begins_anew")}
+    source = Source(*data, **drawn)
+    try:
+        if source.arrays is not None or source.has_share:
+            return data, options
+        batches = list(itertools.islice(source.epoch(), options["most"]))
+    finally:
+        source.close()
+    kept = {key: value for key, value in options.items() if key in ("name", "seed", "share")}
+    return (_Held(batches), None, None), kept
 
 
 def left_of(sources: Source | Iterable[Source], epochs: int, done: int = 0) -> int | None:

@@ -65,8 +65,9 @@ class Bind(keras.metrics.Metric):
         found, given = None, metric
         if not (isinstance(metric, str) and metric.lower() in _BY_SHAPE):
             found = _found(metric)
-            given = metric if isinstance(metric, str) else found
-        super().__init__(name=name or (given if isinstance(given, str) else given.name))
+            given = metric if isinstance(metric, str) or _is_function(metric) else found
+        default = given if isinstance(given, str) else getattr(found, "name", None)
+        super().__init__(name=name or default)
         self._given: Any = given
         self.metric = found
         self.paths = {argument: _keys(path) for argument, path in paths.items()}
@@ -208,7 +209,17 @@ def _found(metric: Any) -> keras.metrics.Metric:
     return found
 
 
+def _is_function(metric: Any) -> bool:
+    """Whether it is a function, which is saved as such: Keras cannot load a wrapper of its name."""
+    return inspect.isfunction(metric)
+
+
 def _keys(path: Path) -> tuple[str | int, ...]:
+    if not isinstance(path, Sequence):
+        raise MetricError(
+            f'A path must be keys with dots between them, such as "heads.mask". Received: {path!r}. '
+            "Leave out an argument for its default."
+        )
     keys = tuple(path.split(".") if isinstance(path, str) else path)
     if not keys or not all(isinstance(key, int) or key for key in keys):
         raise MetricError(

@@ -150,6 +150,21 @@ def as_fit_options(options: Any) -> FitOptions:
     return options or FitOptions()
 
 
+def check_validation_options(options: FitOptions, validation_data: Any) -> None:
+    """Refuses options of a validation where there is none.
+
+    Raises:
+        ArgumentError: names the option.
+    """
+    given = {"validation_every": options.validation_every != "epoch"}
+    given["limit_validation_batches"] = options.limit_validation_batches is not None
+    for name in (name for name, is_given in given.items() if is_given and validation_data is None):
+        raise ArgumentError(
+            f"`{name}` needs `validation_data`, or `validation_split`. Received: "
+            f"{name}={getattr(options, name)!r}, validation_data=None."
+        )
+
+
 def as_seed(seed: Any) -> int | None:
     """A seed as an ``int``; None stays None.
 

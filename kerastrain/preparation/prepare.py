@@ -94,7 +94,8 @@ class Preparation:
             KerastrainError: what does not fit together.
         """
         model, eager = self._model, self._compiled.execution.run_eagerly
-        state, was_built = trainable_state(model), model.built
+        state, was_built = trainable_state(model, True), model.built
+        merging.check_apart(model)
         updates.make_trackers(model, self._compiled.options.log_norms)
         if self.steps is None or not (self._fits or self._steps_for in (None, state)):
             self._observer = StepObserver(model)
@@ -143,7 +144,7 @@ class Preparation:
             target_checks.check_names(model)
         merging.check_model(model)
         if not self._fits:
-            self._steps_for = trainable_state(model) if model.built else None
+            self._steps_for = trainable_state(model, True) if model.built else None
         return self.steps
 
     # What trains, in one fit --------------------------------------------------------
@@ -164,7 +165,7 @@ class Preparation:
             return
         own, steps = _keras.overrides(model, "train_step"), self.steps
         assert steps is not None  # `ready` has made them
-        state = trainable_state(model) if model.built else None
+        state = trainable_state(model, True) if model.built else None
         if self._steps_for != state:
             steps.trace_anew()
             self._steps_for = state

@@ -37,6 +37,7 @@ from kerastrain.run.descriptions import described_layer
 from kerastrain.run.descriptions import KEPT
 from kerastrain.state import python_state
 from kerastrain.state import Walk
+from kerastrain.step import updates as updates_lib
 
 # What may be other numbers: they are state, and are restored. A schedule is none.
 _MAY_DIFFER = ("learning_rate", "seed")
@@ -51,6 +52,7 @@ _CHANGED: "weakref.WeakKeyDictionary[keras.Model, set[str]]" = weakref.WeakKeyDi
 _OF_WEIGHTS = "@weights"
 # The key of what is in globals, and how many items of one are compared.
 _GLOBALS, _FEW = "@globals", 64
+_UPDATES = "@updates"
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()
 
 
@@ -114,6 +116,7 @@ def describer_of(model: keras.Model) -> Callable[[], dict[str, Any]]:
     """Gives the part of an identity that is the model's, as it is compiled now, whenever called."""
     loss, metrics, optimizer = model.loss, _keras.leaf_metrics(model), model.optimizer
     loss_weights = _keras.compile_arguments(model)["loss_weights"]
+    updates = updates_lib.updates_of(model)
 
     def describe() -> dict[str, Any]:
         layers = _keras.all_layers(model)
@@ -132,10 +135,23 @@ def describer_of(model: keras.Model) -> Callable[[], dict[str, Any]]:
             "loss_weights": described(loss_weights),
             "metrics": [described(metric) for metric in metrics],
             "optimizer": described(optimizer, weights=weights),
+            _UPDATES: [_update(update, model) for update in updates],
             _GLOBALS: _globals(model),
         }
 
     return describe
+
+
+def _update(update: updates_lib.Update, model: keras.Model) -> dict[str, Any]:
+    numbers = {id(weight): number for number, weight in enumerate(model.weights)}
+    keys = _keras.variable_keys(update.optimizer, model.weights)
+    weights = {key: f"weight {number}" for key, number in keys.items()}
+    return {
+        "name": update.name,
+        "loss": described(getattr(update.loss, "__func__", update.loss)),
+        "weights": [numbers.get(id(weight)) for weight in update.weights()],
+        "optimizer": described(update.optimizer, weights=weights),
+    }
 
 
 def _globals(model: keras.Model) -> dict[str, Any]:
@@ -165,6 +181,13 @@ def _flags(variable: keras.Variable) -> dict[str, Any]:
     rules = {name: getattr(variable, name, None) for name in ("regularizer", "constraint")}
     text = {name: described(rule) for name, rule in rules.items() if rule is not None}
     return {"trainable": bool(variable.trainable), **text}
+
+
+def learning_rates_of(identity: dict[str, Any]) -> list[Any]:
+    """Those of all optimizers in an identity."""
+    optimizers = [identity["optimizer"]]
+    optimizers += [update["optimizer"] for update in identity.get(_UPDATES, [])]
+    return [rate for optimizer in optimizers for rate in learning_rates(optimizer)]
 
 
 def learning_rates(optimizer: Any) -> list[Any]:

@@ -175,10 +175,11 @@ class Run:
             # The number of replicas may be another, where it was saved.
             begun = info["identity"] | ({"replicas": self._replicas} if replicas else {})
             check_identity(begun, self._identity, str(self.directory), state.model)
+            now = dict(self._identity)
             self._identity |= info["identity"]  # of when the run was begun
             with preparation.begun_as(info.get("trainable")):
                 self._state.load(info["state"], self._found.tensors, replicas)
-            self._state.warn_of_learning_rate(info["identity"]["optimizer"])
+            self._state.warn_of_learning_rate(info["identity"], now)
 
     def _newest(self) -> Checkpoint | None:
         with listed(self.directory):

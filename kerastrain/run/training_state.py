@@ -37,8 +37,7 @@ from kerastrain.execution import Runner
 from kerastrain.guard import GuardedSteps
 from kerastrain.run import state_trees
 from kerastrain.run.callback_states import CallbackStates
-from kerastrain.run.descriptions import described
-from kerastrain.run.identity import learning_rates
+from kerastrain.run.identity import learning_rates_of
 from kerastrain.run.position import Position
 from kerastrain.run.state_checks import _listed
 from kerastrain.run.state_checks import _path
@@ -234,17 +233,17 @@ class TrainingState:
         self._found = values, self._parts(saved, tensors), tensors
         self._callbacks.prepare(values["callbacks"])
 
-    def warn_of_learning_rate(self, begun: Any) -> None:
+    def warn_of_learning_rate(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
         """Warns where another learning rate is passed than before, which is not the one in force.
 
         Args:
-            begun: the optimizer in the identity of the run.
+            begun, now: the identity of the run, and of this training.
         """
-        passed, parts = learning_rates(described(self.model.optimizer)), self._found[1]
-        if learning_rates(begun) in ([], passed):
+        parts = self._found[1]
+        if learning_rates_of(begun) in ([], learning_rates_of(now)):
             return
         for name, variable in self._variables().items():
-            if variable.name != "learning_rate" or not name.startswith("optimizer/"):
+            if variable.name != "learning_rate" or name not in parts:
                 continue
             saved = float(parts[name][0])
             if saved != float(variable.numpy()):

@@ -37,12 +37,12 @@ class Update:
     """One of the updates of a step, for `TrainableModel.updates`.
 
     Attributes:
-        name: the loss is logged as ``"<name>_loss"``; ``"loss"`` is the sum of all updates' losses, and of
-            the weight regularisers.
+        name: the loss is logged as ``"<name>_loss"``, without weight regularisers; ``"loss"`` is the sum of
+            all updates' losses, and of the regularisers of each weight once.
         loss: a function of ``(x, y, sample_weight, training)``, of the rows of a batch or of a part of
             one, to the mean of the loss over these rows: a scalar, or values of each row, whose mean is
-            taken. What it draws at random should have as many rows as ``x``. Weight regularisers are
-            added.
+            taken; not ``sum(w * values) / sum(w)``, which is no mean over rows. What it draws at random
+            should have as many rows as ``x``. Weight regularisers are added.
         variables: the weights to train: a layer or model, whose trainable weights they are, or a list of
             layers, models and variables.
         optimizer: that updates them, with these and no others: `self.optimizer`, the compiled one, or an
@@ -171,7 +171,14 @@ def build(model: keras.Model, batch: Any) -> bool:
     if not updates:
         return False
     _check_compiled(model, updates)
-    for one, again in zip(updates, updates_of(model), strict=True):
+    others = updates_of(model)
+    if [one.name for one in updates] != [one.name for one in others]:
+        raise ModelError(
+            f"`updates` of {type(model).__name__} returns {[one.name for one in updates]} in one call and "
+            f"{[one.name for one in others]} in the next. All updates are run in each step: return the "
+            "same ones whenever it is called."
+        )
+    for one, again in zip(updates, others, strict=True):
         if one.optimizer is not again.optimizer:
             raise ModelError(
                 f"`updates` of {type(model).__name__} makes the optimizer of {one.name!r} anew whenever it "

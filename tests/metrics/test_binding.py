@@ -288,8 +288,50 @@ def test_one_metric_in_two():
     """They would share its state."""
     metric = keras.metrics.MeanAbsoluteError()
     both = [Bind(metric, y_true="y", name="one"), Bind(metric, y_true="x", name="two")]
-    with pytest.raises(MetricError, match="is in two Binds"):
-        Trainer(Heads(), optimizer="sgd", metrics=both)
+    with pytest.raises(MetricError, match="is in two places"):
+        Trainer(Heads(), optimizer="sgd", metrics=both).fit(X, Y, verbose=0)
+
+
+TWICE = {
+    "bound": lambda q: {"metrics": [q, Bind(q, y_true="x", name="copy")]},
+    "weighted": lambda q: {"metrics": [q], "weighted_metrics": [q]},
+    "outputs": lambda q: {"metrics": {"a": [q], "b": [q]}},
+}
+
+
+@pytest.mark.parametrize("places", TWICE)
+def test_one_metric_in_two_places(places):
+    """Before a weight changes, however it is compiled; Keras gives both places the mixture."""
+    inputs = keras.Input((4,))
+    outputs = {"a": keras.layers.Dense(1)(inputs), "b": keras.layers.Dense(1)(inputs)}
+    given = TWICE[places](keras.metrics.MeanAbsoluteError(name="q"))
+    loss = {"a": "mse", "b": "mse"}
+    with pytest.raises(MetricError, match="'q' is in two places"):
+        TrainableModel(inputs, outputs).compile("sgd", loss, **given)
+    trainer = Trainer(keras.Model(inputs, outputs), optimizer="sgd", loss=loss, **given)
+    with pytest.raises(MetricError, match="'q' is in two places"):
+        trainer.fit(X["image"], {"a": LABELS, "b": LABELS}, verbose=0)
+
+
+def cubed(y_true, y_pred):
+    return keras.ops.mean(abs(y_true - y_pred) ** 3, axis=-1)
+
+
+def test_a_function_is_saved_and_loaded(tmp_path):
+    """By its name, which is also that of the metric."""
+    inputs = keras.Input((4,))
+    model = TrainableModel(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse", metrics=[Bind(cubed, y_true="y", y_pred="y_pred")])
+    expected = model.evaluate(X["image"], LABELS, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"cubed": cubed})
+    assert expected == pytest.approx(loaded.evaluate(X["image"], LABELS, verbose=0))
+
+
+def test_a_path_that_is_none():
+    """It is no path."""
+    with pytest.raises(MetricError, match="Leave out an argument for its default"):
+        Bind("mae", y_true=None)
 
 
 def test_a_metric_of_other_arguments():

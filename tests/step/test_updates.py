@@ -8,6 +8,7 @@ import tensorflow as tf
 from kerastrain import ModelError
 from kerastrain import NonFiniteError
 from kerastrain import RunDir
+from kerastrain import RunError
 from kerastrain import TrainableModel
 from kerastrain import Trainer
 from kerastrain import Update
@@ -182,6 +183,79 @@ def test_resumed_to_the_same_bits(tmp_path):
     assert history == again
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+class Two(TrainableModel):
+    """Two updates, whose names, order, losses and optimizer are arguments."""
+
+    def __init__(self, names=("a", "b"), swapped=False, scale=1.0, rate=0.05, beta=0.9):
+        super().__init__()
+        self.one, self.two = keras.layers.Dense(1), keras.layers.Dense(4)
+        self.second = keras.optimizers.Adam(rate, beta_1=beta)
+        self.__dict__["how"] = names, swapped, scale
+
+    def loss_one(self, x, y, sample_weight, training):
+        return keras.ops.mean((self.one(x) - x[:, :1]) ** 2, -1)
+
+    def loss_two(self, x, y, sample_weight, training):
+        return keras.ops.mean((self.two(self.one(x)) - x) ** 2, -1)
+
+    def updates(self):
+        names, swapped, scale = self.__dict__["how"]
+        loss = self.loss_one if scale == 1.0 else self.loss_two
+        found = [
+            Update(names[0], loss, self.one, self.optimizer),
+            Update(names[1], self.loss_two, [self.two], self.second),
+        ]
+        return found[::-1] if swapped else found
+
+
+def resumed(directory, epochs, **how):
+    keras.utils.set_random_seed(1)
+    trainer = Trainer(Two(**how), optimizer=keras.optimizers.SGD(0.05), seed=0)
+    trainer.fit(REAL, batch_size=SIZE, epochs=epochs, verbose=0, run_dir=directory)
+
+
+@pytest.mark.parametrize(
+    "how", [{"names": ("z", "b")}, {"swapped": True}, {"scale": 2.0}, {"beta": 0.5}], ids=str
+)
+def test_a_run_of_other_updates_is_refused(how, tmp_path):
+    """Names, order, losses and optimizers make a run what it is, as the compiled ones do."""
+    resumed(tmp_path, 1)
+    with pytest.raises(RunError, match="is another one: (updates|model.second)"):
+        resumed(tmp_path, 2, **how)
+    resumed(tmp_path, 2)
+
+
+def test_another_rate_of_a_second_optimizer(tmp_path):
+    """As of the compiled one: that of the run is in force, and a warning says so."""
+    resumed(tmp_path, 1)
+    with pytest.warns(UserWarning, match="learning rate is restored from the checkpoint, 0.05"):
+        resumed(tmp_path, 2, rate=0.5)
+
+
+def test_an_optimizer_that_is_replaced():
+    """The new one trains in the next `fit`."""
+    model = Two()
+    trainer = Trainer(model, optimizer="sgd", seed=0)
+    trainer.fit(REAL, verbose=0)
+    model.second = keras.optimizers.SGD(0.0)
+    before = model.two.get_weights()[0]
+    trainer.fit(REAL, batch_size=len(REAL), verbose=0)
+    np.testing.assert_array_equal(before, model.two.get_weights()[0])
+    assert 1 == int(model.second.iterations)
+
+
+def test_updates_that_are_not_the_same():
+    """Each step runs all of them."""
+
+    class Alternates(Two):
+        def updates(self):
+            self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
+            return super().updates()[: 1 + self.__dict__["calls"] % 2]
+
+    with pytest.raises(ModelError, match=r"returns \[.*\] in one call and \[.*\] in the next"):
+        Trainer(Alternates(), optimizer="sgd").fit(REAL, verbose=0)
 
 
 def test_a_loss_that_is_not_finite_is_named():

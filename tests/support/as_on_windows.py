@@ -2,7 +2,7 @@
 
 ::
 
-    pretend()                # once TensorFlow and Keras are imported, which are not what is tested
+    pretend()                # once what is not tested is imported, such as TensorFlow and Keras
     import kerastrain
 
 Modules and names of POSIX alone are gone. ``os.open`` refuses directories, ``os.fsync`` files that
@@ -81,6 +81,7 @@ def train(directory, *then):
 
     import keras
     import numpy as np
+    import platformdirs  # noqa: F401
     import tensorflow as tf  # noqa: F401
 
     calls = pretend()
