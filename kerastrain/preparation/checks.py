@@ -331,7 +331,7 @@ def is_without_loss(model: keras.Model, loss: Any) -> bool:
 
 
 def check_optimizers_know(model: keras.Model) -> None:
-    """Refuses weights that became trainable after the optimizer that trains them was built.
+    """Refuses weights that the optimizer that trains them was built without.
 
     Raises:
         ModelError: as said.
@@ -341,10 +341,10 @@ def check_optimizers_know(model: keras.Model) -> None:
         if not unknown:
             continue
         raise ModelError(
-            f"The weights {unknown} of {type(model).__name__} became trainable after "
-            f"{type(optimizer).__name__} was built, which has no state for them. Compile "
-            "the model again with a new optimizer; one that was passed to Trainer stays, so make a new "
-            "Trainer with another."
+            f"{type(optimizer).__name__} has no state for the weights {unknown} of {type(model).__name__}: "
+            "they became trainable after it was built, or it has trained another model. Compile the model "
+            "again with a new optimizer; one that was passed to Trainer stays, so make a new Trainer with "
+            "another."
         )
 
 
