@@ -13,6 +13,7 @@ the user's caches, or what the environment variable ``KERASTRAIN_CACHE`` names; 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -190,6 +191,7 @@ def _machine() -> tuple[Any, ...]:
     return *versions, platform.machine(), _processor(), cores, devices
 
 
+@functools.cache
 def _processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
