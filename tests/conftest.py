@@ -14,6 +14,7 @@ import keras
 import pytest
 import tensorflow as tf
 
+from kerastrain.execution import plan_choice
 from kerastrain.run.saving import Saver
 from kerastrain.testing.fresh import FreshProcesses
 
@@ -46,6 +47,14 @@ def seeded():
     """Every test starts from the same random state, whatever ran before it."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_plan_by_the_clock(request, monkeypatch):
+    """No test depends on how fast the machine is: XLA, or a step at a time, is tried where a test says so."""
+    if request.module.__name__.rpartition(".")[2] not in ("test_plan_choice", "test_plan_records"):
+        monkeypatch.setattr(plan_choice, "_XLA_SECONDS", 1e9)
+        monkeypatch.setattr(plan_choice, "_STEP_GAIN", 0.0)
 
 
 @pytest.fixture
