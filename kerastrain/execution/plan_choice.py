@@ -343,11 +343,10 @@ class Choice:
         first = yield plan, 0
         if not plan.loops:  # it is traced when it first runs
             self.compile_seconds[plan.name] = first
-        times = []
+        best = math.inf
         for seconds in (0, _ROUND_SECONDS / 4, _ROUND_SECONDS):
-            times.append((yield plan, seconds))
-            self.seconds[plan.name] = min(times)
-        self.seconds[plan.name] = times[-1]
+            best = min(best, (yield plan, seconds))
+            self.seconds[plan.name] = best
 
     def _faster(self, current: Plan, other: Plan) -> Generator[tuple[Plan, float], float, Plan]:
         """A trial of ``other`` against ``current``."""
