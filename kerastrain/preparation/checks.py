@@ -341,7 +341,7 @@ def check_optimizers_know(model: keras.Model) -> None:
         if not unknown:
             continue
         raise ModelError(
-            f"{type(optimizer).__name__} has no state for the weights {unknown} of {type(model).__name__}: "
+            f"The weights {unknown} of {type(model).__name__} have no state in {type(optimizer).__name__}: "
             "they became trainable after it was built, or it has trained another model. Compile the model "
             "again with a new optimizer; one that was passed to Trainer stays, so make a new Trainer with "
             "another."

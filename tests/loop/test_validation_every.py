@@ -174,13 +174,6 @@ def test_a_save_after_it_does_not_repeat_it(tmp_path):
     assert [5, 10, 15, 20, 25, 30] == [number for number, _ in history.validations]
 
 
-def test_without_data_to_validate_on():
-    """There is nothing to be done."""
-    trainer, history, steps = fit(5, fit={"validation_data": None})
-    assert not history.validations
-    assert not steps.validated
-
-
 @pytest.mark.parametrize("every", [0, -1, 2.5, "step", None, True])
 def test_refused(every):
     """With the values that work."""
