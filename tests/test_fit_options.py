@@ -16,6 +16,7 @@ from kerastrain import UnsupportedTypeError
 from tests.support import assertions
 from tests.support import datasets
 from tests.support import models
+from tests.support import tiers
 
 X, Y, _ = datasets.regression(rows=40)
 BATCHES = 10
@@ -141,7 +142,7 @@ SHUFFLED = {
 }
 
 
-@pytest.mark.parametrize("name", SHUFFLED)
+@pytest.mark.parametrize("name", tiers.cases(SHUFFLED, ["pipeline"]))
 def test_the_same_batches_of_what_shuffles(name, tmp_path):
     """At a rate of 0 each epoch has the same loss; a run goes on with the same batches."""
     model = models.mlp()

@@ -217,7 +217,14 @@ def resumed(directory, epochs, **how):
 
 
 @pytest.mark.parametrize(
-    "how", [{"names": ("z", "b")}, {"swapped": True}, {"scale": 2.0}, {"beta": 0.5}], ids=str
+    "how",
+    [
+        {"names": ("z", "b")},
+        tiers.slow({"swapped": True}),
+        {"scale": 2.0},
+        tiers.slow({"beta": 0.5}),
+    ],
+    ids=str,
 )
 def test_a_run_of_other_updates_is_refused(how, tmp_path):
     """Names, order, losses and optimizers make a run what it is, as the compiled ones do."""
